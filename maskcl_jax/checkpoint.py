@@ -1,0 +1,148 @@
+"""Orbax behind a small face: save, restore, and the guard against another run's folder.
+
+A run's folder holds `config.json`, `checkpoints/<step>/`, `metrics.jsonl`, TensorBoard events and `pictures/`.
+Orbax writes a checkpoint beside its place and renames it when it is whole, so a killed run leaves the last
+whole one.
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+
+import jax
+import orbax.checkpoint as ocp
+
+from maskcl_jax import config as config_lib
+from maskcl_jax.errors import UserError
+
+# Fields that change what is shown or kept, not what is learned: they may differ when a run is resumed.
+FREE_FIELDS = ("log.", "checkpoint.", "eval.", "data.threads", "data.cache_mb")
+
+
+class Checkpoints:
+    """The checkpoints of one run. All processes call every method."""
+
+    def __init__(self, workdir: str, *, keep_last: int = 2, keep_every: int = 0):
+        """keep_last: the newest that stay; keep_every: also every checkpoint at a multiple of it (0: none)."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every or None)
+        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        handlers = {"state": ocp.StandardCheckpointHandler()}
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def save(self, step: int, state) -> None:
+        """Starts saving in the background; the state's arrays are copied before this returns."""
+        if step not in self.manager.all_steps():
+            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+
+    def latest(self) -> int | None:
+        """The newest whole checkpoint's step, or None."""
+        return self.manager.latest_step()
+
+    def restore(self, abstract_state, step: int | None = None):
+        """The state at `step` (default: the newest), placed as `abstract_state` says (shapes, dtypes, shardings).
+
+        Raises UserError where the checkpoint holds another architecture, or cannot be read.
+        """
+        step = self.latest() if step is None else step
+        where = self.folder / str(step)
+        try:
+            saved = self.manager.item_metadata(step)["state"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"checkpoint {where} cannot be read ({first_line(error)}): remove that folder") from None
+        if saved is None:
+            raise UserError(f"checkpoint {where} is not one of maskcl_jax: it holds no state")
+        compare_shapes(shapes(saved), shapes(abstract_state), where)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        return self.manager.restore(step, args=args)["state"]
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def shapes(tree) -> dict[str, tuple[int, ...]]:
+    """{"params/encoder/cls_token": (1, 1, 128), ...} of anything whose leaves have shapes."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key_name(k) for k in path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def key_name(key) -> str:
+    """One step of a tree path as a bare word: orbax returns dicts and lists where we hold tuples and structs."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def compare_shapes(saved: dict, wanted: dict, where) -> None:
+    """Raises UserError naming the first few arrays that differ in name or shape."""
+    differing = [
+        f"{name} {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differing:
+        more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"checkpoint {where} is of another architecture: {'; '.join(differing[:3])}{more}. Use the config "
+            "it was made with, or another --workdir"
+        )
+
+
+def differences(config, other: dict) -> list[str]:
+    """The fields, apart from FREE_FIELDS, in which a config differs from a stored one."""
+    mine = config_lib.flat(config)
+    return [
+        f"{field}: {other.get(field, 'absent')} there, {mine.get(field, 'absent')} here"
+        for field in sorted(mine.keys() | other.keys())
+        if not field.startswith(FREE_FIELDS) and mine.get(field) != other.get(field)
+    ]
+
+
+def claim(workdir: str, config) -> None:
+    """Makes `workdir` this run's: writes config.json, or checks the one that is there.
+
+    Raises UserError where the folder cannot be written or holds the run of another config.
+    """
+    folder = pathlib.Path(workdir)
+    record = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} is not writable ({error.strerror}): give another with --workdir=DIR"
+        ) from None
+    if record.exists():
+        found = differences(config, read_config(workdir))
+        if found:
+            raise UserError(
+                f"--workdir={workdir} holds the run of another config ({'; '.join(found)}): "
+                "give another with --workdir=DIR, or remove that folder"
+            )
+        return
+    write_text(record, json.dumps(config_lib.flat(config), indent=1))
+
+
+def read_config(workdir: str) -> dict:
+    """The flat config that a run was started with. Raises UserError where there is none."""
+    record = pathlib.Path(workdir) / "config.json"
+    try:
+        return json.loads(record.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{record} cannot be read ({first_line(error)}): is this the folder of a run?") from None
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a whole file or none: beside its place first, then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    os.replace(beside, path)

@@ -1,0 +1,65 @@
+"""The command line that every program of the package shares: flags, config files, and one-line errors."""
+
+import pathlib
+import runpy
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from maskcl_jax.config import flat, suggestion
+from maskcl_jax.errors import UserError
+
+
+def run(main) -> None:
+    """Runs `main(argv)` after parsing the flags; a UserError becomes one line on stderr and exit status 2."""
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def define_config():
+    """The flag --config=FILE[:ARGUMENT], with --config.FIELD=VALUE for each field."""
+    return config_flags.DEFINE_config_file("config", None, "A file of configs/, with an argument after a colon.")
+
+
+def config_stem() -> str:
+    """The bare name of the config file: `ccmim` for configs/ccmim.py:imagenet."""
+    return pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with what a user may get wrong told in one line. Raises UserError."""
+    check_config_flags(argv)
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(str(error)) from None
+    if len(rest) > 1:
+        raise UserError(f"argument {rest[1]!r} is not understood: every argument starts with --")
+    return rest
+
+
+def check_config_flags(argv: list[str]) -> None:
+    """Loads the config file first, by itself: config_flags would wrap its errors and not name an unknown field."""
+    file = None
+    for i, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            file = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+    if file is None:
+        return
+    path, _, argument = file.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"--config={path} is not a file: give one of configs/, for instance configs/ccmim.py")
+    module = runpy.run_path(path)
+    if "get_config" not in module:
+        raise UserError(f"--config={path} has no get_config function: give one of configs/")
+    fields = flat(module["get_config"](argument or None))
+    for argument in argv[1:]:
+        name = argument.partition("=")[0].lstrip("-")
+        if name.startswith("config.") and name.removeprefix("config.") not in fields:
+            unknown = name.removeprefix("config.")
+            raise UserError(f"--config.{unknown} is not a field of {path}{suggestion(unknown, fields)}")

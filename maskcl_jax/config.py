@@ -1,0 +1,236 @@
+"""What every config shares: defaults, data presets, the argument after the colon, and the checks on the whole.
+
+A file of `configs/` calls `build` with its method's fields and one recipe a preset. Reading order of a value:
+the defaults here < the data preset < the method's fields < the method's recipe for that preset < the argument
+(`:imagenet,variant=L/16,epochs=300`) < `--config.a.b=v` on the command line.
+"""
+
+import ast
+import difflib
+
+import ml_collections
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.models.vit import vit_size
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+DEFAULTS = {
+    "seed": 0,
+    "epochs": 100,
+    "total_steps": 0,  # wins over epochs where it is not 0
+    "batch_size": 256,
+    "dtype": "float32",  # of the computation; parameters, optimiser, statistics, softmax and losses stay float32
+    "data": {
+        "source": "",
+        "name": "",  # tfds: the data set
+        "data_dir": "",  # tfds: where it was prepared
+        "path": "",  # folder: the training images
+        "test_path": "",  # folder: the test images
+        "train_split": "train",
+        "test_split": "test",
+        "image_size": (32, 32),  # height, width
+        "channels": 3,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "eval_resize": 1.0,  # 1: the whole image; 256/224: shorter side to 256/224 of the size, then the centre
+        "num_examples": 2048,  # synthetic only
+        "num_classes": 8,  # synthetic only
+        "cache_mb": 2048,  # a split that fits, decoded, is kept in host memory
+        "threads": 0,  # of the input pipeline; 0: TensorFlow decides
+    },
+    # MAE's augmentation: a crop and a flip, nothing else (facebookresearch/mae main_pretrain.py).
+    "augment": {
+        "crop_scale": (0.2, 1.0),
+        "crop_ratio": (3 / 4, 4 / 3),
+        "interpolation": "bicubic",
+        "flip": True,
+    },
+    "optimizer": {
+        "name": "adamw",
+        "base_lr": 1.5e-4,  # at a batch of 256; the peak is base_lr * batch_size / 256
+        "min_lr": 0.0,
+        "warmup_epochs": 40.0,
+        "weight_decay": 0.05,
+        "decay_on": "matrices",
+        "b1": 0.9,
+        "b2": 0.95,
+        "eps": 1e-8,
+        "momentum": 0.9,  # sgd only
+        "clip_norm": 0.0,
+    },
+    # Online evaluation: how often, and the k-NN protocol.
+    "eval": {
+        "every_epochs": 10.0,
+        "k": 20,
+        "temperature": 0.07,
+        "feature": "mean",  # mean of the patch tokens | cls
+        "batch_size": 256,
+        "train_examples": 0,  # 0: all
+        "test_examples": 0,
+        "pictures": 8,  # rows of the picture grid
+    },
+    "checkpoint": {"every_epochs": 5.0, "keep_last": 2, "keep_every_epochs": 0.0},
+    "log": {"every_seconds": 10.0, "every_steps": 10},
+}
+
+DATA = {
+    "embedded": {"source": "embedded"},
+    "synthetic": {"source": "synthetic"},
+    "fashion_mnist": {
+        "source": "tfds",
+        "name": "fashion_mnist",
+        "image_size": (28, 28),
+        "channels": 1,
+        "mean": (0.286,),
+        "std": (0.353,),
+    },
+    "cifar10": {
+        "source": "tfds",
+        "name": "cifar10",
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.2470, 0.2435, 0.2616),
+    },
+    "cifar100": {
+        "source": "tfds",
+        "name": "cifar100",
+        "mean": (0.5071, 0.4865, 0.4409),
+        "std": (0.2673, 0.2564, 0.2762),
+    },
+    "imagenet": {
+        "source": "tfds",
+        "name": "imagenet2012",
+        "test_split": "validation",
+        "image_size": (224, 224),
+        "eval_resize": 256 / 224,
+    },
+    "folder": {"source": "folder", "image_size": (224, 224), "eval_resize": 256 / 224},
+}
+
+# Short words that may stand in the argument, and the field each one sets.
+SHORT = {
+    "epochs": "epochs",
+    "total_steps": "total_steps",
+    "batch_size": "batch_size",
+    "seed": "seed",
+    "dtype": "dtype",
+    "base_lr": "optimizer.base_lr",
+    "warmup_epochs": "optimizer.warmup_epochs",
+    "data_dir": "data.data_dir",
+    "path": "data.path",
+    "test_path": "data.test_path",
+    "image_size": "data.image_size",
+}
+
+
+def build(arg: str | None, *, method: dict, recipes: dict[str, dict]) -> ml_collections.ConfigDict:
+    """The config of one method for one preset.
+
+    arg: what follows the colon on the command line: `preset,key=value,...`; None or "" is the preset "embedded".
+    method: the fields of `config.method`. recipes: preset -> nested dict of what differs from the defaults;
+    the key `variant` ("B/16") sets the encoder's size. Raises UserError for an unknown preset or key.
+    """
+    preset, options = parse(arg, presets=list(recipes))
+    recipe = dict(recipes[preset])
+    variant = options.pop("variant", recipe.pop("variant", None))
+    config = ml_collections.ConfigDict(DEFAULTS)
+    config.preset = preset
+    config.method = ml_collections.ConfigDict(method)
+    config.data.update(DATA[preset])
+    merge(config, recipe)
+    if variant is not None:
+        config.model = ml_collections.ConfigDict(vit_size(variant))
+    for key, value in options.items():
+        set_field(config, SHORT[key], value, written=f"{key}={value}")
+    return config
+
+
+def parse(arg: str | None, *, presets: list[str]) -> tuple[str, dict]:
+    """`imagenet,variant=L/16,epochs=300` -> ("imagenet", {"variant": "L/16", "epochs": "300"})."""
+    preset, *pairs = (arg or "embedded").split(",")
+    if "=" in preset:
+        preset, pairs = "embedded", [preset, *pairs]
+    if preset not in presets:
+        raise UserError(f"preset {preset!r} is unknown{suggestion(preset, presets)}: use one of {', '.join(presets)}")
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        known = ["variant", *SHORT]
+        if not equals or key not in known:
+            raise UserError(
+                f"config argument {pair!r} is not understood{suggestion(key, known)}: write key=value with one of "
+                f"{', '.join(known)}; any other field is set by --config.FIELD=VALUE"
+            )
+        options[key] = value
+    return preset, options
+
+
+def suggestion(word: str, known) -> str:
+    """`, did you mean ...?` where something known looks alike."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def merge(config: ml_collections.ConfigDict, values: dict) -> None:
+    """Sets nested fields; those under `model` and `method` may be new, all others must exist."""
+    for key, value in values.items():
+        if isinstance(value, dict) and key in config:
+            merge(config[key], value)
+        else:
+            config[key] = value
+
+
+def set_field(config: ml_collections.ConfigDict, path: str, text: str, *, written: str) -> None:
+    """Sets `a.b` from text, as the type that the field already has."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        config = config[parent]
+    kind = type(config[name])
+    try:
+        if kind is tuple:  # a comma separates options, so sides are written 64x32
+            sides = [int(side) for side in text.split("x")]
+            config[name] = tuple(sides * 2 if len(sides) == 1 else sides)
+        else:
+            config[name] = kind(ast.literal_eval(text)) if kind in (int, float) else text
+    except (ValueError, SyntaxError, TypeError):
+        raise UserError(f"config argument {written!r} has no valid value: {path} is of type {kind.__name__}") from None
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Checks, before anything is built, what no single room can see. Raises UserError."""
+    positive = {
+        "batch_size": config.batch_size,
+        "eval.batch_size": config.eval.batch_size,
+        "eval.k": config.eval.k,
+        "eval.temperature": config.eval.temperature,
+        "data.channels": config.data.channels,
+    }
+    for field, value in positive.items():
+        if value <= 0:
+            raise UserError(f"{field}={value} is out of range: it must be greater than 0")
+    if config.epochs <= 0 and config.total_steps <= 0:
+        raise UserError(f"epochs={config.epochs} gives no step: set epochs or total_steps to a positive number")
+    if len(config.data.image_size) != 2 or min(config.data.image_size) < 1:
+        raise UserError(f"data.image_size={config.data.image_size} is not a size: write (height, width)")
+    for field in ("mean", "std"):
+        values = config.data[field]
+        if len(values) not in (1, config.data.channels):
+            raise UserError(
+                f"data.{field}={tuple(values)} has {len(values)} values for data.channels={config.data.channels}: "
+                "give one for every channel, or one for all"
+            )
+    if config.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype={config.dtype!r} is unknown: use float32 or bfloat16")
+    if config.eval.feature not in ("mean", "cls"):
+        raise UserError(f"eval.feature={config.eval.feature!r} is unknown: use mean or cls")
+
+
+def flat(config) -> dict:
+    """{"data.image_size": (32, 32), ...}, tuples as lists, as JSON will hold them."""
+    fields = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            fields.update({f"{key}.{k}": v for k, v in flat(value).items()})
+        else:
+            fields[key] = list(value) if isinstance(value, tuple) else value
+    return fields

@@ -1,0 +1,47 @@
+"""Views of images that lie in memory, decoded: numpy and Pillow, no TensorFlow."""
+
+import concurrent.futures
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from maskcl_jax.data import crops
+from maskcl_jax.data.order import Slots
+from maskcl_jax.data.pixels import crop_and_resize, to_channels
+
+
+def load(
+    images: np.ndarray, slots: Iterable[Slots], views: list, *, channels: int, seed: int, threads: int
+) -> Iterator[tuple[Slots, np.ndarray, dict]]:
+    """The views of each batch: (slots, valid (size,) bool, {view name: (size, H, W, channels) uint8}).
+
+    images: (N, H, W, C) uint8, all of the split. threads: workers, 0 chooses; they do not change the result.
+    """
+    # Small pictures are made faster than Python's lock can change hands: one thread is quicker than two.
+    small = max(view.size[0] * view.size[1] for view in views) <= 64 * 64
+    workers = threads or (1 if small else os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        for batch in slots:
+            out = {view.name: np.zeros((batch.size, *view.size, channels), np.uint8) for view in views}
+            for view in views:
+                _fill(out[view.name], images, batch, view, seed=seed, pool=pool, workers=workers)
+            yield batch, np.arange(batch.size) < len(batch.indices), out
+
+
+def _fill(out, images, batch: Slots, view, *, seed, pool, workers) -> None:
+    draws = crops.draw(view, seed=seed, epoch=batch.epoch, indices=batch.indices)
+    boxes = crops.box(view, draws.noise, *images.shape[1:3])
+
+    def work(rows):
+        for row in rows:
+            pixels = crop_and_resize(
+                images[batch.indices[row]],
+                boxes[row],
+                size=view.size,
+                interpolation=view.interpolation,
+                flip=draws.flip[row],
+            )
+            out[row] = to_channels(pixels, out.shape[-1])
+
+    list(pool.map(work, np.array_split(np.arange(len(batch.indices)), workers)))

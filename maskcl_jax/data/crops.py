@@ -1,0 +1,102 @@
+"""Which box of an image a view shows: the one definition, for numpy arrays and for TensorFlow graphs.
+
+The functions take `xp`, numpy or tensorflow.experimental.numpy, and work in float64 on both.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from maskcl_jax.data.randomness import per_example
+from maskcl_jax.views import IMAGE, View
+
+ATTEMPTS = 10  # torchvision.transforms.RandomResizedCrop
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalView:
+    """The fixed view of evaluation.
+
+    size: (height, width) in pixels. resize: 1.0 shows the whole image, resized to `size` as it is; r > 1
+    shows the centre that remains when the image is resized to cover r * size and cut to size, in one
+    resampling.
+    """
+
+    size: tuple[int, int]
+    resize: float = 1.0
+    name: str = IMAGE
+    interpolation: str = "bicubic"
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """What the random crops of a batch are made from: noise (B, ATTEMPTS, 4) in [0, 1), flip (B,) bool."""
+
+    noise: np.ndarray
+    flip: np.ndarray
+
+
+def draw(view: View | EvalView, *, seed: int, epoch: int, indices: np.ndarray) -> Draws:
+    """The uniform numbers behind the crops of one view; all zero for the fixed view of evaluation."""
+    noise = np.zeros((len(indices), ATTEMPTS, 4))
+    flip = np.zeros(len(indices), bool)
+    if isinstance(view, EvalView):
+        return Draws(noise, flip)
+    for i, generator in enumerate(per_example(seed, f"crop/{view.name}", epoch=epoch, indices=indices)):
+        generator.random(out=noise[i])
+        flip[i] = view.flip and generator.random() < 0.5
+    return Draws(noise, flip)
+
+
+def box(view: View | EvalView, noise, height, width, xp=np):
+    """The box a view shows: (..., 4) int32 as top, left, height, width in pixels of the image.
+
+    noise: (..., ATTEMPTS, 4) from `draw`. height, width: of the image, integer scalars.
+    """
+    height, width = xp.asarray(height, np.float64), xp.asarray(width, np.float64)
+    if isinstance(view, EvalView):
+        return _centre_box(view, noise, height, width, xp)
+    return _random_box(view, noise, height, width, xp)
+
+
+def _random_box(view: View, noise, height, width, xp):
+    """RandomResizedCrop: uniform area, log-uniform ratio, ten attempts to fit, else the centre."""
+    (area_low, area_high), (ratio_low, ratio_high) = view.crop_scale, view.crop_ratio
+    area = height * width * (area_low + (area_high - area_low) * noise[..., 0])
+    ratio = xp.exp(math.log(ratio_low) + (math.log(ratio_high) - math.log(ratio_low)) * noise[..., 1])
+    h, w = _round(xp.sqrt(area / ratio), xp), _round(xp.sqrt(area * ratio), xp)
+    top, left = xp.floor(noise[..., 2] * (height - h + 1)), xp.floor(noise[..., 3] * (width - w + 1))
+    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    # The first attempt that fits: a one-hot sum, because tensorflow.experimental.numpy has no gather by row.
+    count = xp.cumsum(xp.asarray(fits, np.int32), axis=-1)
+    first = xp.asarray(fits & (count == 1), np.float64)
+    attempt = xp.stack([xp.sum(xp.where(first > 0, x, 0.0), axis=-1) for x in (top, left, h, w)], axis=-1)
+    # No attempt fits only where the image is long and thin: all of its short side, the ratio clamped.
+    fallback = _centred(
+        xp.minimum(height, _round(width / ratio_low, xp)),
+        xp.minimum(width, _round(height * ratio_high, xp)),
+        height,
+        width,
+        xp,
+    )
+    any_fits = xp.sum(first, axis=-1)[..., None] > 0
+    return xp.asarray(xp.where(any_fits, attempt, fallback + xp.zeros_like(attempt)), np.int32)
+
+
+def _centre_box(view: EvalView, noise, height, width, xp):
+    if view.resize == 1.0:
+        h, w = height, width
+    else:
+        scale = view.resize * xp.maximum(view.size[0] / height, view.size[1] / width)
+        h = xp.maximum(1.0, xp.minimum(height, _round(view.size[0] / scale, xp)))
+        w = xp.maximum(1.0, xp.minimum(width, _round(view.size[1] / scale, xp)))
+    return xp.asarray(_centred(h, w, height, width, xp) + xp.zeros_like(noise[..., 0, :]), np.int32)
+
+
+def _centred(h, w, height, width, xp):
+    return xp.stack([xp.floor((height - h) / 2), xp.floor((width - w) / 2), h, w], axis=-1)
+
+
+def _round(x, xp):
+    return xp.floor(x + 0.5)  # TensorFlow's numpy has no working round inside a graph

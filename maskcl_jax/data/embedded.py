@@ -1,0 +1,117 @@
+"""Real photographs shipped inside scikit-image and scikit-learn, cut into labelled tiles: no network.
+
+The label of a tile is the photograph it was cut from. Train and test never share a pixel: every photograph is
+covered by a grid of blocks, one block in five is for testing, and a training tile keeps GAP pixels away from
+all of them. Neighbouring tiles of one split overlap. Tiles with almost no contrast (sky, black borders) are
+left out: nothing in them tells one photograph from another but their mean.
+"""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from maskcl_jax.data.pixels import to_channels
+from maskcl_jax.data.randomness import generator
+from maskcl_jax.data.sources import Arrays, Source
+from maskcl_jax.errors import UserError
+
+PHOTOGRAPHS = {
+    "skimage": [
+        *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png"),
+        *("gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "page.png"),
+        *("retina.jpg", "rocket.jpg", "text.png"),
+    ],
+    "sklearn": ["china.jpg", "flower.jpg"],
+}
+FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
+
+TILE = 48  # pixels: a crop of a fifth of its area still has 21 a side for a 32-pixel view
+BLOCK = 64  # side of the blocks of the train/test grid
+GAP = 8  # pixels between any training tile and any test block
+STRIDE = {"train": 8, "test": 4}
+PER_CLASS = {"train": 400, "test": 80}  # at most
+MIN_STD = 6.0  # grey levels
+
+
+class EmbeddedSource(Source):
+    """Eighteen photographs as eighteen classes of tiles of TILE x TILE pixels."""
+
+    def __init__(self, data_config):
+        super().__init__()
+        self._channels = data_config.channels
+        files = photographs()
+        self.class_names = tuple(file.stem for file in files)
+        self.num_classes = len(files)
+        self._cut = {"train": [], "test": []}
+        for name, file in zip(self.class_names, files, strict=True):
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            for split, tiles in self._cut.items():
+                corners = tile_corners(pixels, split, name)
+                tiles.append(np.stack([pixels[y : y + TILE, x : x + TILE] for y, x in corners]))
+        self.description = (
+            f"embedded, {self.num_examples('train')} training and {self.num_examples('test')} test tiles of "
+            f"{TILE}x{TILE}x{self._channels} from {self.num_classes} photographs"
+        )
+
+    def num_examples(self, split):
+        return sum(len(tiles) for tiles in self._cut[split])
+
+    def load(self, split):
+        labels = np.repeat(np.arange(self.num_classes, dtype=np.int32), [len(tiles) for tiles in self._cut[split]])
+        return Arrays(to_channels(np.concatenate(self._cut[split]), self._channels), labels)
+
+
+def photographs() -> list[pathlib.Path]:
+    """The files of the photographs, in the order of their labels. UserError where one is missing."""
+    files = []
+    for package, names in PHOTOGRAPHS.items():
+        # find_spec, not an import: scikit-image takes a second to import and its loaders may download.
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            raise UserError(
+                f"data.source='embedded' needs the package {package}: pip install scikit-image scikit-learn"
+            )
+        folder = pathlib.Path(spec.origin).parent / FOLDERS[package]
+        files += [folder / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"data.source='embedded' misses {file}: install scikit-image and scikit-learn again")
+    return files
+
+
+def held_out_blocks(height: int, width: int) -> np.ndarray:
+    """Corners (top, left) of the test blocks of a photograph, (n, 2): a knight's move apart, whole."""
+    rows, columns = np.mgrid[: height // BLOCK, : width // BLOCK]
+    chosen = (columns + 2 * rows) % 5 == 2
+    return np.stack([rows[chosen], columns[chosen]], axis=1) * BLOCK
+
+
+def tile_corners(pixels: np.ndarray, split: str, name: str) -> np.ndarray:
+    """Corners (top, left) of the tiles of one photograph, (n, 2), n <= PER_CLASS[split].
+
+    pixels: (H, W, 3) uint8. name: seeds the choice of tiles where there are more than enough.
+    """
+    height, width = pixels.shape[:2]
+    blocks = held_out_blocks(height, width)
+    if split == "test":
+        offsets = np.arange(0, BLOCK - TILE + 1, STRIDE["test"])
+        inside = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
+        corners = (blocks[:, None] + inside).reshape(-1, 2)
+    else:
+        tops = np.arange(0, height - TILE + 1, STRIDE["train"])
+        lefts = np.arange(0, width - TILE + 1, STRIDE["train"])
+        corners = np.stack(np.meshgrid(tops, lefts, indexing="ij"), axis=-1).reshape(-1, 2)
+        distance = corners[:, None] - blocks[None]
+        near = ((distance > -TILE - GAP) & (distance < BLOCK + GAP)).all(axis=-1)
+        corners = corners[~near.any(axis=1)]
+    # The large photographs have 30,000 places for a tile: a few times what is needed is enough to look at.
+    corners = generator(0, f"tiles/{name}/{split}").permutation(corners)[: 4 * PER_CLASS[split]]
+    return corners[_contrast(pixels, corners) >= MIN_STD][: PER_CLASS[split]]
+
+
+def _contrast(pixels: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    grey = pixels.mean(axis=-1)
+    return np.array([grey[y : y + TILE, x : x + TILE].std() for y, x in corners])

@@ -1,0 +1,151 @@
+"""MAE: Masked Autoencoders Are Scalable Vision Learners (He et al., CVPR 2022, arXiv 2111.06377).
+
+The encoder sees a random quarter of the patches; a light decoder gets its output and a mask token for each other
+patch, and predicts their pixels. Faithful to facebookresearch/mae at efb2a80 (outputs and gradients: `verify`).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from maskcl_jax import losses, masking
+from maskcl_jax.errors import UserError
+from maskcl_jax.methods import base
+from maskcl_jax.models.decoder import Decoder
+from maskcl_jax.models.vit import ViT
+from maskcl_jax.views import PatchMask, View
+
+
+class MAE(base.Method):
+    """Fields of `config.method`: mask_ratio, norm_pix, decoder {width, depth, heads, mlp_ratio}."""
+
+    picture_names = ("input", "masked", "reconstruction")
+
+    def __init__(self, config):
+        base.check_encoder(config)
+        base.check_transformer("method.decoder", config.method.decoder)
+        self.config = config
+        m, d = config.model, config.method.decoder
+        self.dtype = jnp.dtype(config.dtype)
+        self.image_size, self.patch = tuple(config.data.image_size), m.patch_size
+        self.encoder = ViT(
+            image_size=self.image_size,
+            channels=config.data.channels,
+            patch_size=m.patch_size,
+            width=m.width,
+            depth=m.depth,
+            heads=m.heads,
+            mlp_ratio=m.mlp_ratio,
+            dtype=self.dtype,
+        )
+        self.decoder = Decoder(
+            grid=self.encoder.grid,
+            width=d.width,
+            depth=d.depth,
+            heads=d.heads,
+            out=m.patch_size**2 * config.data.channels,
+            mlp_ratio=d.mlp_ratio,
+            dtype=self.dtype,
+        )
+        self.num_patches = self.encoder.grid[0] * self.encoder.grid[1]
+        self.num_visible = masking.num_visible(self.num_patches, config.method.mask_ratio)
+        if not 0 < self.num_visible < self.num_patches:
+            raise UserError(
+                f"method.mask_ratio={config.method.mask_ratio} leaves {self.num_visible} of {self.num_patches} patches "
+                "visible: some must be visible and some masked"
+            )
+
+    # What the host draws: "random" patch numbers, or "noise" where the method chooses on the device.
+    mask_kind = "random"
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """One crop, flipped or not, with its mask."""
+        a = self.config.augment
+        mask = PatchMask(kind=self.mask_kind, num_patches=self.num_patches, num_visible=self.num_visible)
+        return (
+            View(
+                size=self.image_size,
+                crop_scale=tuple(a.crop_scale),
+                crop_ratio=tuple(a.crop_ratio),
+                interpolation=a.interpolation,
+                flip=a.flip,
+                mask=mask,
+            ),
+        )
+
+    def init(self, rng):
+        """(params {encoder, decoder}, {})."""
+        to_encoder, to_decoder = jax.random.split(rng)
+        images = jnp.zeros((2, *self.image_size, self.config.data.channels))
+        latent = jnp.zeros((2, 1 + self.num_visible, self.config.model.width))
+        restore = jnp.tile(jnp.arange(self.num_patches), (2, 1))
+        params = {
+            "encoder": self.encoder.init(to_encoder, images)["params"],
+            "decoder": self.decoder.init(to_decoder, latent, restore)["params"],
+        }
+        return params, {}
+
+    def encode(self, params, function, *arguments, **options):
+        """One of the encoder's functions with the encoder's parameters."""
+        return self.encoder.apply({"params": params["encoder"]}, *arguments, **options, method=function)
+
+    def normalized(self, images):
+        """uint8 images as the networks take them."""
+        return base.normalize(images, self.config.data.mean, self.config.data.std)
+
+    def loss(self, params, target_params, model_state, batch, rng):
+        """Mean squared error of the masked patches."""
+        out = self.forward(params, self.normalized(batch["image"]), batch["visible"], batch["masked"])
+        return out["loss"], base.Aux({"loss": out["loss"]}, model_state)
+
+    def forward(self, params, images, visible, masked):
+        """Every intermediate of one step, by name, for normalised images and given masks."""
+        # 1. Embed all patches; their positions are added before any is dropped.
+        tokens = self.encode(params, ViT.embed, images)
+        return self.reconstruct(params, images, tokens, visible, masked)
+
+    def reconstruct(self, params, images, tokens, visible, masked):
+        """Steps 2 to 4, from embedded patches on."""
+        # 2. Encode the visible ones.
+        latent = self.encode(params, ViT.encode, masking.take(tokens, visible))
+        # 3. Decode them among mask tokens.
+        restore = masking.restore_ids(visible, masked)
+        pred = self.decoder.apply({"params": params["decoder"]}, latent, restore)
+        # 4. Compare the masked patches with their pixels, each normalised by its own mean and deviation.
+        patches = masking.patchify(images, self.patch)
+        target = losses.normalize_patches(patches) if self.config.method.norm_pix else patches
+        mask = masking.mask_of(visible, self.num_patches)
+        loss = losses.masked_patch_mse(pred, target, mask)
+        return {"latent": latent, "ids_restore": restore, "mask": mask, "pred": pred, "loss": loss}
+
+    def features(self, params, model_state, images, *, kind: str):
+        """The mean of the patch tokens, or the cls token, after the final norm of an unmasked pass."""
+        tokens = self.encoder.apply({"params": params["encoder"]}, self.normalized(images)).astype(jnp.float32)
+        return tokens[:, 1:].mean(axis=1) if kind == "mean" else tokens[:, 0]
+
+    def masks_of(self, params, batch):
+        """(visible, masked) patch numbers of a batch."""
+        return batch["visible"], batch["masked"]
+
+    def pictures(self, params, model_state, batch):
+        """The image, what the encoder saw of it, and the decoder's patches in the masked places."""
+        images = self.normalized(batch["image"])
+        visible, masked = self.masks_of(params, batch)
+        out = self.forward(params, images, visible, masked)
+        patches = masking.patchify(images, self.patch)
+        filled = out["pred"].astype(jnp.float32)
+        if self.config.method.norm_pix:
+            # The network predicts normalised patches: they are shown with the true patch's mean and deviation.
+            mean, std = losses.patch_statistics(patches)
+            filled = filled * std + mean
+        hidden = out["mask"][:, :, None]
+        show = functools.partial(base.denormalize, mean=self.config.data.mean, std=self.config.data.std)
+        place = functools.partial(masking.unpatchify, patch=self.patch, size=self.image_size)
+        grey = place(jnp.where(hidden == 1, 0.5, masking.patchify(show(images), self.patch)))
+        return {
+            "input": show(images),
+            "masked": grey,
+            "reconstruction": show(place(jnp.where(hidden == 1, filled, patches))),
+        }

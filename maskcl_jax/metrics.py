@@ -1,0 +1,250 @@
+"""What a run measures of itself: step metrics, throughput, the live line, metric files, facts of the platform."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+import time
+
+import jax
+import numpy as np
+from absl import logging
+
+
+class Diverged(RuntimeError):
+    """A loss is not finite any more."""
+
+
+class Meter:
+    """Fetches metrics one step late, so that the host never waits for the step it has just dispatched."""
+
+    def __init__(self):
+        self.pending: tuple[int, dict] | None = None
+
+    def push(self, step: int, values: dict) -> tuple[int, dict[str, float]] | None:
+        """Takes the device metrics of `step`; returns (step, metrics) of the push before, as floats."""
+        before, self.pending = self.pending, (step, values)
+        return fetched(before)
+
+    def flush(self) -> tuple[int, dict[str, float]] | None:
+        """Waits for the newest step and returns its (step, metrics); None where it was returned already."""
+        before, self.pending = self.pending, None
+        return fetched(before)
+
+
+def fetched(row):
+    """Device metrics as floats. Raises Diverged where a loss is NaN or infinite."""
+    if row is None:
+        return None
+    step, values = row
+    values = {name: float(value) for name, value in jax.device_get(values).items()}
+    for name, value in values.items():
+        if name.startswith("loss") and not math.isfinite(value):
+            raise Diverged(
+                f"{name} is {value} at step {step}: lower optimizer.base_lr or lengthen optimizer.warmup_epochs, "
+                "and start again from an earlier checkpoint or an empty workdir"
+            )
+    return step, values
+
+
+class Throughput:
+    """Images per second, without the first step (compilation) and without pauses (evaluation, saving)."""
+
+    def __init__(self, batch_size: int, *, clock=time.monotonic, window: int = 20):
+        self.batch_size, self.clock, self.window = batch_size, clock, window
+        self.times: list[float] = []  # one a step, on a clock that stands still during pauses
+        self.lost = 0.0
+
+    def step(self) -> None:
+        """Call it after every step."""
+        self.times.append(self.clock() - self.lost)
+
+    @contextlib.contextmanager
+    def paused(self):
+        """Time spent inside does not count."""
+        begin = self.clock()
+        yield
+        self.lost += self.clock() - begin
+
+    def images_per_second(self) -> float:
+        """Over the last steps; 0 before two steps are done."""
+        return self.rate(self.times[-self.window - 1 :])
+
+    def overall(self) -> float:
+        """Over the whole run."""
+        return self.rate(self.times)
+
+    def rate(self, times: list[float]) -> float:
+        """Images per second over consecutive step times; 0 where nothing was measured."""
+        if len(times) < 2 or times[-1] <= times[0]:
+            return 0.0
+        return (len(times) - 1) * self.batch_size / (times[-1] - times[0])
+
+    def eta(self, steps: int) -> float:
+        """Seconds that so many more steps will take at the present rate; 0 where it is not known."""
+        rate = self.images_per_second()
+        return steps * self.batch_size / rate if rate else 0.0
+
+
+class LiveLine:
+    """One line that renews itself on a terminal; elsewhere a plain line every few seconds."""
+
+    def __init__(self, total: int, *, every_steps: int, every_seconds: float, quiet: bool = False, stream=None):
+        self.total, self.every_steps, self.every_seconds, self.quiet = (
+            total,
+            every_steps,
+            every_seconds,
+            quiet,
+        )
+        self.stream = stream or sys.stdout
+        self.terminal = self.stream.isatty()
+        self.line = ""
+        self.shown_at = -math.inf
+
+    def update(self, step: int, values: dict, *, images_per_second: float, eta: float) -> None:
+        """Shows the state of the run after `step`; away from a terminal only now and then."""
+        now = time.monotonic()
+        due = step % self.every_steps == 0 and now - self.shown_at >= self.every_seconds
+        if self.quiet or not (self.terminal or due or step in (1, self.total)):
+            return
+        losses = "  ".join(f"{k} {v:.4f}" for k, v in values.items() if k.startswith("loss"))
+        text = f"{step}/{self.total}  {losses}  {images_per_second:.0f} images/s  ETA {duration(eta)}"
+        self.shown_at = now
+        if self.terminal:
+            self.line = text[: shutil.get_terminal_size().columns - 1]
+            self.stream.write(f"\r\033[K{self.line}")
+        else:
+            self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def say(self, text: str) -> None:
+        """Prints above the live line."""
+        if self.quiet:
+            return
+        clear, again = ("\r\033[K", self.line) if self.terminal else ("", "")
+        self.stream.write(f"{clear}{text}\n{again}")
+        self.stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """75.0 -> "1m15s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
+class Writers:
+    """Scalars to `metrics.jsonl` and TensorBoard, pictures to TensorBoard."""
+
+    def __init__(self, workdir: str, *, resume_step: int):
+        folder = pathlib.Path(workdir)
+        drop_rows_after(folder / "metrics.jsonl", resume_step)
+        self.rows = (folder / "metrics.jsonl").open("a")
+        self.tensorboard = tensorboard_writer(str(folder))
+
+    def write_scalars(self, step: int, values: dict[str, float]) -> None:
+        """One row of metrics.jsonl; nothing for no values."""
+        if not values:
+            return
+        self.rows.write(json.dumps({"step": step, **values}) + "\n")
+        self.rows.flush()
+        if self.tensorboard is not None:
+            self.tensorboard.write_scalars(step, values)
+
+    def write_images(self, step: int, images: dict[str, np.ndarray]) -> None:
+        """Pictures (H, W, 3) uint8."""
+        if self.tensorboard is not None and images:
+            self.tensorboard.write_images(step, {name: image[None] for name, image in images.items()})
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self.rows.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+class SilentWriters:
+    """What every process but the first writes: nothing."""
+
+    def write_scalars(self, step, values):
+        """Nothing."""
+
+    def write_images(self, step, images):
+        """Nothing."""
+
+    def close(self):
+        """Nothing."""
+
+
+def create_writers(workdir: str, *, resume_step: int = 0):
+    """The metric files of a run, in the first process; rows past `resume_step` belong to an attempt that is lost."""
+    return Writers(workdir, resume_step=resume_step) if jax.process_index() == 0 else SilentWriters()
+
+
+def drop_rows_after(path: pathlib.Path, step: int) -> None:
+    """Keeps the rows up to `step`; a last row cut short by a kill goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text("".join(kept))
+    os.replace(beside, path)
+
+
+def tensorboard_writer(folder: str):
+    """clu's TensorBoard writer, or None with one line in the log where TensorFlow or clu is missing."""
+    try:
+        from clu.metric_writers import SummaryWriter
+    except ImportError as error:
+        logging.warning("no TensorBoard files, only metrics.jsonl: %s", error)
+        return None
+    return SummaryWriter(folder)
+
+
+def parameter_overview(params) -> str:
+    """clu's table of parameters, or their number where clu is missing."""
+    try:
+        from clu.parameter_overview import get_parameter_overview
+    except ImportError:
+        return f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters"
+    return get_parameter_overview(params, include_stats=False)
+
+
+def describe_platform() -> str:
+    """`cpu, 2 devices (cpu), jax 0.10.2`."""
+    devices = jax.devices()
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    plural = "s" if len(devices) > 1 else ""
+    return f"{jax.default_backend()}, {len(devices)} device{plural} ({kinds}), jax {jax.__version__}"
+
+
+def accelerators_present() -> list[str]:
+    """Device files of accelerators on this machine, whether or not JAX can use them."""
+    patterns = ("nvidia[0-9]*", "accel[0-9]*", "kfd")
+    return sorted(str(path) for pattern in patterns for path in pathlib.Path("/dev").glob(pattern))
+
+
+def accelerator_fallback(present=accelerators_present) -> str | None:
+    """A warning where JAX runs on the CPU though the machine has an accelerator and nobody asked for the CPU."""
+    asked = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+    if jax.default_backend() != "cpu" or asked or not (found := present()):
+        return None
+    return (
+        f"WARNING: JAX FELL BACK TO THE CPU, though this machine has {', '.join(found)}. Install JAX for it: "
+        "pip install -e '.[cuda]' or pip install -e '.[tpu]'. JAX_PLATFORMS=cpu silences this."
+    )
+
+
+def summary_table(rows: dict[str, str]) -> str:
+    """Two aligned columns between rules."""
+    width = max(map(len, rows))
+    lines = [f"{name:<{width}}  {text}" for name, text in rows.items()]
+    rule = "-" * min(max(map(len, lines)), 100)
+    return "\n".join([rule, *lines, rule])

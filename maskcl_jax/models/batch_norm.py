@@ -1,0 +1,45 @@
+"""Batch normalisation with torch's running statistics, over the whole batch or over groups of it."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+
+class BatchNorm(nn.Module):
+    """Normalises (B, ..., C) over all but the last dimension; statistics are float32.
+
+    group_size: images that share statistics; 0 is the whole batch. A group is consecutive images. The running
+    statistics move by `momentum` towards the groups' mean and unbiased variance, as torch keeps them (flax's own
+    BatchNorm stores the biased variance).
+    """
+
+    eps: float = 1e-5
+    momentum: float = 0.1
+    affine: bool = True
+    group_size: int = 0
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        """train: use the batch's statistics and move the running ones; else use the running ones."""
+        channels = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        y = x.astype(jnp.float32)
+        if train:
+            size = self.group_size or x.shape[0]
+            groups = y.reshape(x.shape[0] // size, size, *x.shape[1:])
+            axes = tuple(range(1, groups.ndim - 1))
+            group_mean = groups.mean(axis=axes, keepdims=True)
+            group_var = jnp.mean((groups - group_mean) ** 2, axis=axes, keepdims=True)
+            y = ((groups - group_mean) / jnp.sqrt(group_var + self.eps)).reshape(x.shape)
+            if not self.is_initializing():
+                count = groups.size // (groups.shape[0] * channels)
+                unbiased = group_var.reshape(-1, channels).mean(axis=0) * count / max(count - 1, 1)
+                mean.value += self.momentum * (group_mean.reshape(-1, channels).mean(axis=0) - mean.value)
+                var.value += self.momentum * (unbiased - var.value)
+        else:
+            y = (y - mean.value) / jnp.sqrt(var.value + self.eps)
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+            y = y * scale + bias
+        return y.astype(x.dtype)

@@ -1,0 +1,45 @@
+"""The decoder of masked autoencoders."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from maskcl_jax import masking
+from maskcl_jax.models.position import sincos_table
+from maskcl_jax.models.vit import Block, layer_norm, token_init, xavier
+
+
+class Decoder(nn.Module):
+    """Encoded visible tokens and mask tokens, put back in place, through blocks, to one vector a patch.
+
+    Source: facebookresearch/mae `models_mae.py`, `forward_decoder`.
+    """
+
+    grid: tuple[int, int]
+    width: int
+    depth: int
+    heads: int
+    out: int  # numbers a patch: patch * patch * channels
+    mlp_ratio: float = 4.0
+    positions: str = "mae"
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.embed = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype)
+        self.mask_token = self.param("mask_token", token_init, (1, 1, self.width))
+        self.blocks = [Block(self.width, self.heads, self.mlp_ratio, self.dtype) for _ in range(self.depth)]
+        self.norm = layer_norm(self.dtype)
+        self.pred = nn.Dense(self.out, kernel_init=xavier, dtype=self.dtype)
+
+    def __call__(self, latent, restore):
+        """latent (B, 1 + n, D) with cls first, restore (B, N) -> (B, N, out) for every patch, cls dropped."""
+        x = self.embed(latent)
+        b, count = restore.shape
+        hidden = jnp.broadcast_to(self.mask_token.astype(x.dtype), (b, count - x.shape[1] + 1, self.width))
+        patches = masking.take(jnp.concatenate([x[:, 1:], hidden], axis=1), restore)
+        patches = patches + jnp.asarray(sincos_table(self.width, self.grid, order=self.positions), x.dtype)
+        x = jnp.concatenate([x[:, :1], patches], axis=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.pred(self.norm(x))[:, 1:]

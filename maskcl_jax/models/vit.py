@@ -1,0 +1,188 @@
+"""The vision transformer: blocks, and the encoder that MAE and its descendants share."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from maskcl_jax import masking
+from maskcl_jax.errors import UserError
+from maskcl_jax.models.position import sincos_table
+
+LAYER_NORM_EPS = 1e-6
+
+VIT_SIZES = {
+    "Ti": {"width": 192, "depth": 12, "heads": 3},
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+    "H": {"width": 1280, "depth": 32, "heads": 16},
+}
+
+xavier = nn.initializers.xavier_uniform()  # on a fused (D, 3D) kernel: the bound sqrt(6 / 4D) of MAE's fused qkv
+token_init = nn.initializers.normal(0.02)
+
+
+def vit_size(variant: str) -> dict:
+    """"B/16" -> {width, depth, heads, mlp_ratio, patch_size}. Raises UserError for an unknown one."""
+    name, _, patch = variant.partition("/")
+    if name not in VIT_SIZES or not patch.isdigit() or int(patch) == 0:
+        raise UserError(
+            f"variant={variant!r} is unknown: write SIZE/PATCH with a size of {', '.join(VIT_SIZES)}, for instance B/16"
+        )
+    return {**VIT_SIZES[name], "mlp_ratio": 4.0, "patch_size": int(patch)}
+
+
+def torch_bias_init(fan_in: int):
+    """PyTorch's default for the bias of a layer: uniform within 1/sqrt(fan_in)."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def layer_norm(dtype):
+    """LayerNorm, eps 1e-6. Two-pass variance: flax's fast one loses small variances to cancellation."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; one fused qkv kernel, columns [q, k, v], each head-major."""
+
+    width: int
+    heads: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.qkv = nn.Dense(3 * self.width, kernel_init=xavier, dtype=self.dtype)
+        self.proj = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype)
+
+    def split(self, x):
+        """(B, T, D) -> three of (B, T, heads, head width)."""
+        b, t, _ = x.shape
+        return jnp.moveaxis(self.qkv(x).reshape(b, t, 3, self.heads, -1), 2, 0)
+
+    def weights(self, q, k):
+        """(B, heads, Q, K) float32: softmax of q.k / sqrt(head width)."""
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1)
+
+    def __call__(self, x, *, return_cls_attention: bool = False):
+        """(B, T, D) -> (B, T, D), and if asked what the cls token (row 0) attends to: (B, T - 1), mean over heads."""
+        q, k, v = self.split(x)
+        weights = self.weights(q, k)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), v)
+        out = self.proj(mixed.reshape(x.shape))
+        return (out, weights[:, :, 0, 1:].mean(axis=1)) if return_cls_attention else out
+
+    def cls_attention(self, x):
+        """The attention of the cls query alone, (B, T - 1): no values, no projection, one row."""
+        q, k, _ = self.split(x)
+        return self.weights(q[:, :1], k)[:, :, 0, 1:].mean(axis=1)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    width: int
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """(B, T, D) -> (B, T, D)."""
+        x = nn.Dense(self.hidden, kernel_init=xavier, dtype=self.dtype, name="fc1")(x)
+        x = nn.gelu(x, approximate=False)
+        return nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block without dropout, drop path or LayerScale."""
+
+    width: int
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.norm1 = layer_norm(self.dtype)
+        self.attn = Attention(self.width, self.heads, self.dtype)
+        self.norm2 = layer_norm(self.dtype)
+        self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype)
+
+    def __call__(self, x, *, return_cls_attention: bool = False):
+        """(B, T, D) -> (B, T, D), and if asked the cls token's attention (B, T - 1)."""
+        mixed = self.attn(self.norm1(x), return_cls_attention=return_cls_attention)
+        mixed, attention = mixed if return_cls_attention else (mixed, None)
+        x = x + mixed
+        x = x + self.mlp(self.norm2(x))
+        return (x, attention) if return_cls_attention else x
+
+    def cls_attention(self, x):
+        """Only what the cls token attends to in this block, (B, T - 1)."""
+        return self.attn.cls_attention(self.norm1(x))
+
+
+class ViT(nn.Module):
+    """MAE's encoder: patches with fixed sine-cosine positions, a cls token, blocks, a final norm.
+
+    image_size: (height, width); sides divisible by patch_size. channels: any number.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    positions: str = "mae"
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        fan_in = self.patch_size**2 * self.channels
+        self.patch_embed = nn.Dense(
+            self.width, kernel_init=xavier, bias_init=torch_bias_init(fan_in), dtype=self.dtype
+        )
+        self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+        self.blocks = [Block(self.width, self.heads, self.mlp_ratio, self.dtype) for _ in range(self.depth)]
+        self.norm = layer_norm(self.dtype)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    def embed(self, images):
+        """Normalised images (B, H, W, C) -> patch tokens with positions (B, N, D)."""
+        tokens = self.patch_embed(masking.patchify(images, self.patch_size))
+        table = sincos_table(self.width, self.grid, order=self.positions)
+        return tokens + jnp.asarray(table, tokens.dtype)
+
+    def with_cls(self, tokens):
+        """The cls token before patch tokens; its position is zeros."""
+        cls = jnp.broadcast_to(self.cls_token.astype(tokens.dtype), (tokens.shape[0], 1, self.width))
+        return jnp.concatenate([cls, tokens], axis=1)
+
+    def encode(self, tokens):
+        """Patch tokens (B, n, D), any subset -> (B, 1 + n, D) after the final norm, cls first."""
+        x = self.with_cls(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def cls_attention(self, tokens, layers: tuple[int, ...] = ()):
+        """What the cls token attends to in each of `layers` (default: all blocks): (len(layers), B, n) float32.
+
+        Blocks past the last one needed do not run; of that one only the cls query does.
+        """
+        wanted = sorted(range(self.depth)[i] for i in layers) if layers else list(range(self.depth))
+        x, found = self.with_cls(tokens), []
+        for i, block in enumerate(self.blocks[: wanted[-1]]):
+            x, attention = block(x, return_cls_attention=True)
+            if i in wanted:
+                found.append(attention)
+        return jnp.stack([*found, self.blocks[wanted[-1]].cls_attention(x)])
+
+    def __call__(self, images):
+        """Unmasked forward: (B, 1 + N, D)."""
+        return self.encode(self.embed(images))

@@ -1,0 +1,122 @@
+"""What a run shows of itself besides numbers a step: online k-NN, pictures, the closing table."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from maskcl_jax import sharding, visualize
+from maskcl_jax.data import pipeline
+from maskcl_jax.evaluate import knn
+
+
+class Monitor:
+    """Looks at the encoder every few epochs, beginning with the untrained one."""
+
+    def __init__(self, config, workdir: str, *, source, method, mesh):
+        self.config = config
+        self.folder = pathlib.Path(workdir)
+        self.source = source
+        self.method = method
+        self.mesh = mesh
+        self.features = jax.jit(
+            lambda state, images: method.features(state.params, state.model_state, images, kind=config.eval.feature),
+            out_shardings=sharding.replicated(mesh),
+        )
+        self.pictures = jax.jit(
+            lambda state, batch: method.pictures(state.params, state.model_state, batch),
+            out_shardings=sharding.replicated(mesh),
+        )
+        self.picture_batch = None
+
+    def look(self, state) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Scalars (`knn_accuracy` in per cent) and pictures of this state; the pictures are saved as PNG too."""
+        return self.nearest_neighbours(state), self.draw(state)
+
+    def nearest_neighbours(self, state) -> dict[str, float]:
+        """Online k-NN on the test split; nothing where the data has no labels."""
+        if self.source.num_classes == 0:
+            return {}
+        e = self.config.eval
+        result = knn.knn_accuracy(
+            lambda images: self.features(state, images),
+            self.batches("train", e.train_examples),
+            self.batches("test", e.test_examples),
+            lambda batch: sharding.put(batch, self.mesh),
+            k=e.k,
+            temperature=e.temperature,
+            num_classes=self.source.num_classes,
+        )
+        return {"knn_accuracy": 100.0 * result["accuracy"]}
+
+    def batches(self, split: str, limit: int):
+        """Every image of a split once, as the evaluation sees it."""
+        return pipeline.eval_batches(
+            self.source,
+            split,
+            data_config=self.config.data,
+            batch_size=self.config.eval.batch_size,
+            limit=limit,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def draw(self, state) -> dict[str, np.ndarray]:
+        """The method's grid on the first images of the run's first batch: the same at every look."""
+        rows = self.config.eval.pictures
+        if rows == 0:
+            return {}
+        if self.picture_batch is None:
+            self.picture_batch = self.first_rows(rows)
+        columns = jax.device_get(self.pictures(state, self.picture_batch))
+        grid = visualize.grid({name: np.asarray(columns[name]) for name in self.method.picture_names}, max_rows=rows)
+        if jax.process_index() == 0:
+            visualize.save_png(self.folder / "pictures" / f"step_{int(state.step):08d}.png", grid)
+        return {"pictures": grid}
+
+    def first_rows(self, rows: int) -> dict[str, np.ndarray]:
+        """The first rows of batch 0, whole on every device: they are few."""
+        batches = pipeline.train_batches(
+            self.source,
+            self.method.views,
+            data_config=self.config.data,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            start_step=0,
+        )
+        first = next(batches)
+        batches.close()
+        return {k: v[:rows] for k, v in first.items() if k not in ("label", "index")}
+
+
+def history(workdir: str, name: str) -> list[tuple[int, float]]:
+    """(step, value) of one metric, in order, from the run's metrics.jsonl."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(row["step"], row[name]) for row in rows if name in row]
+
+
+def closing_rows(config, workdir: str, *, images_per_second: float, skipped: int) -> dict[str, str]:
+    """The table at the end of a run: name -> text."""
+    losses, knns = history(workdir, "loss"), history(workdir, "knn_accuracy")
+    rows = {}
+    if losses:
+        rows["loss"] = f"{losses[0][1]:.4f} -> {losses[-1][1]:.4f}"
+    if knns:
+        e = config.eval
+        rows["k-NN"] = f"{knns[0][1]:.1f} % at step {knns[0][0]} -> {knns[-1][1]:.1f} % at step {knns[-1][0]}"
+        rows["k-NN protocol"] = f"k {e.k}, temperature {e.temperature}, cosine, feature {e.feature}, online"
+    else:
+        rows["k-NN"] = "not measured: the data has no labels"
+    if images_per_second:
+        rows["images/s"] = f"{images_per_second:.1f}"
+    if skipped:
+        rows["skipped images"] = f"{skipped} could not be read; the log names them"
+    folder = pathlib.Path(workdir)
+    rows["checkpoint"] = str(folder / "checkpoints")
+    rows["pictures"] = str(folder / "pictures")
+    rows["next"] = f"tensorboard --logdir={workdir}"
+    return rows

@@ -1,0 +1,70 @@
+"""Optimisers from a config: schedule, decay rule, optax chain."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from maskcl_jax.errors import UserError
+
+
+def warmup_cosine(step, *, peak: float, warmup: float, total: float, minimum: float = 0.0):
+    """Linear warm-up from 0 to `peak`, then half a cosine down to `minimum`.
+
+    `step`, `warmup` and `total` share one unit, whichever (steps, or epochs with fractions): the value depends on
+    their ratios alone. The first step has value 0. Source: facebookresearch/mae `util/lr_sched.py`.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    rising = peak * step / max(warmup, 1e-9)
+    progress = jnp.clip((step - warmup) / max(total - warmup, 1e-9), 0.0, 1.0)
+    falling = minimum + (peak - minimum) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+    return jnp.where(step < warmup, rising, falling)
+
+
+def warmup_steps(config, *, total_steps: int, steps_per_epoch: int) -> int:
+    """Steps of warm-up: `warmup_epochs`, but never more than half the run (our choice, for very short runs)."""
+    return min(round(config.optimizer.warmup_epochs * steps_per_epoch), total_steps // 2)
+
+
+def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
+    """The schedule step -> learning rate; its peak is base_lr * batch_size / 256 (the linear scaling rule)."""
+    o = config.optimizer
+    warmup = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    peak = o.base_lr * config.batch_size / 256
+
+    def schedule(step):
+        return warmup_cosine(step, peak=peak, warmup=warmup, total=total_steps, minimum=o.min_lr)
+
+    return schedule
+
+
+def decayed(params):
+    """MAE's rule, as a mask for optax: every tensor of more than one dimension decays.
+
+    So biases and norms do not; cls and mask tokens, stored as (1, 1, D), do, as in the released code (timm's
+    `add_weight_decay` as facebookresearch/mae calls it).
+    """
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+DECAY_RULES = {"matrices": decayed, "all": lambda params: jax.tree.map(lambda p: True, params)}
+
+
+def create(config, schedule) -> optax.GradientTransformation:
+    """The optax chain of `config.optimizer`.
+
+    Fields: name ("adamw" | "sgd"), b1, b2, eps (AdamW), momentum (SGD), weight_decay, decay_on ("matrices" |
+    "all"), clip_norm (0 = none).
+    """
+    o = config.optimizer
+    if o.decay_on not in DECAY_RULES:
+        raise UserError(f"optimizer.decay_on={o.decay_on!r} is unknown: use one of {', '.join(DECAY_RULES)}")
+    mask = DECAY_RULES[o.decay_on]
+    if o.name == "adamw":
+        update = optax.adamw(schedule, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay, mask=mask)
+    elif o.name == "sgd":
+        update = optax.chain(
+            optax.add_decayed_weights(o.weight_decay, mask=mask), optax.sgd(schedule, momentum=o.momentum)
+        )
+    else:
+        raise UserError(f"optimizer.name={o.name!r} is unknown: use adamw or sgd")
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), update) if o.clip_norm else update

@@ -1,0 +1,48 @@
+"""Packaging of maskcl_jax: dependencies and extras, nothing else (no custom commands, no network)."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+VERSION = "0.1.0"
+
+# tfds reads its own metadata through importlib_resources below Python 3.12; its pipelines are TensorFlow's
+# tf.data. tensorflow-cpu, because TensorFlow must never see the accelerator that JAX is using.
+REQUIREMENTS = [
+    "absl-py",
+    "clu>=0.0.12",
+    "flax>=0.12",
+    "importlib_resources; python_version < '3.12'",
+    "jax>=0.10",
+    "ml-collections>=1.0",
+    "numpy",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.30",
+    "pillow",
+    "scikit-image",  # its wheel carries the photographs of the embedded data set
+    "scikit-learn",  # likewise (china.jpg, flower.jpg)
+    "tensorboard",
+    "tensorflow-cpu>=2.18; platform_machine != 'arm64' and platform_machine != 'aarch64'",
+    "tensorflow>=2.18; platform_machine == 'arm64' or platform_machine == 'aarch64'",
+    "tensorflow-datasets>=4.9.8",
+]
+
+EXTRAS = {
+    "test": ["pytest", "pytest-xdist", "ruff"],
+    "torch": ["torch", "safetensors", "timm"],
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda13]"],
+}
+
+setup(
+    name="maskcl_jax",
+    version=VERSION,
+    description="Self-supervised visual pre-training by masking and contrasting, in JAX/Flax.",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["maskcl_jax", "maskcl_jax.*"]),
+    package_data={"maskcl_jax": ["reference/*.npz"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,266 @@
+"""The sources: every kind of file, labels, what is refused, and that embedded tests never see training pixels."""
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_data_batches import data_config
+
+from maskcl_jax.data import crops, embedded, pipeline, pixels
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.errors import UserError
+from maskcl_jax.views import View
+
+TFDS = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
+needs_fashion_mnist = pytest.mark.skipif(
+    not (TFDS / "fashion_mnist").is_dir(), reason=f"Fashion-MNIST is not prepared in {TFDS}"
+)
+
+
+def picture(mode):
+    """A smooth 40x30 picture in a Pillow mode, and the RGB that it should be read as."""
+    rng = np.random.default_rng(1)
+    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    rgb = small.resize((40, 30), Image.Resampling.BICUBIC)
+    grey = np.asarray(rgb.convert("L"))
+    alpha = Image.fromarray(np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1)))
+    share = np.asarray(alpha, np.float32)[..., None] / 255
+    if mode == "I;16":
+        return Image.fromarray(grey.astype(np.uint16) * 257), np.stack([grey] * 3, -1)
+    if mode in ("LA", "RGBA"):
+        image = rgb.convert(mode)
+        image.putalpha(alpha)
+        opaque = np.asarray(rgb.convert("L").convert("RGB") if mode == "LA" else rgb, np.float32)
+        return image, opaque * share + 255 * (1 - share)
+    image = rgb.convert(mode)
+    return image, np.asarray(image.convert("RGB"))
+
+
+# name, mode, how far the mean may be from the truth (grey levels): what the format itself loses
+FILES = [
+    ("rgb.jpg", "RGB", 4),
+    ("grey.jpeg", "L", 2),
+    ("cmyk.jpg", "CMYK", 4),
+    ("rgb.png", "RGB", 0),
+    ("grey.PNG", "L", 0),
+    ("grey_alpha.png", "LA", 0.6),
+    ("rgba.png", "RGBA", 0.6),
+    ("palette.png", "P", 0),
+    ("bilevel.png", "1", 0),
+    ("sixteen.png", "I;16", 0),
+    ("rgb.webp", "RGB", 4),
+    ("rgb.bmp", "RGB", 0),
+    ("palette.gif", "P", 0),
+]
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_every_kind_of_file_is_read(tmp_path, channels):
+    truth = {}
+    for name, mode, lost in FILES:
+        image, rgb = picture(mode)
+        image.save(tmp_path / name, **({"quality": 95} if name.endswith(("jpg", "jpeg", "webp")) else {}))
+        truth[name] = rgb, lost
+    config = data_config(source="folder", path=str(tmp_path), test_path=str(tmp_path), image_size=(30, 40))
+    config.channels = channels
+    source = open_source(config)
+    with pipeline.eval_batches(source, "test", data_config=config, batch_size=len(FILES)) as batches:
+        (batch,) = batches
+    assert batch["valid"].all(), source.skipped
+    for image, index in zip(batch["image"], batch["index"], strict=True):
+        name = pathlib.Path(source.split("test").payloads[index]).name
+        rgb, lost = truth[name]
+        want = pixels.to_channels(np.round(rgb).astype(np.uint8), channels).astype(np.float32)
+        assert abs(image - want).mean() <= lost + (channels == 1), name
+        # What TensorFlow decodes, Pillow decodes the same; to grey, libjpeg takes Y, Pillow comes from RGB.
+        with_pillow = pixels.decode((tmp_path / name).read_bytes(), channels)
+        assert abs(image.astype(int) - with_pillow).max() <= (1 if channels == 3 else 3), name
+
+
+def test_tensorflow_and_pillow_give_the_same_crops(tmp_path):
+    rng = np.random.default_rng(2)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    small.resize((120, 90), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+    small.resize((120, 90), Image.Resampling.BICUBIC).save(tmp_path / "b.jpg", quality=95, subsampling=0)
+    config = data_config(source="folder", path=str(tmp_path))
+    views = [View(name=kind, size=(32, 48), interpolation=kind) for kind in ("bicubic", "bilinear")]
+    with pipeline.train_batches(
+        open_source(config), views, data_config=config, batch_size=2, seed=0, start_step=3
+    ) as batches:
+        batch = next(batches)
+    for row, index in enumerate(batch["index"]):
+        image = pixels.decode((tmp_path / ("a.png", "b.jpg")[index]).read_bytes(), 3)
+        for view in views:
+            draws = crops.draw(view, seed=0, epoch=3, indices=np.array([index]))
+            box = crops.box(view, draws.noise, *image.shape[:2])[0]
+            want = pixels.crop_and_resize(
+                image, box, size=view.size, interpolation=view.interpolation, flip=draws.flip[0]
+            )
+            assert abs(batch[view.name][row].astype(int) - want).max() <= 2
+
+
+def write(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture("RGB")[0].save(path)
+
+
+def test_labels_come_from_the_first_level_or_not_at_all(tmp_path):
+    for name in ("cat/x/1.png", "cat/2.png", "dog/3.png", "dog/4.png", ".hidden/5.png", "dog/.6.png", "dog/7.txt"):
+        write(tmp_path / name) if name.endswith("png") else (tmp_path / name).write_text("no image")
+    (tmp_path / "dog" / "up").symlink_to(tmp_path)  # would never end
+    source = open_source(data_config(source="folder", path=str(tmp_path)))
+    assert source.class_names == ("cat", "dog")
+    seen = {}
+    for split in ("train", "test"):
+        data = source.split(split)
+        seen |= {pathlib.Path(p).name: source.class_names[n] for p, n in zip(data.payloads, data.labels, strict=True)}
+        assert np.bincount(data.labels).tolist() == [1, 1]  # one of each class is held out
+    assert seen == {"1.png": "cat", "2.png": "cat", "3.png": "dog", "4.png": "dog"}
+    write(tmp_path / "loose.png")
+    source = open_source(data_config(source="folder", path=str(tmp_path)))
+    assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (0, 5, 0)
+    assert (source.split("train").labels == -1).all()
+
+
+def refuse(match, **fields):
+    with pytest.raises(UserError, match=match) as caught:
+        open_source(data_config(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_work_is_refused(tmp_path):
+    refuse("data.path='' is empty", source="folder")
+    refuse("data.path='/no/such' does not exist", source="folder", path="/no/such")
+    (tmp_path / "a.txt").write_text("no image")
+    refuse("is a file", source="folder", path=str(tmp_path / "a.txt"))
+    refuse("has no images", source="folder", path=str(tmp_path))
+    for name in ("1.jpg", "2.png"):
+        (tmp_path / name).write_bytes(b"\xff\xd8\xff not an image")
+    refuse("has no readable image: all 2", source="folder", path=str(tmp_path))
+    write(tmp_path / "train" / "cat" / "1.png")
+    write(tmp_path / "test" / "cow" / "1.png")
+    refuse("'cow', which is no class", source="folder", path=f"{tmp_path}/train", test_path=f"{tmp_path}/test")
+    refuse("data.channels=2", source="folder", path=str(tmp_path), channels=2)
+
+
+def test_fields_that_cannot_work_are_refused():
+    refuse("data.source='imagenet' is unknown: use one of embedded", source="imagenet")
+    refuse("data.num_examples=0", source="synthetic", num_examples=0)
+    refuse("data.eval_resize=0.5", source="synthetic", eval_resize=0.5)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xd9", b"\x89PNG\r\n", b"GIF89a", b"text"])
+def test_rubbish_is_skipped_and_named(tmp_path, content, caplog):
+    for i in range(3):
+        write(tmp_path / f"{i}.png")
+    (tmp_path / "rubbish.jpg").write_bytes(content)
+    config = data_config(source="folder", path=str(tmp_path), threads=1)
+    source = open_source(config)
+    with pipeline.train_batches(source, [View(size=(8, 8))], data_config=config, batch_size=1, seed=0) as batches:
+        index = [next(batches)["index"][0] for _ in range(8)]
+    assert set(index) == {0, 1, 2}  # the batch that has rubbish alone takes its image from the next one
+    assert list(source.skipped) == [str(tmp_path / "rubbish.jpg")]
+    assert len(re.findall("rubbish.jpg", caplog.text)) == 1
+
+
+def test_all_unreadable_after_the_start_ends_with_an_error(tmp_path):
+    for i in range(4):
+        write(tmp_path / f"{i}.png")
+    config = data_config(source="folder", path=str(tmp_path), threads=1)
+    source = open_source(config)
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"gone")
+    with (
+        pipeline.train_batches(source, [View(size=(8, 8))], data_config=config, batch_size=2, seed=0) as batches,
+        pytest.raises(UserError, match="not one image"),
+    ):
+        next(batches)
+
+
+def test_embedded_test_tiles_share_no_pixel_with_training_tiles():
+    for file in embedded.photographs():
+        with Image.open(file) as image:
+            photograph = np.asarray(image.convert("RGB"))
+        used = {}
+        for split in ("train", "test"):
+            used[split] = np.zeros(photograph.shape[:2], bool)
+            for y, x in embedded.tile_corners(photograph, split, file.stem):
+                assert photograph[y : y + embedded.TILE, x : x + embedded.TILE].shape[:2] == (48, 48)
+                used[split][y : y + embedded.TILE, x : x + embedded.TILE] = True
+        rows, columns = np.nonzero(used["test"])
+        for dy, dx in ((0, 0), (7, 0), (-7, 0), (0, 7), (0, -7)):  # nor within the gap
+            y = np.clip(rows + dy, 0, used["train"].shape[0] - 1)
+            x = np.clip(columns + dx, 0, used["train"].shape[1] - 1)
+            assert not used["train"][y, x].any(), file.stem
+
+
+def test_embedded_is_balanced_and_looks_like_its_photographs():
+    source = open_source(data_config(source="embedded"))
+    assert source.num_classes == len(source.class_names) == 18
+    for split, least, most in (("train", 300, 400), ("test", 70, 80)):
+        data = source.split(split)
+        counts = np.bincount(data.labels)
+        assert counts.min() >= least and counts.max() <= most
+        assert data.images.shape == (source.num_examples(split), 48, 48, 3)
+        assert data.images.std(axis=(1, 2, 3)).min() > 4
+
+
+def fashion_mnist(**fields):
+    fixed = {"source": "tfds", "name": "fashion_mnist", "data_dir": str(TFDS), "image_size": (28, 28), "channels": 1}
+    return data_config(**fixed | {"train_split": "test[:2000]", "test_split": "test[5000:5300]", "threads": 2} | fields)
+
+
+@needs_fashion_mnist
+@pytest.mark.parametrize("cache_mb, kind", [(64, "Arrays"), (1, "Encoded"), (0, "Records")])
+def test_tfds_gives_the_same_images_from_memory_and_from_records(cache_mb, kind):
+    config = fashion_mnist(cache_mb=cache_mb, test_split="test[:1500]" if kind == "Encoded" else "test[5000:5300]")
+    source = open_source(config)
+    assert type(source.split("test")).__name__ == kind
+    truth = open_source(fashion_mnist(test_split=config.test_split)).split("test")
+    found = []
+    for process in range(2):
+        with pipeline.eval_batches(
+            source, "test", data_config=config, batch_size=64, process_index=process, process_count=2
+        ) as batches:
+            for batch in batches:
+                index = batch["index"][batch["valid"]]
+                np.testing.assert_array_equal(batch["image"][batch["valid"]], truth.images[index])
+                np.testing.assert_array_equal(batch["label"][batch["valid"]], truth.labels[index])
+                found += index.tolist()
+    assert sorted(found) == list(range(len(truth)))
+
+
+@needs_fashion_mnist
+def test_tfds_records_resume_and_never_repeat():
+    config = fashion_mnist(cache_mb=0, train_split="test[1000:1300]")
+    source, views = open_source(config), [View(size=(28, 28))]
+
+    def take(count, **options):
+        with pipeline.train_batches(source, views, data_config=config, batch_size=100, seed=0, **options) as batches:
+            return [next(batches) for _ in range(count)]
+
+    straight, resumed = take(6), take(2, start_step=4)
+    for a, b in zip(straight[4:], resumed, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        np.testing.assert_array_equal(a["index"], b["index"])
+    epochs = np.stack([batch["index"] for batch in straight]).reshape(2, 300)
+    assert all(sorted(epoch) == list(range(300)) for epoch in epochs)
+    assert not np.array_equal(*epochs)
+    parts = [take(3, process_index=i, process_count=2) for i in range(2)]
+    assert sorted(np.concatenate([b["index"] for part in parts for b in part])) == list(range(300))
+
+
+@needs_fashion_mnist
+def test_tfds_refuses_unknown_splits():
+    refuse("data.test_split='validation' is no split of fashion_mnist/3.0.1: it has train, test",
+           source="tfds", name="fashion_mnist", data_dir=str(TFDS), test_split="validation")  # fmt: skip
+
+
+def test_tfds_says_how_to_prepare(tmp_path):
+    fixed = {"source": "tfds", "data_dir": str(tmp_path)}
+    refuse("'cifar11' is no data set of TFDS .* did you mean .*cifar10", name="cifar11", **fixed)
+    refuse(f"build cifar10 --data_dir={tmp_path}`", name="cifar10", **fixed)
+    refuse(r"ILSVRC2012_img_train.tar .*downloads/manual", name="imagenet2012:5.*.*", **fixed)
+    refuse("is no TFDS name", name="what ever?", **fixed)

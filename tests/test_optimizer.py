@@ -1,0 +1,100 @@
+"""The schedule and the chain against closed forms and torch's update rules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskcl_jax import config as config_lib
+from maskcl_jax import optimizer
+from maskcl_jax.errors import UserError
+from maskcl_jax.recipes import masked_autoencoder
+
+METHOD = {
+    "name": "mae",
+    "mask_ratio": 0.75,
+    "norm_pix": True,
+    "decoder": {"width": 32, "depth": 1, "heads": 2},
+}
+
+
+def config(**optimizer_fields):
+    c = config_lib.build("synthetic", method=METHOD, recipes=masked_autoencoder(epochs=1))
+    c.optimizer.update(optimizer_fields)
+    return c
+
+
+@pytest.mark.parametrize(
+    ("step", "value"),
+    [(0, 0.0), (5, 0.5), (10, 1.0), (55, 0.1 + 0.9 * 0.5), (100, 0.1), (120, 0.1)],
+)
+def test_warmup_cosine_meets_its_corners(step, value):
+    got = optimizer.warmup_cosine(step, peak=1.0, warmup=10, total=100, minimum=0.1)
+    np.testing.assert_allclose(got, value, atol=1e-6)
+
+
+def test_no_warmup_begins_at_the_peak():
+    np.testing.assert_allclose(optimizer.warmup_cosine(0, peak=2.0, warmup=0, total=10), 2.0)
+
+
+def test_the_peak_follows_the_linear_scaling_rule():
+    c = config(base_lr=1.5e-4, warmup_epochs=2.0)
+    c.batch_size = 4096
+    schedule = optimizer.learning_rate(c, total_steps=1000, steps_per_epoch=10)
+    np.testing.assert_allclose(schedule(20), 2.4e-3, rtol=1e-6)
+    np.testing.assert_allclose(schedule(10), 1.2e-3, rtol=1e-6)
+
+
+def test_a_short_run_warms_up_for_half_of_it_at_most():
+    c = config(warmup_epochs=40.0)
+    assert optimizer.warmup_steps(c, total_steps=4, steps_per_epoch=100) == 2
+    assert optimizer.warmup_steps(c, total_steps=100_000, steps_per_epoch=100) == 4000
+
+
+def adamw_by_hand(w, grads, *, lr, b1, b2, eps, decay):
+    """torch.optim.AdamW, in float64."""
+    m = v = 0.0
+    for t, g in enumerate(grads, start=1):
+        w = w * (1 - lr * decay)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        w = w - lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+    return w
+
+
+def test_adamw_decays_matrices_and_tokens_only():
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0), "cls": jnp.full((1, 1, 2), 2.0)}
+    grads = [0.3, -0.1, 0.2]
+    tx = optimizer.create(config(weight_decay=0.5), lambda step: 0.1)
+    state = tx.init(params)
+    for g in grads:
+        updates, state = tx.update(jax.tree.map(lambda p, g=g: jnp.full_like(p, g), params), state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    rule = {"lr": 0.1, "b1": 0.9, "b2": 0.95, "eps": 1e-8}
+    np.testing.assert_allclose(params["kernel"], adamw_by_hand(2.0, grads, decay=0.5, **rule), rtol=1e-5)
+    np.testing.assert_allclose(params["cls"], adamw_by_hand(2.0, grads, decay=0.5, **rule), rtol=1e-5)
+    np.testing.assert_allclose(params["bias"], adamw_by_hand(2.0, grads, decay=0.0, **rule), rtol=1e-5)
+
+
+def test_sgd_is_torchs():
+    tx = optimizer.create(config(name="sgd", weight_decay=0.1, momentum=0.9, decay_on="all"), lambda step: 0.5)
+    w = jnp.asarray(1.0)
+    state, mine, velocity = tx.init(w), 1.0, 0.0
+    for g in (0.2, -0.4):
+        updates, state = tx.update(jnp.asarray(g), state, w)
+        w = w + updates
+        velocity = 0.9 * velocity + (g + 0.1 * mine)
+        mine = mine - 0.5 * velocity
+    np.testing.assert_allclose(w, mine, rtol=1e-6)
+
+
+def test_clip_norm_bounds_the_gradient():
+    tx = optimizer.create(config(name="sgd", weight_decay=0.0, momentum=0.0, clip_norm=1.0), lambda step: 1.0)
+    w = jnp.zeros(2)
+    updates, _ = tx.update(jnp.asarray([30.0, 40.0]), tx.init(w), w)
+    np.testing.assert_allclose(updates, [-0.6, -0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", "adamax"), ("decay_on", "some")])
+def test_unknown_words_are_refused(field, value):
+    with pytest.raises(UserError, match=f"optimizer.{field}='{value}'"):
+        optimizer.create(config(**{field: value}), lambda step: 1.0)

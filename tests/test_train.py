@@ -1,0 +1,228 @@
+"""Whole journeys: train, look, stop, resume, refuse."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from maskcl_jax import checkpoint, metrics, sharding, train, train_state
+from maskcl_jax.data import pipeline
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.methods import METHODS
+from maskcl_jax.methods import create as create_method
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = {name: ROOT / "configs" / f"{name}.py" for name in METHODS}
+
+
+def tiny(name: str, **overrides):
+    """A method of the package on synthetic images, small enough for a test."""
+    import runpy
+
+    c = runpy.run_path(str(CONFIGS[name]))["get_config"]("synthetic")
+    c.update_from_flattened_dict(
+        {
+            "model.width": 32,
+            "model.depth": 2,
+            "model.heads": 2,
+            "model.patch_size": 8,
+            "method.decoder.width": 16,
+            "method.decoder.depth": 1,
+            "method.decoder.heads": 2,
+            "data.num_examples": 64,
+            "batch_size": 8,
+            "eval.batch_size": 16,
+            "total_steps": 6,
+            "checkpoint.every_epochs": 3 / 8,
+            "eval.every_epochs": 0.0,
+            "eval.pictures": 2,
+            "log.every_steps": 1,
+            **overrides,
+        }
+    )
+    return c
+
+
+def saved_state(workdir, name="ccmim"):
+    """Everything the newest checkpoint of a run holds."""
+    c = tiny(name)
+    method = create_method(c)
+    tx = train.optimizer.create(c, lambda step: 0.1)
+    shapes = jax.eval_shape(lambda: train_state.create(method, tx, jax.random.key(0)))
+    placed = sharding.replicated(sharding.create_mesh())
+    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed), shapes)
+    return checkpoint.Checkpoints(workdir).restore(abstract)
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_leaves_what_it_promises(name, tmp_path, capsys):
+    closing = train.train(tiny(name), str(tmp_path / "run"))
+    out = capsys.readouterr().out
+    assert f"{name}, preset synthetic" in out
+    assert "cpu" in out.lower()
+    losses = {row["step"]: row["loss"] for row in rows(tmp_path / "run") if "loss" in row}
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    knns = {row["step"]: row["knn_accuracy"] for row in rows(tmp_path / "run") if "knn_accuracy" in row}
+    assert sorted(knns) == [0, 6]
+    assert sorted(p.name for p in (tmp_path / "run" / "pictures").iterdir()) == [
+        "step_00000000.png",
+        "step_00000006.png",
+    ]
+    assert f"{losses[1]:.4f} -> {losses[6]:.4f}" in closing["loss"]
+    assert int(saved_state(tmp_path / "run", name).step) == 6
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_breaks_off_ends_as_if_it_had_not(name, tmp_path, monkeypatch):
+    train.train(tiny(name), str(tmp_path / "straight"))
+
+    class BreaksAtStep5(metrics.Meter):
+        def push(self, step, values):
+            if step == 5:
+                raise RuntimeError("broken off")
+            return super().push(step, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(metrics, "Meter", BreaksAtStep5)
+        with pytest.raises(RuntimeError, match="broken off"):
+            train.train(tiny(name), str(tmp_path / "broken"))
+    assert checkpoint.Checkpoints(tmp_path / "broken").latest() == 3
+    train.train(tiny(name), str(tmp_path / "broken"))
+
+    straight, broken = (saved_state(tmp_path / run, name) for run in ("straight", "broken"))
+    jax.tree.map(np.testing.assert_array_equal, straight, broken)
+    losses = [[r["loss"] for r in rows(tmp_path / run) if "loss" in r] for run in ("straight", "broken")]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    train.train(tiny("mae"), str(tmp_path))
+    before = saved_state(tmp_path, "mae")
+    closing = train.train(tiny("mae"), str(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, before, saved_state(tmp_path, "mae"))
+    assert "loss" in closing
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    with pytest.raises(metrics.Diverged, match="loss"):
+        train.train(tiny("mae", **{"optimizer.base_lr": 1e30, "optimizer.warmup_epochs": 0.0}), str(tmp_path))
+
+
+GRADIENTS = """
+import pathlib, sys
+import jax, numpy as np
+sys.path.insert(0, str(pathlib.Path(sys.argv[1])))
+import test_train
+test_train.write_one_step(sys.argv[2], sys.argv[3])
+"""
+
+
+def write_one_step(name: str, out: str) -> None:
+    """The loss, the gradients and the new BatchNorm state of one step, on however many devices there are."""
+    c = tiny(name)
+    mesh = sharding.create_mesh()
+    placed = sharding.replicated(mesh)
+    method = create_method(c)
+    params, model_state = jax.jit(method.init, out_shardings=placed)(jax.random.key(0))
+    batch = next(
+        pipeline.train_batches(
+            open_source(c.data), method.views, data_config=c.data, batch_size=8, seed=0, start_step=0
+        )
+    )
+
+    def loss(params, batch):
+        value, aux = method.loss(params, None, model_state, batch, jax.random.key(1))
+        return value, aux.model_state
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=placed)
+    (value, new_state), grads = step(params, sharding.put(batch, mesh))
+    flat, _ = jax.tree_util.tree_flatten_with_path({"loss": value, "grads": grads, "state": new_state})
+    np.savez(out, devices=jax.device_count(), **{jax.tree_util.keystr(k): np.asarray(v) for k, v in flat})
+
+
+def environment(devices: int) -> dict[str, str]:
+    return os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_step_is_the_same_on_1_and_8_devices(name, tmp_path):
+    results = []
+    for devices in (1, 8):
+        out = tmp_path / f"{devices}.npz"
+        here = str(pathlib.Path(__file__).parent)
+        subprocess.run([sys.executable, "-c", GRADIENTS, here, name, str(out)], env=environment(devices), check=True)
+        results.append(dict(np.load(out)))
+    one, eight = results
+    assert (int(one.pop("devices")), int(eight.pop("devices"))) == (1, 8)
+    assert one.keys() == eight.keys()
+    for key, value in one.items():
+        np.testing.assert_allclose(eight[key], value, atol=1e-5, rtol=1e-5, err_msg=key)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "maskcl_jax.main", *arguments]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
+    c = f"--config={CONFIGS['mae']}:synthetic,total_steps=100000,batch_size=8"
+    arguments = command(
+        c,
+        f"--workdir={tmp_path}",
+        "--config.eval.pictures=0",
+        "--config.log.every_steps=1",
+        "--config.model.depth=1",
+    )
+    process = subprocess.Popen(
+        arguments, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in process.stdout:
+        if "/100000" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM, rest
+    assert "is saved; the same command goes on there" in rest
+    saved = checkpoint.Checkpoints(tmp_path).latest()
+    assert saved >= 1
+    assert f"step {saved} is saved" in rest
+
+
+BAD = {
+    "unknown field": (["--config={mae}:synthetic", "--config.method.ratio=1"], "--config.method.ratio"),
+    "unknown preset": (["--config={mae}:imagnet"], "imagnet"),
+    "patch": (["--config={mae}:synthetic", "--config.model.patch_size=5"], "patch_size=5"),
+    "no visible patch": (["--config={mae}:synthetic", "--config.method.mask_ratio=0.99"], "mask_ratio=0.99"),
+    "no masked patch": (["--config={mae}:synthetic", "--config.method.mask_ratio=0.0"], "mask_ratio=0.0"),
+    "batch": (["--config={mae}:synthetic,batch_size=6"], "batch_size=6"),
+    "no folder": (["--config={mae}:folder,path=/nowhere/images"], "/nowhere/images"),
+    "no tfds": (["--config={mae}:cifar10,data_dir=/nowhere"], "cifar10"),
+    "tfds name": (["--config={mae}:cifar10", "--config.data.name=cifar11"], "cifar11"),
+    "no config": (["--config=configs/nothing.py"], "configs/nothing.py"),
+    "number": (["--config={mae}:synthetic", "--config.batch_size=many"], "batch_size"),
+    "flag": (["--config={mae}:synthetic", "--work=x"], "work"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "culprit"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_writes_nothing(arguments, culprit, tmp_path):
+    arguments = [a.format(mae=CONFIGS["mae"]) for a in arguments]
+    done = subprocess.run(
+        command(*arguments), env=environment(4), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stderr
+    assert lines[-1].startswith("error: ")
+    assert culprit in lines[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
