@@ -4,7 +4,7 @@ import pathlib
 import runpy
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from maskcl_jax.config import flat, suggestion
@@ -14,10 +14,21 @@ from maskcl_jax.errors import UserError
 def run(main) -> None:
     """Runs `main(argv)` after parsing the flags; a UserError becomes one line on stderr and exit status 2."""
     try:
-        app.run(main, flags_parser=parse_flags)
+        app.run(quietly(main), flags_parser=parse_flags)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def quietly(main):
+    """Warnings and errors only, unless --verbosity asks for more: orbax tells every file it writes."""
+
+    def run_main(argv):
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        return main(argv)
+
+    return run_main
 
 
 def define_config():

@@ -36,7 +36,7 @@ class Monitor:
 
     def nearest_neighbours(self, state) -> dict[str, float]:
         """Online k-NN on the test split; nothing where the data has no labels."""
-        if self.source.num_classes == 0:
+        if self.source.num_classes == 0 or self.source.num_examples("test") == 0:
             return {}
         e = self.config.eval
         result = knn.knn_accuracy(

@@ -31,13 +31,19 @@ class CCMIM(MAE):
 
     picture_names = ("input", "importance", "masked", "reconstruction")
 
-    def __init__(self, config):
+    def __init__(self, config, *, bn_eps: float = 1e-5, bn_momentum: float = 0.1):
+        """bn_eps, bn_momentum: of the projector's BatchNorm, in torch's sense (the released code has torch's own)."""
         super().__init__(config)
         c = config.method
         self.check()
         self.mask_kind = "random" if c.masking == "random" else "noise"
         self.projector = Projector(
-            hidden=config.model.width, out=c.projector_out, bn_group_size=c.bn_group_size, dtype=self.dtype
+            hidden=config.model.width,
+            out=c.projector_out,
+            bn_group_size=c.bn_group_size,
+            bn_eps=bn_eps,
+            bn_momentum=bn_momentum,
+            dtype=self.dtype,
         )
 
     def check(self) -> None:

@@ -25,7 +25,7 @@ token_init = nn.initializers.normal(0.02)
 
 
 def vit_size(variant: str) -> dict:
-    """"B/16" -> {width, depth, heads, mlp_ratio, patch_size}. Raises UserError for an unknown one."""
+    """ "B/16" -> {width, depth, heads, mlp_ratio, patch_size}. Raises UserError for an unknown one."""
     name, _, patch = variant.partition("/")
     if name not in VIT_SIZES or not patch.isdigit() or int(patch) == 0:
         raise UserError(
@@ -123,9 +123,10 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """MAE's encoder: patches with fixed sine-cosine positions, a cls token, blocks, a final norm.
+    """MAE's encoder: patches with positions, a cls token, blocks, a final norm.
 
-    image_size: (height, width); sides divisible by patch_size. channels: any number.
+    image_size: (height, width); sides divisible by patch_size. channels: any number. positions: the fixed tables
+    "mae" or "mocov3" (see `position`), or "learned" (a parameter, with a row for the cls token, as timm's).
     """
 
     image_size: tuple[int, int]
@@ -140,10 +141,11 @@ class ViT(nn.Module):
 
     def setup(self):
         fan_in = self.patch_size**2 * self.channels
-        self.patch_embed = nn.Dense(
-            self.width, kernel_init=xavier, bias_init=torch_bias_init(fan_in), dtype=self.dtype
-        )
+        self.patch_embed = nn.Dense(self.width, kernel_init=xavier, bias_init=torch_bias_init(fan_in), dtype=self.dtype)
         self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+        count = self.grid[0] * self.grid[1]
+        if self.positions == "learned":
+            self.pos_embed = self.param("pos_embed", token_init, (1, 1 + count, self.width))
         self.blocks = [Block(self.width, self.heads, self.mlp_ratio, self.dtype) for _ in range(self.depth)]
         self.norm = layer_norm(self.dtype)
 
@@ -155,20 +157,27 @@ class ViT(nn.Module):
     def embed(self, images):
         """Normalised images (B, H, W, C) -> patch tokens with positions (B, N, D)."""
         tokens = self.patch_embed(masking.patchify(images, self.patch_size))
-        table = sincos_table(self.width, self.grid, order=self.positions)
-        return tokens + jnp.asarray(table, tokens.dtype)
+        if self.positions == "learned":
+            return tokens + self.pos_embed[:, 1:].astype(tokens.dtype)
+        return tokens + jnp.asarray(sincos_table(self.width, self.grid, order=self.positions), tokens.dtype)
 
     def with_cls(self, tokens):
-        """The cls token before patch tokens; its position is zeros."""
-        cls = jnp.broadcast_to(self.cls_token.astype(tokens.dtype), (tokens.shape[0], 1, self.width))
+        """The cls token before patch tokens; in the fixed tables its position is zeros."""
+        cls = self.cls_token + (self.pos_embed[:, :1] if self.positions == "learned" else 0.0)
+        cls = jnp.broadcast_to(cls.astype(tokens.dtype), (tokens.shape[0], 1, self.width))
         return jnp.concatenate([cls, tokens], axis=1)
+
+    def layers(self, tokens):
+        """Patch tokens (B, n, D) -> the output of every block, each (B, 1 + n, D), before the final norm."""
+        x, outputs = self.with_cls(tokens), []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        return outputs
 
     def encode(self, tokens):
         """Patch tokens (B, n, D), any subset -> (B, 1 + n, D) after the final norm, cls first."""
-        x = self.with_cls(tokens)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.layers(tokens)[-1])
 
     def cls_attention(self, tokens, layers: tuple[int, ...] = ()):
         """What the cls token attends to in each of `layers` (default: all blocks): (len(layers), B, n) float32.

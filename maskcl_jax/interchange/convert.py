@@ -1,0 +1,111 @@
+"""Moves weights between our trees and PyTorch state dicts along a layout, in numpy alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.models.position import sincos_table
+
+
+class Shape(NamedTuple):
+    """What a layout's transforms must know besides the arrays."""
+
+    patch_size: int
+    channels: int
+    grid: tuple[int, int]
+    widths: dict[str, int]  # {"encoder": ..., "decoder": ...}, of the fixed position tables
+    order: str = "mae"  # of their halves
+
+
+def patch_kernel(weight: np.ndarray, shape: Shape) -> np.ndarray:
+    """Their convolution (D, C, p, p) -> our dense kernel (p*p*C, D), rows ordered (row, column, channel)."""
+    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+
+
+def patch_conv(kernel: np.ndarray, shape: Shape) -> np.ndarray:
+    """The inverse of `patch_kernel`."""
+    p, c = shape.patch_size, shape.channels
+    return kernel.reshape(p, p, c, -1).transpose(3, 2, 0, 1)
+
+
+# name -> (theirs to ours, ours to theirs)
+TRANSFORMS = {
+    "same": (lambda x, s: x, lambda x, s: x),
+    "transpose": (lambda x, s: x.T, lambda x, s: x.T),
+    "patch_conv": (patch_kernel, patch_conv),
+}
+
+
+def table(row, shape: Shape) -> np.ndarray:
+    """(1, 1 + N, D): a fixed position table as they store it, zeros for the cls token."""
+    patches = sincos_table(shape.widths[row.ours], shape.grid, order=shape.order)
+    return np.concatenate([np.zeros((1, patches.shape[1]), np.float32), patches])[None]
+
+
+def from_torch(state: dict[str, np.ndarray], rows, shape: Shape) -> dict:
+    """A state dict -> {"params": ..., "batch_stats": ...} (nested).
+
+    Raises UserError listing keys that are missing or left over, and a fixed position table that is not ours.
+    """
+    wanted = {row.theirs for row in rows}
+    missing, extra = sorted(wanted - state.keys()), sorted(state.keys() - wanted)
+    if missing or extra:
+        raise UserError(f"the weights do not fit: missing {listed(missing)}; left over {listed(extra)}")
+    tree: dict = {}
+    for row in rows:
+        value = state[row.theirs]
+        if row.transform == "table":
+            check_table(row, value, shape)
+        elif row.transform != "counter":
+            set_path(tree, row.ours, TRANSFORMS[row.transform][0](value, shape))
+    return tree
+
+
+def to_torch(tree: dict, rows, shape: Shape) -> dict[str, np.ndarray]:
+    """{"params": ..., "batch_stats": ...} -> a complete state dict."""
+    state = {}
+    for row in rows:
+        if row.transform == "table":
+            state[row.theirs] = table(row, shape)
+        elif row.transform == "counter":
+            state[row.theirs] = np.zeros((), np.int64)
+        else:
+            state[row.theirs] = TRANSFORMS[row.transform][1](np.asarray(get_path(tree, row.ours)), shape)
+    return state
+
+
+def gradients_to_torch(grads: dict, rows, shape: Shape) -> dict[str, np.ndarray]:
+    """The gradients of `params` under their keys and in their shapes; what has no gradient is left out."""
+    trained = [row for row in rows if row.ours.startswith("params/")]
+    return to_torch({"params": grads}, trained, shape)
+
+
+def check_table(row, value: np.ndarray, shape: Shape) -> None:
+    """Raises UserError where a stored position table is not the one that we compute."""
+    ours = table(row, shape)
+    if value.shape != ours.shape or np.abs(value - ours).max() > 1e-5:
+        raise UserError(
+            f"{row.theirs} {value.shape} is not the sine-cosine table {ours.shape} of this encoder "
+            f"(order {shape.order}): the weights are of another image size or another method"
+        )
+
+
+def listed(keys: list[str]) -> str:
+    """The first few of many."""
+    return (", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")) or "nothing"
+
+
+def set_path(tree: dict, path: str, value) -> None:
+    """tree["a"]["b"] = value for "a/b"."""
+    *parents, name = path.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[name] = value
+
+
+def get_path(tree: dict, path: str):
+    """tree["a"]["b"] for "a/b"."""
+    for name in path.split("/"):
+        tree = tree[name]
+    return tree

@@ -1,0 +1,239 @@
+"""The cases: how each kind of reference file is rebuilt, and how far each kind of array may be off.
+
+A case computes {"outputs/NAME": array, "grads/KEY": array} from the file's config, weights and inputs. Limits: float32
+noise of another framework, about ten times what the authors' code itself shows in float32.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskcl_jax import losses, masking, optimizer
+from maskcl_jax.interchange import convert, layouts
+from maskcl_jax.methods.ccmim import CCMIM
+from maskcl_jax.methods.mae import MAE
+from maskcl_jax.models.position import resize_position_table, sincos_table
+from maskcl_jax.models.vit import ViT, layer_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """compute(config, weights, inputs) -> arrays; limits: (part of a key, kind, limit), the first that matches."""
+
+    compute: Callable
+    limits: tuple[tuple[str, str, float], ...]
+
+    def limit(self, key: str) -> tuple[str, float]:
+        """(kind, limit) for one array."""
+        return next((kind, limit) for part, kind, limit in self.limits if part in key)
+
+
+def size_of(c: dict) -> tuple[int, int]:
+    """(height, width) of `img_size`, a number or a pair."""
+    size = c["img_size"]
+    return tuple(size) if isinstance(size, list) else (size, size)
+
+
+def method_config(c: dict, **method) -> SimpleNamespace:
+    """A reference file's config as the methods read theirs."""
+    decoder = SimpleNamespace(
+        width=c["decoder_embed_dim"],
+        depth=c["decoder_depth"],
+        heads=c["decoder_num_heads"],
+        mlp_ratio=c["mlp_ratio"],
+    )
+    return SimpleNamespace(
+        dtype="float32",
+        batch_size=c["batch"],
+        data=SimpleNamespace(image_size=size_of(c), channels=c["in_chans"], mean=(0.0,), std=(1.0,)),
+        model=SimpleNamespace(
+            width=c["embed_dim"],
+            depth=c["depth"],
+            heads=c["num_heads"],
+            mlp_ratio=c["mlp_ratio"],
+            patch_size=c["patch_size"],
+        ),
+        method=SimpleNamespace(mask_ratio=c["mask_ratio"], norm_pix=c["norm_pix_loss"], decoder=decoder, **method),
+    )
+
+
+def shape_of(method: MAE) -> convert.Shape:
+    """What the weight tables must know of a masked autoencoder."""
+    widths = {"encoder": method.encoder.width, "decoder": method.decoder.width}
+    return convert.Shape(method.patch, method.encoder.channels, method.encoder.grid, widths)
+
+
+def channels_last(images):
+    """(B, C, H, W) -> (B, H, W, C)."""
+    return jnp.asarray(np.asarray(images).transpose(0, 2, 3, 1))
+
+
+def random_masks(noise, visible: int):
+    """(visible, masked): the patches of smallest noise stay, as facebookresearch/mae ranks them."""
+    order = np.argsort(noise, axis=1, kind="stable")
+    return jnp.asarray(order[:, :visible]), jnp.asarray(order[:, visible:])
+
+
+def named(outputs: dict, grads: dict) -> dict:
+    """Keys as the file has them."""
+    return {f"outputs/{k}": v for k, v in outputs.items()} | {f"grads/{k}": v for k, v in grads.items()}
+
+
+def mae(c: dict, weights: dict, inputs: dict) -> dict:
+    """facebookresearch/mae: one forward and backward."""
+    method = MAE(method_config(c))
+    rows, shape = layouts.mae(c["depth"], c["decoder_depth"]), shape_of(method)
+    params = convert.from_torch(weights, rows, shape)["params"]
+    images = channels_last(inputs["images"])
+    visible, masked = random_masks(inputs["noise"], method.num_visible)
+
+    def loss(params):
+        out = method.forward(params, images, visible, masked)
+        return out["loss"], out
+
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    patches = masking.patchify(images, method.patch)
+    target = losses.normalize_patches(patches) if c["norm_pix_loss"] else patches
+    alone = [
+        losses.masked_patch_mse(*(x[i : i + 1] for x in (out["pred"], target, out["mask"]))) for i in range(c["batch"])
+    ]
+    outputs = {
+        **{k: out[k] for k in ("latent", "mask", "ids_restore", "pred", "loss")},
+        "ids_keep": visible,
+        "loss_per_image": jnp.stack(alone),
+        "loss_without_norm_pix": losses.masked_patch_mse(out["pred"], patches, out["mask"]),
+        "patchify_image0": patches[0],
+    }
+    return named(outputs, convert.gradients_to_torch(grads, rows, shape))
+
+
+def ccmim(c: dict, weights: dict, inputs: dict) -> dict:
+    """Sherrylone/ccMIM: one step, and the BatchNorm statistics after it."""
+    method = CCMIM(
+        method_config(
+            c,
+            masking=c["masking"],
+            importance_layers=(),
+            align_weight=c["align_weight"],
+            align_grad="stop",
+            temperature=c["temperature"],
+            projector=True,
+            projector_out=c["projector_dim"],
+            bn_group_size=0,
+        ),
+        bn_eps=c["batch_norm_eps"],
+        bn_momentum=c["batch_norm_momentum"],
+    )
+    rows, shape = layouts.ccmim(c["depth"], c["decoder_depth"]), shape_of(method)
+    tree = convert.from_torch(weights, rows, shape)
+    state = {"batch_stats": tree["batch_stats"]}
+    images = channels_last(inputs["images"])
+    visible, masked = random_masks(inputs["noise"], method.num_visible)
+    batch = {"mask_noise": jnp.asarray(inputs["noise"]), "visible": visible, "masked": masked}
+
+    def loss(params):
+        out = method.step(params, state, images, batch)
+        return out["loss"], out
+
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
+    q, k = losses.l2_normalize(out["proj_v"]), losses.l2_normalize(out["proj_m"])
+    names = ("ids_restore", "mask", "cls_v", "cls_m", "proj_v", "proj_m", "pred", "loss_rec", "loss_align", "loss")
+    outputs = {
+        **{name: out[name] for name in names},
+        "ids_visible": out["visible"],
+        "ids_masked": out["masked"],
+        "latent_visible": out["latent"],
+        "q": q,
+        "k": k,
+        "logits": q @ k.T / c["temperature"],
+    }
+    if "A" in out:
+        outputs |= {"A": out["A"], "A_per_layer": out["A_per_layer"].transpose(1, 0, 2)}
+    after = convert.to_torch({"params": tree["params"], **out["model_state"]}, rows, shape)
+    outputs |= {f"buffers_after/{key}": after[key] for key in after if "running_" in key}
+    return named(outputs, convert.gradients_to_torch(grads, rows, shape))
+
+
+def vit_forward(c: dict, weights: dict, inputs: dict) -> dict:
+    """timm's VisionTransformer: cls pooling with `norm`, average pooling with `fc_norm`."""
+    height, width = size_of(c)
+    model = ViT(
+        image_size=(height, width),
+        channels=c["in_chans"],
+        patch_size=c["patch_size"],
+        width=c["embed_dim"],
+        depth=c["depth"],
+        heads=c["num_heads"],
+        mlp_ratio=c["mlp_ratio"],
+        positions="learned",
+    )
+    others = {key: weights[key] for key in weights if key.startswith(("fc_norm.", "head."))}
+    shape = convert.Shape(c["patch_size"], c["in_chans"], model.grid, {})
+    encoder = {key: value for key, value in weights.items() if key not in others}
+    params = convert.from_torch(encoder, layouts.timm_vit(c["depth"]), shape)["params"]["encoder"]
+    images = channels_last(inputs["images"])
+
+    def apply(function, *arguments):
+        return model.apply({"params": params}, *arguments, method=function)
+
+    layers = apply(ViT.layers, apply(ViT.embed, images))
+    features = apply(ViT.__call__, images)
+    fc_norm = {"scale": others["fc_norm.weight"], "bias": others["fc_norm.bias"]}
+    mean = layer_norm(jnp.float32).apply({"params": fc_norm}, layers[-1][:, 1:].mean(axis=1))
+    pooled = {"token": (features, features[:, 0]), "avg": (layers[-1], mean)}
+    outputs = {f"blocks/{i}": layer for i, layer in enumerate(layers)}
+    for name, (tokens, vector) in pooled.items():
+        logits = vector @ others["head.weight"].T + others["head.bias"]
+        outputs |= {f"{name}/features": tokens, f"{name}/pooled": vector, f"{name}/logits": logits}
+    return named(outputs, {})
+
+
+def mae_posembed(c: dict, weights: dict, inputs: dict) -> dict:
+    """The position tables of both families, and MAE's resizing of one."""
+    outputs = {}
+    for size in c["sizes"]:
+        width, grid = size["dim"], size["grid"]
+        for order in ("mae", "mocov3"):
+            table = sincos_table(width, (grid, grid), order=order)
+            outputs[f"{order}/d{width}_g{grid}"] = np.concatenate([np.zeros((1, width)), table])
+    for job in c["interpolation"]:
+        name = f"d{job['dim']}_g{job['grid_from']}_to_g{job['grid_to']}"
+        old, new = (job["grid_from"],) * 2, (job["grid_to"],) * 2
+        outputs[f"mae_interpolated/{name}"] = resize_position_table(inputs[f"interpolate/{name}"][0], old, new)[None]
+    return named(outputs, {})
+
+
+def mae_lr_sched(c: dict, weights: dict, inputs: dict) -> dict:
+    """MAE's schedule, by fractional epochs, and the rates that layer-wise scales make of it."""
+    schedule = {"peak": c["lr"], "warmup": c["warmup_epochs"], "total": c["epochs"], "minimum": c["min_lr"]}
+    rate = np.asarray(optimizer.warmup_cosine(inputs["epochs"], **schedule), np.float64)
+    scales = np.array([1.0 if scale is None else scale for scale in c["lr_scales"]])
+    return named({"lr": rate, "group_lr": rate[:, None] * scales}, {})
+
+
+EXACT = (("ids_", "exact", 0.0), ("outputs/mask", "exact", 0.0))
+
+# torch's BatchNorm counts its calls; ours keeps no counter and nothing reads one. Named in the output, not compared.
+WITHOUT_COUNTERPART = ("num_batches_tracked",)
+
+CASES = {
+    "mae": Case(mae, (*EXACT, ("grads/", "relative", 1e-4), ("loss", "relative", 1e-5), ("", "relative", 2e-5))),
+    "ccmim": Case(
+        ccmim,
+        (
+            *EXACT,
+            ("grads/", "relative", 8e-4),
+            ("buffers_after/", "relative", 1e-5),
+            ("loss", "relative", 1e-5),
+            ("", "relative", 2e-4),
+        ),
+    ),
+    "vit_forward": Case(vit_forward, (("", "relative", 2e-5),)),
+    "mae_posembed": Case(mae_posembed, (("interpolated", "absolute", 1e-5), ("", "absolute", 2e-6))),
+    "mae_lr_sched": Case(mae_lr_sched, (("", "relative", 1e-6),)),
+}
+CASES["ccmim_random"] = CASES["ccmim"]
