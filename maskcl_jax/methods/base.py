@@ -29,8 +29,7 @@ class Method:
         raise NotImplementedError
 
     def target_of(self, params):
-        """The part of the parameters that an EMA target mirrors; None without a target."""
-        return None
+        """The part of the parameters that an EMA target mirrors; None, as here, without a target."""
 
     def momentum(self, step):
         """The target's momentum at `step`."""
@@ -50,7 +49,7 @@ class Method:
 
 
 def normalize(images, mean, std):
-    """uint8 (B, H, W, C) -> float32, (x / 255 - mean) / std for each channel. On the device: a quarter of the transfer."""
+    """uint8 (B, H, W, C) -> float32, (x / 255 - mean) / std. On the device: uint8 is a quarter of the transfer."""
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
@@ -65,7 +64,7 @@ def check_encoder(config) -> None:
     m, (height, width) = config.model, config.data.image_size
     if min(m.width, m.depth, m.heads, m.patch_size) < 1:
         raise UserError(
-            f"model width={m.width}, depth={m.depth}, heads={m.heads}, patch_size={m.patch_size}: all must be at least 1"
+            f"model width={m.width}, depth={m.depth}, heads={m.heads}, patch_size={m.patch_size}: none may be below 1"
         )
     if height % m.patch_size or width % m.patch_size:
         raise UserError(

@@ -26,7 +26,7 @@ class CCMIM(MAE):
     align_weight: 0.1 (released code; 0.2 before 13 March 2023). temperature: 0.5 (released code).
     align_grad: "stop" (released code: none through the masked branch), "both" (our choice).
     projector: whether the contrasted tokens are projected (released code since 17 March 2023), to projector_out 256.
-    bn_group_size: images that share BatchNorm statistics; the code's are per GPU (32); 0, the whole batch, is our choice.
+    bn_group_size: images that share BatchNorm statistics; the code's share a GPU (32); 0, the whole batch: our choice.
     """
 
     picture_names = ("input", "importance", "masked", "reconstruction")

@@ -1,4 +1,4 @@
-"""`python -m maskcl_jax.verify [FILE.npz ...]`: exit status 0 if all is within its limit, 1 if not, 2 for a bad file."""
+"""`python -m maskcl_jax.verify [FILE.npz ...]`: exit status 0, 1 past a limit, 2 for a file that cannot be used."""
 
 import pathlib
 import sys

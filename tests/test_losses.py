@@ -1,0 +1,52 @@
+"""Losses against closed forms in float64."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskcl_jax import losses
+
+RNG = np.random.default_rng(0)
+
+
+def test_info_nce_is_the_cross_entropy_of_cosines():
+    q, k = RNG.normal(size=(5, 7)), RNG.normal(size=(5, 7))
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, k)]
+    logits = unit[0] @ unit[1].T / 0.2
+    expected = np.mean([np.log(np.exp(row).sum()) - row[i] for i, row in enumerate(logits)])
+    loss, accuracy = losses.info_nce(jnp.asarray(q), jnp.asarray(k), 0.2)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(accuracy, np.mean(logits.argmax(1) == np.arange(5)))
+
+
+def test_collapse_costs_the_logarithm_of_the_batch():
+    same = jnp.ones((16, 4))
+    np.testing.assert_allclose(losses.info_nce(same, same, 0.5)[0], np.log(16), rtol=1e-6)
+
+
+def test_patch_statistics_are_unbiased_with_eps_under_the_root():
+    patches = RNG.normal(size=(2, 3, 12))
+    mean, std = losses.patch_statistics(jnp.asarray(patches))
+    np.testing.assert_allclose(mean[..., 0], patches.mean(-1), atol=1e-6)
+    np.testing.assert_allclose(std[..., 0], np.sqrt(patches.var(-1, ddof=1) + 1e-6), rtol=1e-5)
+
+
+def test_a_flat_patch_far_from_zero_keeps_its_variance():
+    patch = 100.0 + 1e-3 * RNG.normal(size=(1, 1, 768))
+    exact = np.float32(patch).astype(np.float64)
+    _, std = losses.patch_statistics(jnp.asarray(np.float32(patch)))
+    np.testing.assert_allclose(std[0, 0, 0], np.sqrt(exact.var(ddof=1) + 1e-6), rtol=2e-2)
+
+
+def test_masked_mse_counts_masked_patches_only():
+    predictions, targets = RNG.normal(size=(2, 4, 6)), RNG.normal(size=(2, 4, 6))
+    mask = np.array([[1, 0, 0, 1], [1, 1, 0, 0]], np.float32)
+    expected = ((predictions - targets) ** 2).mean(-1)[mask == 1].mean()
+    np.testing.assert_allclose(
+        losses.masked_patch_mse(*map(jnp.asarray, (predictions, targets, mask))), expected, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("features", "value"), [(RNG.normal(size=(4096, 64)), 1.0), (np.ones((32, 64)), 0.0)])
+def test_feature_std_is_one_when_healthy_and_zero_in_collapse(features, value):
+    np.testing.assert_allclose(losses.feature_std(jnp.asarray(features)), value, atol=0.02)

@@ -1,0 +1,169 @@
+"""The reference values hold, and a deliberate mistake of each known kind makes them fail."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskcl_jax import losses, masking
+from maskcl_jax.errors import UserError
+from maskcl_jax.models import decoder, heads, vit
+from maskcl_jax.models.batch_norm import BatchNorm
+from maskcl_jax.models.position import sincos_table
+from maskcl_jax.verify import verify_file
+from maskcl_jax.verify.__main__ import SHIPPED, main
+
+FILES = sorted(SHIPPED.glob("*.npz"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_every_array_is_within_its_limit(path):
+    checks = verify_file(path)
+    assert checks
+    assert [str(check) for check in checks if not check.passed] == []
+
+
+def failures(name: str) -> list[str]:
+    return [check.name for check in verify_file(SHIPPED / f"{name}.npz") if not check.passed]
+
+
+def tanh_gelu(monkeypatch):
+    exact = nn.gelu
+    monkeypatch.setattr(vit.nn, "gelu", lambda x, approximate: exact(x, approximate=True))
+
+
+def layer_norm_eps(monkeypatch):
+    def wrong(dtype):
+        return nn.LayerNorm(epsilon=1e-5, dtype=dtype, use_fast_variance=False)
+
+    monkeypatch.setattr(vit, "layer_norm", wrong)
+    monkeypatch.setattr(decoder, "layer_norm", wrong)
+
+
+def biased_variance(monkeypatch):
+    def wrong(patches, eps=1e-6):
+        return patches.mean(axis=-1, keepdims=True), jnp.sqrt(patches.var(axis=-1, keepdims=True) + eps)
+
+    monkeypatch.setattr(losses, "patch_statistics", wrong)
+
+
+def eps_outside_the_root(monkeypatch):
+    right = losses.patch_statistics
+    monkeypatch.setattr(losses, "patch_statistics", lambda p: (right(p)[0], right(p, eps=0.0)[1] + 1e-6))
+
+
+def swapped_positions(monkeypatch):
+    def wrong(width, grid, *, order):
+        return sincos_table(width, grid, order="mocov3")
+
+    monkeypatch.setattr(vit, "sincos_table", wrong)
+    monkeypatch.setattr(decoder, "sincos_table", wrong)
+
+
+def channel_first_patches(monkeypatch):
+    def wrong(images, patch):
+        b, h, w, c = images.shape
+        x = images.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 5, 2, 4)
+        return x.reshape(b, -1, patch * patch * c)
+
+    monkeypatch.setattr(masking, "patchify", wrong)
+
+
+def cls_column(monkeypatch):
+    monkeypatch.setattr(vit.Attention, "weights", lambda self, q, k: jnp.swapaxes(right_weights(self, k, q), 2, 3))
+
+
+def gradient_through_keys(monkeypatch):
+    monkeypatch.setattr(jax.lax, "stop_gradient", lambda x: x)
+
+
+def biased_running_variance(monkeypatch):
+    right = BatchNorm.__call__
+
+    def wrong(self, x, *, train):
+        y = right(self, x, train=train)
+        n = x.shape[0]
+        var = self.get_variable("batch_stats", "var")
+        if train and not self.is_initializing():
+            self.put_variable("batch_stats", "var", var * (n - 1) / n)
+        return y
+
+    monkeypatch.setattr(heads.BatchNorm, "__call__", wrong)
+
+
+right_weights = vit.Attention.weights
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake", "seen_in"),
+    [
+        ("mae", tanh_gelu, "outputs/pred"),
+        ("mae", layer_norm_eps, "outputs/latent"),
+        ("mae", biased_variance, "outputs/loss"),
+        ("mae", eps_outside_the_root, "grads/decoder_pred.weight"),
+        ("mae", swapped_positions, "outputs/latent"),
+        ("mae", channel_first_patches, "outputs/latent"),
+        ("ccmim", cls_column, "outputs/A"),
+        ("ccmim", gradient_through_keys, "grads/projector.0.weight"),
+        ("ccmim", biased_running_variance, "outputs/buffers_after/projector.1.running_var"),
+        ("vit_forward", tanh_gelu, "outputs/blocks/0"),
+        ("vit_forward", layer_norm_eps, "outputs/token/features"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_a_mistake_is_seen(name, mistake, seen_in, monkeypatch):
+    mistake(monkeypatch)
+    assert seen_in in failures(name)
+
+
+def test_an_array_that_was_not_computed_fails(tmp_path):
+    arrays = dict(np.load(SHIPPED / "mae.npz"))
+    np.savez(tmp_path / "mae.npz", **arrays, **{"outputs/unheard_of": np.zeros(3)})
+    failed = [check for check in verify_file(tmp_path / "mae.npz") if not check.passed]
+    assert [check.name for check in failed] == ["outputs/unheard_of  (not computed)"]
+
+
+def test_the_command_tells_by_its_status(tmp_path, capsys):
+    assert main([str(SHIPPED / "mae_posembed.npz")]) == 0
+    arrays = dict(np.load(SHIPPED / "mae_posembed.npz"))
+    arrays["outputs/mae/d48_g4"] += 1e-3
+    np.savez(tmp_path / "wrong.npz", **arrays)
+    assert main([str(tmp_path / "wrong.npz")]) == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["missing", "garbage", "unknown case", "weights of another method"])
+def test_a_file_that_cannot_be_used_is_one_line(what, tmp_path):
+    path = tmp_path / "file.npz"
+    if what == "garbage":
+        path.write_bytes(b"not a zip file")
+    elif what == "unknown case":
+        np.savez(path, config=json.dumps({"method": "nothing"}))
+    elif what == "weights of another method":
+        arrays = dict(np.load(SHIPPED / "mae.npz"))
+        arrays["weights/extra.weight"] = arrays.pop("weights/cls_token")
+        np.savez(path, **arrays)
+    with pytest.raises(UserError, match=r"file\.npz|missing cls_token; left over extra.weight"):
+        verify_file(path)
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"):
+            raise ImportError(f"{name} is not here")
+sys.meta_path.insert(0, Refuse())
+import maskcl_jax.train, maskcl_jax.methods, maskcl_jax.verify
+"""
+
+
+def test_nothing_outside_data_needs_tensorflow():
+    root = pathlib.Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW], cwd=root, check=True)
