@@ -6,12 +6,15 @@ import math
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import time
 
 import jax
 import numpy as np
 from absl import logging
+
+CLEAR = "\r\033[K"  # of a terminal: to the start of the line, and empty it
 
 
 class Diverged(RuntimeError):
@@ -85,48 +88,42 @@ class Throughput:
 
     def eta(self, steps: int) -> float:
         """Seconds that so many more steps will take at the present rate; 0 where it is not known."""
-        rate = self.images_per_second()
-        return steps * self.batch_size / rate if rate else 0.0
+        return steps * self.batch_size / (self.images_per_second() or math.inf)
 
 
 class LiveLine:
     """One line that renews itself on a terminal; elsewhere a plain line every few seconds."""
 
-    def __init__(self, total: int, *, every_steps: int, every_seconds: float, quiet: bool = False, stream=None):
-        self.total, self.every_steps, self.every_seconds, self.quiet = (
-            total,
-            every_steps,
-            every_seconds,
-            quiet,
-        )
-        self.stream = stream or sys.stdout
+    def __init__(self, total: int, *, every_steps: int, every_seconds: float, quiet=False, stream=None, clock=None):
+        self.total, self.every_steps, self.every_seconds = total, every_steps, every_seconds
+        self.quiet, self.stream, self.clock = quiet, stream or sys.stdout, clock or time.monotonic
         self.terminal = self.stream.isatty()
-        self.line = ""
-        self.shown_at = -math.inf
+        self.line = ""  # what the terminal shows now
+        self.begun, self.shown_at = self.clock(), -math.inf
 
     def update(self, step: int, values: dict, *, images_per_second: float, eta: float) -> None:
-        """Shows the state of the run after `step`; away from a terminal only now and then."""
-        now = time.monotonic()
+        """Shows the state of the run after `step`. eta: seconds. A rate of 0 is not known yet and not shown."""
+        now = self.clock()
         due = step % self.every_steps == 0 and now - self.shown_at >= self.every_seconds
         if self.quiet or not (self.terminal or due or step in (1, self.total)):
             return
-        losses = "  ".join(f"{k} {v:.4f}" for k, v in values.items() if k.startswith("loss"))
-        text = f"{step}/{self.total}  {losses}  {images_per_second:.0f} images/s  ETA {duration(eta)}"
-        self.shown_at = now
-        if self.terminal:
-            self.line = text[: shutil.get_terminal_size().columns - 1]
-            self.stream.write(f"\r\033[K{self.line}")
-        else:
-            self.stream.write(text + "\n")
+        parts = [f"{step}/{self.total}", *(f"{k} {v:.4f}" for k, v in values.items() if k.startswith("loss"))]
+        end = f"took {duration(now - self.begun)}" if step == self.total else f"ETA {duration(eta)}"
+        parts += [f"{images_per_second:.0f} images/s", end] if images_per_second else []
+        text, self.shown_at = "  ".join(parts), now
+        if not self.terminal or step == self.total:
+            self.line = ""  # this one stays: nothing may be written onto it
+            self.say(text)
+            return
+        self.line = text[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be cleared
+        self.stream.write(f"{CLEAR}{self.line}")
         self.stream.flush()
 
     def say(self, text: str) -> None:
         """Prints above the live line."""
-        if self.quiet:
-            return
-        clear, again = ("\r\033[K", self.line) if self.terminal else ("", "")
-        self.stream.write(f"{clear}{text}\n{again}")
-        self.stream.flush()
+        if not self.quiet:
+            self.stream.write(f"{CLEAR if self.terminal else ''}{text}\n{self.line}")
+            self.stream.flush()
 
 
 def duration(seconds: float) -> str:
@@ -139,17 +136,15 @@ def duration(seconds: float) -> str:
 class Writers:
     """Scalars to `metrics.jsonl` and TensorBoard, pictures to TensorBoard."""
 
-    def __init__(self, workdir: str, *, resume_step: int):
-        folder = pathlib.Path(workdir)
-        drop_rows_after(folder / "metrics.jsonl", resume_step)
-        self.rows = (folder / "metrics.jsonl").open("a")
-        self.tensorboard = tensorboard_writer(str(folder))
+    def __init__(self, rows, tensorboard):
+        self.rows, self.tensorboard = rows, tensorboard
 
     def write_scalars(self, step: int, values: dict[str, float]) -> None:
-        """One row of metrics.jsonl; nothing for no values."""
+        """One row of metrics.jsonl, null for what is not finite (JSON knows no NaN); nothing for no values."""
         if not values:
             return
-        self.rows.write(json.dumps({"step": step, **values}) + "\n")
+        row = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        self.rows.write(json.dumps({"step": step, **row}) + "\n")
         self.rows.flush()
         if self.tensorboard is not None:
             self.tensorboard.write_scalars(step, values)
@@ -166,30 +161,19 @@ class Writers:
             self.tensorboard.close()
 
 
-class SilentWriters:
-    """What every process but the first writes: nothing."""
-
-    def write_scalars(self, step, values):
-        """Nothing."""
-
-    def write_images(self, step, images):
-        """Nothing."""
-
-    def close(self):
-        """Nothing."""
-
-
-def create_writers(workdir: str, *, resume_step: int = 0):
-    """The metric files of a run, in the first process; rows past `resume_step` belong to an attempt that is lost."""
-    return Writers(workdir, resume_step=resume_step) if jax.process_index() == 0 else SilentWriters()
+def create_writers(workdir: str, *, resume_step: int = 0) -> Writers:
+    """The metric files of a run, written by the first process alone, without the rows of a lost attempt."""
+    if jax.process_index() != 0:
+        return Writers(open(os.devnull, "w"), None)
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    drop_rows_after(path, resume_step or -1)  # 0: nothing was restored, the run writes its row of step 0 again
+    return Writers(path.open("a"), tensorboard_writer(workdir))
 
 
 def drop_rows_after(path: pathlib.Path, step: int) -> None:
     """Keeps the rows up to `step`; a last row cut short by a kill goes too."""
-    if not path.exists():
-        return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
@@ -201,10 +185,12 @@ def drop_rows_after(path: pathlib.Path, step: int) -> None:
 def tensorboard_writer(folder: str):
     """clu's TensorBoard writer, or None with one line in the log where TensorFlow or clu is missing."""
     try:
+        import tensorflow as tf
         from clu.metric_writers import SummaryWriter
     except ImportError as error:
         logging.warning("no TensorBoard files, only metrics.jsonl: %s", error)
         return None
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take the memory of the one that JAX is using
     return SummaryWriter(folder)
 
 
@@ -225,10 +211,23 @@ def describe_platform() -> str:
     return f"{jax.default_backend()}, {len(devices)} device{plural} ({kinds}), jax {jax.__version__}"
 
 
-def accelerators_present() -> list[str]:
-    """Device files of accelerators on this machine, whether or not JAX can use them."""
-    patterns = ("nvidia[0-9]*", "accel[0-9]*", "kfd")
-    return sorted(str(path) for pattern in patterns for path in pathlib.Path("/dev").glob(pattern))
+def memory_in_use() -> int | None:
+    """Bytes at the peak on the fullest device of this process; None where the backend does not count (CPU)."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def accelerators_present(devices: pathlib.Path = pathlib.Path("/dev")) -> list[str]:
+    """Accelerators that this machine shows, whether or not JAX can use them: device files, else nvidia-smi's list."""
+    patterns = ["nvidia[0-9]*", "accel[0-9]*", "kfd"]
+    if any(name in os.environ for name in ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE")):
+        patterns.append("vfio/[0-9]*")  # any device passed through looks so; only on a TPU machine is it one
+    found = sorted(str(path) for pattern in patterns for path in devices.glob(pattern))
+    if not found and (tool := shutil.which("nvidia-smi")):  # under WSL a GPU has no /dev/nvidia*
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=10, check=False)
+            found = [line.split(" (UUID")[0] for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return found
 
 
 def accelerator_fallback(present=accelerators_present) -> str | None:

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from maskcl_jax import sharding, visualize
+from maskcl_jax import metrics, sharding, visualize
 from maskcl_jax.data import pipeline
 from maskcl_jax.evaluate import knn
 
@@ -113,6 +113,8 @@ def closing_rows(config, workdir: str, *, images_per_second: float, skipped: int
         rows["k-NN"] = "not measured: the data has no labels"
     if images_per_second:
         rows["images/s"] = f"{images_per_second:.1f}"
+    if memory := metrics.memory_in_use():
+        rows["device memory"] = f"{memory / 2**30:.2f} GiB at the peak, on the fullest device"
     if skipped:
         rows["skipped images"] = f"{skipped} could not be read; the log names them"
     folder = pathlib.Path(workdir)

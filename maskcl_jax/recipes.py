@@ -4,8 +4,8 @@ Each function returns preset -> nested dict of what differs from `config.DEFAULT
 """
 
 # A small encoder for 28 and 32 pixels (our choice: DeiT-Ti's ratios at what two CPU cores can carry).
-SMALL_ENCODER = {"width": 128, "depth": 6, "heads": 4, "mlp_ratio": 4.0, "patch_size": 4}
-SMALL_DECODER = {"width": 64, "depth": 2, "heads": 4}
+SMALL_ENCODER = {"width": 96, "depth": 4, "heads": 3, "mlp_ratio": 4.0, "patch_size": 4}
+SMALL_DECODER = {"width": 64, "depth": 1, "heads": 4}
 
 
 def masked_autoencoder(*, epochs: int) -> dict[str, dict]:
@@ -19,10 +19,10 @@ def masked_autoencoder(*, epochs: int) -> dict[str, dict]:
     small = {
         "model": dict(SMALL_ENCODER),
         "method": {"decoder": SMALL_DECODER},
-        "optimizer": {"base_lr": 1e-3, "warmup_epochs": 1.0},
+        "optimizer": {"base_lr": 2e-3, "warmup_epochs": 1.0},
     }
     return {
-        "embedded": small | {"epochs": 10, "batch_size": 128, "eval": {"every_epochs": 5.0}},
+        "embedded": small | {"epochs": 5, "batch_size": 128, "eval": {"every_epochs": 2.5}},
         "synthetic": small | {"epochs": 2, "batch_size": 64},
         "fashion_mnist": small | {"epochs": 5, "batch_size": 256, "eval": {"every_epochs": 1.0}},
         "cifar10": cifar(),

@@ -73,7 +73,7 @@ def make_train_step(method, tx, schedule, *, seed: int):
         return new_state, {
             **aux.metrics,
             "learning_rate": schedule(state.step),
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
         }
 
     return train_step

@@ -1,5 +1,6 @@
 """Grids of pictures as PNG: one row an image, one titled column a stage."""
 
+import math
 import os
 import pathlib
 
@@ -8,34 +9,34 @@ from PIL import Image, ImageDraw, ImageFont
 
 CELL = 96  # pixels that a cell measures at least
 GAP = 4
-BACKGROUND = 255
+TITLE = 16  # height of the titles
+BACKGROUND = (255, 255, 255)
 
 
 def grid(columns: dict[str, np.ndarray], *, max_rows: int = 8) -> np.ndarray:
-    """(H, W, 3) uint8 from {title: (B, h, w, C) float in 0..1}; values outside are clipped.
+    """(H, W, 3) uint8 from {title: (B, h, w, C) float in 0..1}; values outside are clipped, NaN is black.
 
     Small images are enlarged without smoothing. One channel is shown grey; of more than three the first three,
-    of two both and an empty third.
+    of two both and an empty third. A title wider than its images widens all columns.
     """
     cells = {title: enlarge(to_rgb(images[:max_rows])) for title, images in columns.items()}
-    rows, height, width = next(iter(cells.values())).shape[:3]
-    title_height = 16
-    canvas = Image.new(
-        "RGB",
-        (GAP + len(cells) * (width + GAP), title_height + GAP + rows * (height + GAP)),
-        (BACKGROUND,) * 3,
-    )
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default()
+    font = ImageFont.load_default()
+    rows = max(map(len, cells.values()))
+    height = max(images.shape[1] for images in cells.values()) + GAP
+    width = max(max(images.shape[2], math.ceil(font.getlength(title))) for title, images in cells.items()) + GAP
+    canvas = Image.new("RGB", (GAP + len(cells) * width, TITLE + GAP + rows * height), BACKGROUND)
+    pen = ImageDraw.Draw(canvas)
     for c, (title, images) in enumerate(cells.items()):
-        left = GAP + c * (width + GAP)
+        left = GAP + c * width
         pen.text((left, 3), title, fill=(0, 0, 0), font=font)
         for r, image in enumerate(images):
-            canvas.paste(Image.fromarray(image), (left, title_height + GAP + r * (height + GAP)))
+            canvas.paste(Image.fromarray(image), (left, TITLE + GAP + r * height))
     return np.asarray(canvas)
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
     """(B, h, w, C) float in 0..1 -> (B, h, w, 3) uint8."""
+    images = np.nan_to_num(np.asarray(images, np.float32))
     channels = images.shape[-1]
     if channels == 1:
         images = np.repeat(images, 3, axis=-1)

@@ -25,7 +25,8 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         y = x.astype(jnp.float32)
         if train:
-            size = self.group_size or x.shape[0]
+            # The example that initialises parameters need not be a whole group.
+            size = x.shape[0] if self.is_initializing() else self.group_size or x.shape[0]
             groups = y.reshape(x.shape[0] // size, size, *x.shape[1:])
             axes = tuple(range(1, groups.ndim - 1))
             group_mean = groups.mean(axis=axes, keepdims=True)

@@ -1,0 +1,134 @@
+"""Networks: init statistics, shapes of every kind, BatchNorm by groups, and timm as the reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.interchange import convert, layouts
+from maskcl_jax.models.batch_norm import BatchNorm
+from maskcl_jax.models.position import sincos_table
+from maskcl_jax.models.vit import ViT, vit_size
+
+
+def vit(**fields):
+    return ViT(**{"image_size": (16, 24), "channels": 3, "patch_size": 8, "width": 64, "depth": 2, "heads": 4} | fields)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize(("size", "patch"), [((16, 24), 8), ((24, 12), 4)])
+def test_any_shape_any_channels(size, patch, channels):
+    model = vit(image_size=size, patch_size=patch, channels=channels)
+    images = jax.random.normal(jax.random.key(0), (2, *size, channels))
+    tokens, _ = model.init_with_output(jax.random.key(1), images)
+    assert tokens.shape == (2, 1 + size[0] * size[1] // patch**2, 64)
+
+
+def test_init_follows_mae():
+    params = vit(width=256, heads=4).init(jax.random.key(0), jnp.zeros((1, 16, 24, 3)))["params"]
+    qkv = params["blocks_0"]["attn"]["qkv"]["kernel"]
+    # Xavier on the fused matrix: sqrt(6 / (D + 3D)), not sqrt(6 / 2D) as for three separate ones.
+    assert 0.99 < float(jnp.abs(qkv).max()) / np.sqrt(6 / (4 * 256)) <= 1.0
+    patch = params["patch_embed"]
+    assert 0.98 < float(jnp.abs(patch["kernel"]).max()) / np.sqrt(6 / (8 * 8 * 3 + 256)) <= 1.0
+    assert 0.95 < float(jnp.abs(patch["bias"]).max()) / np.sqrt(1 / (8 * 8 * 3)) <= 1.0
+    assert 0.7 < float(params["cls_token"].std()) / 0.02 < 1.3
+    assert float(jnp.abs(params["blocks_1"]["mlp"]["fc1"]["bias"]).max()) == 0.0
+
+
+def test_published_sizes_have_published_parameter_counts():
+    model = ViT(image_size=(224, 224), channels=3, **vit_size("B/16"))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    # 85,798,656 with the fixed position table of 197 x 768, which is no parameter here.
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 85_798_656 - 197 * 768
+
+
+@pytest.mark.parametrize("variant", ["Q/16", "B", "B/", "B/x", "B/0"])
+def test_unknown_sizes_are_named(variant):
+    with pytest.raises(UserError, match=variant):
+        vit_size(variant)
+
+
+def test_the_two_position_tables_have_their_halves_swapped():
+    mae, moco = (sincos_table(16, (3, 5), order=order) for order in ("mae", "mocov3"))
+    np.testing.assert_array_equal(mae, np.concatenate([moco[:, 8:], moco[:, :8]], axis=1))
+    # MAE: the first half knows the column; patches 0 and 5 are one above the other.
+    np.testing.assert_array_equal(mae[0, :8], mae[5, :8])
+    assert np.abs(mae[0, 8:] - mae[5, 8:]).max() > 0.1
+
+
+def test_the_cls_rows_alone_equal_the_full_attention():
+    model = vit()
+    images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
+    variables = model.init(jax.random.key(1), images)
+
+    def apply(function, *arguments):
+        return model.apply(variables, *arguments, method=function)
+
+    tokens = apply(ViT.embed, images)
+    both = apply(ViT.cls_attention, tokens)
+    assert both.shape == (2, 2, 6)
+    np.testing.assert_allclose(apply(ViT.cls_attention, tokens, (0,))[0], both[0], rtol=1e-5)
+    np.testing.assert_allclose(apply(ViT.cls_attention, tokens, (-1,))[0], both[1], rtol=1e-5)
+    # The rest of a row is the attention to the cls token itself.
+    assert bool(jnp.all((both.sum(axis=-1) > 0) & (both.sum(axis=-1) < 1)))
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
+    model = vit(dtype=jnp.bfloat16)
+    tokens, variables = model.init_with_output(jax.random.key(0), jnp.ones((1, 16, 24, 3)))
+    assert tokens.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("group", [0, 4])
+def test_batch_norm_normalises_within_groups(group):
+    x = np.random.default_rng(0).normal(2.0, 3.0, size=(8, 5))
+    norm = BatchNorm(group_size=group)
+    variables = norm.init(jax.random.key(0), jnp.zeros((2, 5)), train=True)
+    y, state = norm.apply(variables, jnp.asarray(x), train=True, mutable=["batch_stats"])
+    parts = x.reshape(8 // (group or 8), -1, 5)
+    expected = (parts - parts.mean(1, keepdims=True)) / np.sqrt(parts.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(y, expected.reshape(8, 5), atol=1e-5)
+    running = state["batch_stats"]
+    np.testing.assert_allclose(running["mean"], 0.1 * parts.mean(1).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(running["var"], 0.9 + 0.1 * parts.var(1, ddof=1).mean(0), rtol=1e-5)
+    still = norm.apply({**variables, **state}, jnp.asarray(x), train=False)
+    np.testing.assert_allclose(still, (x - running["mean"]) / np.sqrt(running["var"] + 1e-5), atol=1e-5)
+
+
+def test_batch_norm_of_feature_maps_is_torchs():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
+    x = np.random.default_rng(1).normal(size=(4, 3, 5, 6)).astype(np.float32)
+    theirs = torch.nn.BatchNorm2d(6).train()
+    expected = theirs(torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach().numpy()
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    y, state = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(state["batch_stats"]["var"], theirs.running_var.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("patch", "channels"), [(8, 3), (16, 1), (8, 4)])
+def test_a_timm_vit_of_any_shape_gives_our_features(patch, channels):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
+    timm = pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[torch]'")
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=(32, 48),
+        patch_size=patch,
+        in_chans=channels,
+        num_classes=0,
+        embed_dim=48,
+        depth=2,
+        num_heads=3,
+    ).eval()
+    model = vit(image_size=(32, 48), patch_size=patch, channels=channels, width=48, heads=3, positions="learned")
+    state = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    shape = convert.Shape(patch, channels, model.grid, {})
+    params = convert.from_torch(state, layouts.timm_vit(2), shape)["params"]["encoder"]
+    images = np.random.default_rng(0).normal(size=(2, 32, 48, channels)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs.forward_features(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(model.apply({"params": params}, images), expected, atol=1e-5)
