@@ -8,16 +8,22 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from maskcl_jax.config import flat, suggestion
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import Diverged, UserError
 
 
 def run(main) -> None:
-    """Runs `main(argv)` after parsing the flags; a UserError becomes one line on stderr and exit status 2."""
+    """Runs `main(argv)` after parsing the flags; errors that need no traceback become one line on stderr.
+
+    Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite any more (Diverged).
+    """
     try:
         app.run(quietly(main), flags_parser=parse_flags)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def quietly(main):

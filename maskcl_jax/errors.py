@@ -1,4 +1,4 @@
-"""What a user's slip raises; the command line (`cli.run`) shows it as one line and exits with status 2."""
+"""What ends a run without being a fault of the program; the command line (`cli.run`) shows it as one line."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The message is one line that names the culprit and its value and says what to do about it.
     """
+
+
+class Diverged(RuntimeError):
+    """A loss is not finite any more. The message says at which step and what to try."""

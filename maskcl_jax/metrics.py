@@ -14,11 +14,9 @@ import jax
 import numpy as np
 from absl import logging
 
+from maskcl_jax.errors import Diverged
+
 CLEAR = "\r\033[K"  # of a terminal: to the start of the line, and empty it
-
-
-class Diverged(RuntimeError):
-    """A loss is not finite any more."""
 
 
 class Meter:

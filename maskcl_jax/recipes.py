@@ -24,7 +24,8 @@ def masked_autoencoder(*, epochs: int) -> dict[str, dict]:
     return {
         "embedded": small | {"epochs": 5, "batch_size": 128, "eval": {"every_epochs": 2.5}},
         "synthetic": small | {"epochs": 2, "batch_size": 64},
-        "fashion_mnist": small | {"epochs": 5, "batch_size": 256, "eval": {"every_epochs": 1.0}},
+        "fashion_mnist": small
+        | {"epochs": 2, "batch_size": 256, "eval": {"every_epochs": 1.0, "train_examples": 10_000}},
         "cifar10": cifar(),
         "cifar100": cifar(),
         "folder": {

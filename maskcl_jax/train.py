@@ -115,7 +115,7 @@ def train(config, workdir: str) -> dict[str, str]:
     """Trains `config` in `workdir`, or goes on from the newest checkpoint there.
 
     Returns the closing table, name -> text. Raises UserError for what the user can mend (nothing is written
-    then) and metrics.Diverged where a loss is not finite.
+    then) and Diverged where a loss is not finite.
     """
     # --- Everything that can be refused is refused before anything is built -----------------------------------
     config_lib.check(config)

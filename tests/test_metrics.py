@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from maskcl_jax import metrics
+from maskcl_jax.errors import Diverged
 
 
 def test_metrics_come_one_step_late():
@@ -27,7 +28,7 @@ def test_metrics_come_one_step_late():
 def test_a_loss_that_is_not_finite_is_named(value):
     meter = metrics.Meter()
     meter.push(7, {"loss_rec": jnp.asarray(value), "attention_entropy": jnp.asarray(np.nan)})
-    with pytest.raises(metrics.Diverged, match=r"loss_rec is (nan|inf) at step 7"):
+    with pytest.raises(Diverged, match=r"loss_rec is (nan|inf) at step 7"):
         meter.flush()
 
 
@@ -191,6 +192,7 @@ import sys
 sys.modules[{missing!r}] = None
 import numpy as np
 from maskcl_jax import metrics
+from maskcl_jax.errors import Diverged
 writers = metrics.create_writers({str(tmp_path)!r})
 writers.write_scalars(1, {{"loss": 0.5}})
 writers.write_images(1, {{"picture": np.zeros((2, 2, 3), np.uint8)}})

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from maskcl_jax import checkpoint, metrics, sharding, train, train_state
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
+from maskcl_jax.errors import Diverged
 from maskcl_jax.methods import METHODS
 from maskcl_jax.methods import create as create_method
 
@@ -21,31 +24,29 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = {name: ROOT / "configs" / f"{name}.py" for name in METHODS}
 
 
+TINY = {
+    "model.width": 32,
+    "model.depth": 2,
+    "model.heads": 2,
+    "model.patch_size": 8,
+    "method.decoder.width": 16,
+    "method.decoder.depth": 1,
+    "method.decoder.heads": 2,
+    "data.num_examples": 64,
+    "batch_size": 8,
+    "eval.batch_size": 16,
+    "total_steps": 6,
+    "checkpoint.every_epochs": 3 / 8,
+    "eval.every_epochs": 0.0,
+    "eval.pictures": 2,
+    "log.every_steps": 1,
+}
+
+
 def tiny(name: str, **overrides):
     """A method of the package on synthetic images, small enough for a test."""
-    import runpy
-
     c = runpy.run_path(str(CONFIGS[name]))["get_config"]("synthetic")
-    c.update_from_flattened_dict(
-        {
-            "model.width": 32,
-            "model.depth": 2,
-            "model.heads": 2,
-            "model.patch_size": 8,
-            "method.decoder.width": 16,
-            "method.decoder.depth": 1,
-            "method.decoder.heads": 2,
-            "data.num_examples": 64,
-            "batch_size": 8,
-            "eval.batch_size": 16,
-            "total_steps": 6,
-            "checkpoint.every_epochs": 3 / 8,
-            "eval.every_epochs": 0.0,
-            "eval.pictures": 2,
-            "log.every_steps": 1,
-            **overrides,
-        }
-    )
+    c.update_from_flattened_dict({**TINY, **overrides})
     return c
 
 
@@ -115,7 +116,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    with pytest.raises(metrics.Diverged, match="loss"):
+    with pytest.raises(Diverged, match="loss"):
         train.train(tiny("mae", **{"optimizer.base_lr": 1e30, "optimizer.warmup_epochs": 0.0}), str(tmp_path))
 
 
@@ -196,6 +197,26 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
     saved = checkpoint.Checkpoints(tmp_path).latest()
     assert saved >= 1
     assert f"step {saved} is saved" in rest
+
+
+def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
+    overrides = {**TINY, "total_steps": 60, "log.every_seconds": 0.0, "eval.pictures": 0}
+    arguments = [f"--config={CONFIGS['ccmim']}:synthetic", *(f"--config.{k}={v}" for k, v in overrides.items())]
+    victim = command(*arguments, f"--workdir={tmp_path / 'killed'}")
+    process = subprocess.Popen(victim, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    last = random.randint(4, 50)
+    for line in process.stdout:
+        if line.startswith(f"{last}/60"):
+            process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    latest = checkpoint.Checkpoints(tmp_path / "killed").latest()
+    assert latest < 60
+    subprocess.run(victim, env=environment(1), check=True)
+    straight = command(*arguments, f"--workdir={tmp_path / 'straight'}")
+    subprocess.run(straight, env=environment(1), check=True)
+    states = [saved_state(tmp_path / run) for run in ("killed", "straight")]
+    assert int(states[0].step) == 60
+    jax.tree.map(np.testing.assert_array_equal, *states)
 
 
 BAD = {
