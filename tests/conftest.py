@@ -2,13 +2,33 @@
 
 import importlib.util
 import os
+import sys
+import types
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-if importlib.util.find_spec("torch") is not None:
+
+def torchvision_without_operators() -> None:
+    """Lets `import timm` succeed: torchvision's compiled operators do not fit this torch.
+
+    Depending on what else the process has loaded they are not found, or found and abort it. So they are never
+    looked for, and the two operators that torchvision registers at import are declared here.
+    """
+    extension = types.ModuleType("torchvision.extension")
+
+    def no_operators(*arguments):
+        raise ImportError("torchvision's compiled operators are left out in the tests")
+
+    extension._HAS_OPS = False
+    extension._has_ops = lambda: False
+    extension._check_cuda_version = lambda: None
+    extension._assert_has_ops = extension._load_library = no_operators
+    sys.modules["torchvision.extension"] = extension
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+if importlib.util.find_spec("torch") is not None and importlib.util.find_spec("torchvision") is not None:
     import torch
 
-    # torchvision's compiled operators may not load beside this torch: then `import timm` fails for want of these two.
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    torchvision_without_operators()
