@@ -21,8 +21,9 @@ def torchvision_without_operators() -> None:
 
     extension._HAS_OPS = False
     extension._has_ops = lambda: False
+    extension._load_library = lambda name: False
     extension._check_cuda_version = lambda: None
-    extension._assert_has_ops = extension._load_library = no_operators
+    extension._assert_has_ops = no_operators
     sys.modules["torchvision.extension"] = extension
     for name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
