@@ -22,7 +22,7 @@ def torchvision_without_operators() -> None:
     extension._HAS_OPS = False
     extension._has_ops = lambda: False
     extension._load_library = lambda name: False
-    extension._check_cuda_version = lambda: None
+    extension._check_cuda_version = lambda: -1
     extension._assert_has_ops = no_operators
     sys.modules["torchvision.extension"] = extension
     for name in ("nms", "qnms"):
