@@ -4,6 +4,8 @@
         Embedded photographs, a small ViT, two CPU cores, minutes.
     python -m maskcl_jax.main --config=configs/ccmim.py:fashion_mnist,data_dir=DIR        (also cifar10, cifar100)
         A tfds data set prepared in DIR.
+    python -m maskcl_jax.main --config=configs/ccmim.py:tiny_imagenet,path=DIR/train
+        Tiny-ImageNet as it is unpacked: one folder a class; ViT-Ti/8, one GPU.
     python -m maskcl_jax.main --config=configs/ccmim.py:folder,path=DIR
         Any folder of images, labelled by sub-folders or not; ViT-S/16, one GPU.
     python -m maskcl_jax.main --config=configs/ccmim.py:imagenet,data_dir=DIR

@@ -68,6 +68,7 @@ DEFAULTS = {
         "batch_size": 256,
         "train_examples": 0,  # 0: all
         "test_examples": 0,
+        "linear": False,  # a linear classifier on the frozen features, too
         "pictures": 8,  # rows of the picture grid
     },
     "checkpoint": {"every_epochs": 5.0, "keep_last": 2, "keep_every_epochs": 0.0},
@@ -105,6 +106,7 @@ DATA = {
         "eval_resize": 256 / 224,
     },
     "folder": {"source": "folder", "image_size": (224, 224), "eval_resize": 256 / 224},
+    "tiny_imagenet": {"source": "folder", "image_size": (64, 64)},
 }
 
 # Short words that may stand in the argument, and the field each one sets.

@@ -26,6 +26,40 @@ def info_nce(queries, keys, temperature: float):
     return loss, accuracy
 
 
+def queue_nce(queries, keys, queue, temperature: float, *, in_batch: bool):
+    """Mean cross-entropy against a queue of earlier keys, and its top-1 accuracy.
+
+    queries, keys: (B, D), normalised here. queue: (K, D), unit rows. Logits are [q k+, q queue] / T (MoCo v2), and with
+    in_batch the other keys of the batch are negatives too.
+    """
+    q, k = l2_normalize(queries), l2_normalize(keys)
+    if in_batch:
+        own, label = jnp.matmul(q, k.T, precision=HIGHEST), jnp.arange(q.shape[0])
+    else:
+        own, label = jnp.sum(q * k, axis=1, keepdims=True), jnp.zeros(q.shape[0], jnp.int32)
+    logits = jnp.concatenate([own, jnp.matmul(q, queue.T, precision=HIGHEST)], axis=1) / temperature
+    positives = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
+    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - positives)
+    return loss, jnp.mean(jnp.argmax(logits, axis=1) == label)
+
+
+def new_queue(rng, size: int, width: int):
+    """{keys (K, D) random unit rows, pointer ()}: what a queue holds before the first step."""
+    keys = l2_normalize(jax.random.normal(rng, (size, width), jnp.float32))
+    return {"keys": keys, "pointer": jnp.zeros((), jnp.int32)}
+
+
+def enqueue(queue, keys):
+    """The queue with its oldest rows replaced by `keys` (B, D), normalised here; B divides the queue's size."""
+    rows = jax.lax.dynamic_update_slice(queue["keys"], jax.lax.stop_gradient(l2_normalize(keys)), (queue["pointer"], 0))
+    return {"keys": rows, "pointer": (queue["pointer"] + keys.shape[0]) % rows.shape[0]}
+
+
+def byol(predictions, targets):
+    """Mean of 2 - 2 cos (Grill et al. 2020, equation 2)."""
+    return jnp.mean(2.0 - 2.0 * jnp.sum(l2_normalize(predictions) * l2_normalize(targets), axis=-1))
+
+
 def patch_statistics(patches, eps: float = 1e-6):
     """Mean and standard deviation of every patch (B, N, 1), float32; the variance is unbiased, eps under the root.
 
@@ -45,11 +79,37 @@ def normalize_patches(patches):
 
 def masked_patch_mse(predictions, targets, mask):
     """Squared error, averaged over each patch (B, N, d), then over the masked patches (mask (B, N), 1 = masked)."""
-    error = jnp.mean((predictions.astype(jnp.float32) - targets.astype(jnp.float32)) ** 2, axis=-1)
-    return jnp.sum(error * mask) / jnp.sum(mask)
+    return masked_mean((predictions.astype(jnp.float32) - targets.astype(jnp.float32)) ** 2, mask)
+
+
+def masked_patch_l1(predictions, targets, mask):
+    """Absolute error, averaged as `masked_patch_mse` averages the squared one (the choice of SimMIM)."""
+    return masked_mean(jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32)), mask)
+
+
+def masked_mean(errors, mask):
+    """Errors (B, N, d) -> their mean over each patch, then over the patches where mask (B, N) is 1."""
+    return jnp.sum(jnp.mean(errors, axis=-1) * mask) / jnp.sum(mask)
 
 
 def feature_std(features):
     """Standard deviation over the batch of unit-length features, times sqrt(D): 1 is healthy, 0 is collapse."""
     unit = l2_normalize(features)
     return jnp.mean(jnp.std(unit, axis=0)) * jnp.sqrt(unit.shape[-1])
+
+
+def effective_rank(features):
+    """(tr C)^2 / tr(C^2) of the batch's covariance C: how many directions share the variance, 1 to min(B - 1, D).
+
+    The participation ratio of the eigenvalues: no eigenvalue need be computed. 0 where there is no variance.
+    """
+    centred = features.astype(jnp.float32) - features.astype(jnp.float32).mean(axis=0)
+    count, width = centred.shape
+    gram = centred @ centred.T if count < width else centred.T @ centred  # the same eigenvalues
+    return jnp.trace(gram) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-12)
+
+
+def spread(features):
+    """{feature_std, effective_rank}, for the log: both fall when features collapse. No gradient."""
+    features = jax.lax.stop_gradient(features)
+    return {"feature_std": feature_std(features), "effective_rank": effective_rank(features)}

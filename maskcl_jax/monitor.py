@@ -9,6 +9,7 @@ import numpy as np
 from maskcl_jax import metrics, sharding, visualize
 from maskcl_jax.data import pipeline
 from maskcl_jax.evaluate import knn
+from maskcl_jax.evaluate.logistic import logistic_accuracy
 
 
 class Monitor:
@@ -32,23 +33,26 @@ class Monitor:
 
     def look(self, state) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Scalars (`knn_accuracy` in per cent) and pictures of this state; the pictures are saved as PNG too."""
-        return self.nearest_neighbours(state), self.draw(state)
+        return self.classify(state), self.draw(state)
 
-    def nearest_neighbours(self, state) -> dict[str, float]:
-        """Online k-NN on the test split; nothing where the data has no labels."""
+    def classify(self, state) -> dict[str, float]:
+        """Online k-NN, and a linear classifier if asked, on the test split; nothing where the data has no labels."""
         if self.source.num_classes == 0 or self.source.num_examples("test") == 0:
             return {}
         e = self.config.eval
-        result = knn.knn_accuracy(
-            lambda images: self.features(state, images),
-            self.batches("train", e.train_examples),
-            self.batches("test", e.test_examples),
-            lambda batch: sharding.put(batch, self.mesh),
-            k=e.k,
-            temperature=e.temperature,
-            num_classes=self.source.num_classes,
-        )
-        return {"knn_accuracy": 100.0 * result["accuracy"]}
+        splits = []
+        for split, limit in (("train", e.train_examples), ("test", e.test_examples)):
+            features, labels, _ = knn.collect_features(
+                lambda images: self.features(state, images),
+                self.batches(split, limit),
+                lambda batch: sharding.put(batch, self.mesh),
+            )
+            splits += [features, labels]
+        result = knn.knn_accuracy(*splits, k=e.k, temperature=e.temperature, num_classes=self.source.num_classes)
+        scalars = {"knn_accuracy": 100.0 * result["accuracy"]}
+        if e.linear:
+            scalars["linear_accuracy"] = 100.0 * logistic_accuracy(*splits)
+        return scalars
 
     def batches(self, split: str, limit: int):
         """Every image of a split once, as the evaluation sees it."""
@@ -101,7 +105,7 @@ def history(workdir: str, name: str) -> list[tuple[int, float]]:
 
 def closing_rows(config, workdir: str, *, images_per_second: float, skipped: int) -> dict[str, str]:
     """The table at the end of a run: name -> text."""
-    losses, knns = history(workdir, "loss"), history(workdir, "knn_accuracy")
+    losses, knns, linear = (history(workdir, name) for name in ("loss", "knn_accuracy", "linear_accuracy"))
     rows = {}
     if losses:
         rows["loss"] = f"{losses[0][1]:.4f} -> {losses[-1][1]:.4f}"
@@ -111,6 +115,9 @@ def closing_rows(config, workdir: str, *, images_per_second: float, skipped: int
         rows["k-NN protocol"] = f"k {e.k}, temperature {e.temperature}, cosine, feature {e.feature}, online"
     else:
         rows["k-NN"] = "not measured: the data has no labels"
+    if linear:
+        rows["linear"] = f"{linear[0][1]:.1f} % at step {linear[0][0]} -> {linear[-1][1]:.1f} % at step {linear[-1][0]}"
+        rows["linear protocol"] = f"logistic regression, feature {config.eval.feature}, frozen, no augmentation, online"
     if images_per_second:
         rows["images/s"] = f"{images_per_second:.1f}"
     if memory := metrics.memory_in_use():

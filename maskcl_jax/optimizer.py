@@ -46,14 +46,39 @@ def decayed(params):
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-DECAY_RULES = {"matrices": decayed, "all": lambda params: jax.tree.map(lambda p: True, params)}
+def decayed_by_name(params):
+    """CMAE's rule: kernels and the scales of BatchNorm; neither biases, LayerNorms nor tokens (names without `ln`,
+    `bias`, `pos_embed`, `mask_token`, `cls_token` in its configs)."""
+
+    def decays(path, _):
+        *_, layer, name = ("", *(key.key for key in path))
+        return name == "kernel" or (name == "scale" and layer.startswith("bn"))
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def create(config, schedule) -> optax.GradientTransformation:
+DECAY_RULES = {
+    "matrices": decayed,
+    "kernels": decayed_by_name,
+    "all": lambda params: jax.tree.map(lambda p: True, params),
+}
+
+
+def frozen_mask(params, frozen):
+    """True for parameters whose path begins with one of `frozen`."""
+
+    def is_frozen(path, _):
+        names = tuple(key.key for key in path)
+        return any(names[: len(prefix)] == prefix for prefix in frozen)
+
+    return jax.tree_util.tree_map_with_path(is_frozen, params)
+
+
+def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> optax.GradientTransformation:
     """The optax chain of `config.optimizer`.
 
     Fields: name ("adamw" | "sgd"), b1, b2, eps (AdamW), momentum (SGD), weight_decay, decay_on ("matrices" |
-    "all"), clip_norm (0 = none).
+    "kernels" | "all"), clip_norm (0 = none). frozen: paths of parameters that never change, by decay neither.
     """
     o = config.optimizer
     if o.decay_on not in DECAY_RULES:
@@ -67,4 +92,8 @@ def create(config, schedule) -> optax.GradientTransformation:
         )
     else:
         raise UserError(f"optimizer.name={o.name!r} is unknown: use adamw or sgd")
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm), update) if o.clip_norm else update
+    if o.clip_norm:
+        update = optax.chain(optax.clip_by_global_norm(o.clip_norm), update)
+    if frozen:
+        update = optax.chain(update, optax.masked(optax.set_to_zero(), lambda params: frozen_mask(params, frozen)))
+    return update

@@ -6,53 +6,89 @@ Each function returns preset -> nested dict of what differs from `config.DEFAULT
 # A small encoder for 28 and 32 pixels (our choice: DeiT-Ti's ratios at what two CPU cores can carry).
 SMALL_ENCODER = {"width": 96, "depth": 4, "heads": 3, "mlp_ratio": 4.0, "patch_size": 4}
 SMALL_DECODER = {"width": 64, "depth": 1, "heads": 4}
+# A decoder for CIFAR's 32 pixels beside ViT-Ti/4 (our choice).
+CIFAR_DECODER = {"width": 128, "depth": 2, "heads": 4}
+
+# Colours as MoCo v2 and its descendants change them; each config names its source.
+COLOURS = {
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "jitter_p": 0.8,
+    "grey_p": 0.2,
+    "blur_p": 0.5,
+    "blur_sigma": (0.1, 2.0),
+    "solarize_p": 0.0,
+}
+NO_COLOURS = {**COLOURS, "jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0}
 
 
-def masked_autoencoder(*, epochs: int) -> dict[str, dict]:
-    """MAE's recipe and what the small data sets take instead.
+def vision_transformer(
+    *, epochs: int, small: dict, cifar: dict, published: dict, feature: str = "mean"
+) -> dict[str, dict]:
+    """MAE's recipe, which the ViT methods follow, and what the small data sets take instead.
 
-    `imagenet` is the published one (facebookresearch/mae PRETRAIN.md, followed by ccMIM's README): batch 4096,
-    40 epochs of warm-up, base learning rate 1.5e-4, AdamW (0.9, 0.95), weight decay 0.05. All others are our
-    choice: more updates of a smaller batch at a higher base rate, for data that a published recipe would pass
-    in a few hundred steps.
+    `imagenet` is the published one (facebookresearch/mae PRETRAIN.md, followed by ccMIM's README and CMAE's configs):
+    batch 4096, 40 epochs of warm-up, base learning rate 1.5e-4, AdamW (0.9, 0.95), weight decay 0.05; `published`
+    holds what a method does otherwise. All others are our choice: more updates of a smaller batch at a higher base
+    rate, for data that a published recipe would pass in a few hundred steps.
+
+    epochs: of the published recipe. small, cifar: fields of `config.method` for the small data sets. feature: what
+    evaluation reads off the encoder.
     """
-    small = {
+    tiny = {
         "model": dict(SMALL_ENCODER),
-        "method": {"decoder": SMALL_DECODER},
+        "method": small,
         "optimizer": {"base_lr": 2e-3, "warmup_epochs": 1.0},
     }
     return {
-        "embedded": small | {"epochs": 5, "batch_size": 128, "eval": {"every_epochs": 2.5}},
-        "synthetic": small | {"epochs": 2, "batch_size": 64},
-        "fashion_mnist": small
-        | {"epochs": 2, "batch_size": 256, "eval": {"every_epochs": 1.0, "train_examples": 10_000}},
-        "cifar10": cifar(),
-        "cifar100": cifar(),
+        "embedded": tiny | {"epochs": 5, "batch_size": 128, "eval": {"every_epochs": 2.5, "feature": feature}},
+        "synthetic": tiny | {"epochs": 2, "batch_size": 64, "eval": {"feature": feature}},
+        "fashion_mnist": tiny
+        | {
+            "epochs": 2,
+            "batch_size": 256,
+            "eval": {"every_epochs": 1.0, "train_examples": 10_000, "feature": feature, "linear": True},
+        },
+        "cifar10": sixty_four_patches(cifar, feature),
+        "cifar100": sixty_four_patches(cifar, feature),
+        "tiny_imagenet": sixty_four_patches(cifar, feature, patch=8),
         "folder": {
             "variant": "S/16",
             "epochs": 300,
             "batch_size": 256,
             "dtype": "bfloat16",
             "optimizer": {"warmup_epochs": 20.0},
+            "eval": {"feature": feature},
         },
         "imagenet": {
             "variant": "B/16",
             "epochs": epochs,
             "batch_size": 4096,
             "dtype": "bfloat16",
-            "eval": {"every_epochs": 20.0, "train_examples": 100_000},
+            "eval": {"every_epochs": 20.0, "train_examples": 100_000, "feature": feature},
             "checkpoint": {"every_epochs": 1.0, "keep_every_epochs": 50.0},
+            **published,
         },
     }
 
 
-def cifar() -> dict:
-    """ViT-Ti/4 on 32 pixels, 400 epochs: a GPU's afternoon, not a laptop's (our choice)."""
+def masked_autoencoder(*, epochs: int) -> dict[str, dict]:
+    """`vision_transformer` for MAE and ccMIM, whose one extra network is the decoder."""
+    return vision_transformer(
+        epochs=epochs, small={"decoder": SMALL_DECODER}, cifar={"decoder": CIFAR_DECODER}, published={}
+    )
+
+
+def sixty_four_patches(method: dict, feature: str, *, patch: int = 4) -> dict:
+    """ViT-Ti on CIFAR's 32 or Tiny-ImageNet's 64 pixels, 400 epochs: a GPU's afternoon, not a laptop's (our choice)."""
     return {
-        "variant": "Ti/4",
+        "variant": f"Ti/{patch}",
         "epochs": 400,
         "batch_size": 512,
         "dtype": "bfloat16",
-        "method": {"decoder": {"width": 128, "depth": 2, "heads": 4}},
+        "method": method,
         "optimizer": {"base_lr": 5e-4, "warmup_epochs": 20.0},
+        "eval": {"feature": feature},
     }

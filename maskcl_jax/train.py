@@ -11,6 +11,7 @@ from maskcl_jax import checkpoint, metrics, optimizer, sharding, train_state
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
+from maskcl_jax.methods import Carried
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.monitor import Monitor, closing_rows
 
@@ -45,7 +46,7 @@ class Plan:
         return step == self.total or (every > 0 and step % every == 0)
 
 
-def make_train_step(method, tx, schedule, *, seed: int):
+def make_train_step(method, tx, schedule, *, seed: int, total_steps: int):
     """(state, batch) -> (state, metrics): one update, a pure function for jit.
 
     All randomness on the device comes from (seed, step), so a resumed run draws what the first would have drawn.
@@ -53,25 +54,37 @@ def make_train_step(method, tx, schedule, *, seed: int):
 
     def train_step(state: train_state.TrainState, batch):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        moves = {}
+
+        def moved(target_params, params):
+            if target_params is None:
+                return None
+            moves["momentum"] = method.momentum(state.step / total_steps)
+            return train_state.ema(target_params, method.target_of(params), moves["momentum"])
+
+        target_params = moved(state.target_params, state.params) if method.ema_first else state.target_params
+        carried = Carried(state.model_state, target_params, state.target_state, state.queue)
 
         def loss_of(params):
-            return method.loss(params, state.target_params, state.model_state, batch, rng)
+            return method.loss(params, carried, batch, rng)
 
         (_, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        target_params = state.target_params
-        if target_params is not None:
-            target_params = train_state.ema(target_params, method.target_of(params), method.momentum(state.step))
+        if not method.ema_first:
+            target_params = moved(target_params, params)
         new_state = state.replace(
             step=state.step + 1,
             params=params,
             target_params=target_params,
             model_state=aux.model_state,
+            target_state=aux.target_state,
+            queue=aux.queue,
             opt_state=opt_state,
         )
         return new_state, {
             **aux.metrics,
+            **moves,
             "learning_rate": schedule(state.step),
             "gradient_norm": optax.tree.norm(grads),
         }
@@ -126,7 +139,7 @@ def train(config, workdir: str) -> dict[str, str]:
     source = open_source(config.data)
     plan = Plan.of(config, pipeline.steps_per_epoch(source, config.batch_size))
     schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
-    tx = optimizer.create(config, schedule)
+    tx = optimizer.create(config, schedule, frozen=method.frozen)
     checkpoint.claim(workdir, config)
 
     # --- What runs where --------------------------------------------------------------------------------------
@@ -151,7 +164,7 @@ def train(config, workdir: str) -> dict[str, str]:
     start = int(state.step)
     live.say(f"resumed from step {start}" if start else metrics.parameter_overview(state.params))
     train_step = jax.jit(
-        make_train_step(method, tx, schedule, seed=config.seed),
+        make_train_step(method, tx, schedule, seed=config.seed, total_steps=plan.total),
         donate_argnums=0,
         out_shardings=(placed, placed),
     )

@@ -25,16 +25,17 @@ class TrainState:
 
 def create(method, optimizer, rng: jax.Array) -> TrainState:
     """The state at step 0. Call it under jit with `out_shardings`, so that it is born where it shall lie."""
-    params, model_state = method.init(rng)
-    target = method.target_of(params)
+    to_networks, to_queue = jax.random.split(rng)
+    params, model_state = method.init(to_networks)
+    target, target_state = method.target_of(params), method.target_state_of(model_state)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         # A copy: the two share their first values but, once the state is donated, not their buffers.
-        target_params=None if target is None else jax.tree.map(jnp.copy, target),
+        target_params=jax.tree.map(jnp.copy, target),
         model_state=model_state,
-        target_state=None,
-        queue=None,
+        target_state=jax.tree.map(jnp.copy, target_state),
+        queue=method.new_queue(to_queue),
         opt_state=optimizer.init(params),
     )
 

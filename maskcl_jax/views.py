@@ -7,12 +7,23 @@ passes between them is a batch, a dict of numpy arrays whose keys and shapes fol
 |---|---|---|
 | view name (`image`; `query`, `key`) | (B, H, W, C) uint8 | one view of the image |
 | `visible`, `masked` (`query_visible`, ...) | (B, n) int32 | patch indices; together a permutation of 0..N-1 |
+| `photometric` (`key_photometric`, ...) | (B, P) float32 | what the device does to the colours, `PHOTOMETRIC` |
+| `shift` (`key_shift`) | (B, 2) int32 | where a shifted view lies in the picture it was cut from: down, across |
 | `mask_noise` (`query_mask_noise`, ...) | (B, N) float32 | uniform noise, where the mask is chosen on the device |
 | `label` | (B,) int32 | -1 where the data has none; for evaluation only, never seen by a loss |
 | `index` | (B,) int64 | which example of the split it is |
 """
 
 import dataclasses
+
+# The columns of a `photometric` array: which of brightness, contrast, saturation, hue comes first to fourth, by how
+# much each, and then: grey (0 or 1), the blur's sigma in pixels (0: none), solarised (0 or 1).
+PHOTOMETRIC = (
+    *("order_1", "order_2", "order_3", "order_4"),
+    *("brightness", "contrast", "saturation", "hue"),
+    *("grey", "blur_sigma", "solarize"),
+)
+PHOTOMETRIC_IDENTITY = (0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 
 IMAGE = "image"  # the name of the one view of single-view methods; its mask keys carry no prefix
 
@@ -25,11 +36,35 @@ class PatchMask:
       method chooses on the device).
     num_patches: N, the number of patches of the view.
     num_visible: patches that stay visible, 1 <= num_visible < N.
+    block, grid: with a block of b > 1, b x b patches are hidden or shown together (kind "random" only); the grid
+      (rows, columns) of patches is then divisible by b, and num_visible by b * b.
     """
 
     kind: str
     num_patches: int
     num_visible: int
+    block: int = 1
+    grid: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Photometric:
+    """How the colours of a view are changed: torchvision's operations, each image on its own.
+
+    brightness, contrast, saturation: factors from 1 - x to 1 + x; hue: a turn from -x to x; the four in random order,
+    with probability jitter_p. grey_p, blur_p, solarize_p: probabilities, in this order after the jitter. blur_sigma:
+    range, in pixels. Images of other than 3 channels take no saturation, hue and grey.
+    """
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    jitter_p: float = 0.8
+    grey_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_p: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +74,9 @@ class View:
     size: (height, width) in pixels. crop_scale: range of the crop's share of the image area. crop_ratio: range
     of its aspect ratio (width / height, drawn log-uniformly). interpolation: "bicubic" or "bilinear" (both
     antialiased). flip: mirror left-right with probability 1/2.
+    master: where given, the crop is resized to this (height, width), flipped, and a window of `size` cut from it, whose
+    corner lies 0..shift pixels down and across, drawn uniformly. crop: the name of the crop; views that carry the same
+    one show the same crop, flipped alike ("": the view's own name). photometric: for the device to apply.
     """
 
     name: str = IMAGE
@@ -47,6 +85,10 @@ class View:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bicubic"
     flip: bool = True
+    crop: str = ""
+    master: tuple[int, int] | None = None
+    shift: int = 0
+    photometric: Photometric | None = None
     mask: PatchMask | None = None
 
     def key(self, suffix: str) -> str:

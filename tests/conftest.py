@@ -1,4 +1,4 @@
-"""What all tests share: the CPU, and a torchvision that imports beside a CPU build of torch."""
+"""What all tests share: the CPU, and a timm that imports beside any build of torch, and beside TensorFlow."""
 
 import importlib.util
 import os
@@ -6,6 +6,8 @@ import sys
 import types
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tiny programs, compiled by the hundred: code that runs less fast is made in half the time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 
 def torchvision_without_operators() -> None:
@@ -30,6 +32,8 @@ def torchvision_without_operators() -> None:
 
 
 if importlib.util.find_spec("torch") is not None and importlib.util.find_spec("torchvision") is not None:
+    # A CUDA build of torch brings triton, whose LLVM crashes a process that has loaded TensorFlow's. Nothing needs it.
+    sys.modules["triton"] = None
     import torch
 
     torchvision_without_operators()

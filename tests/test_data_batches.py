@@ -13,7 +13,7 @@ from PIL import Image
 from maskcl_jax.data import crops, masks, order, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import PatchMask, View
+from maskcl_jax.views import PatchMask, Photometric, View
 
 VIEWS = [
     View(name="query", size=(16, 16), mask=PatchMask(kind="random", num_patches=16, num_visible=4)),
@@ -258,3 +258,52 @@ def test_synthetic_and_embedded_need_no_tensorflow():
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
     assert ran.stdout.split("\n")[:2] == ["(8, 16, 16, 3)"] * 2, ran.stderr
+
+
+MASTER = {"crop": "master", "master": (20, 24)}
+SHIFTED = [
+    View(name="query", size=(16, 16), **MASTER),
+    View(name="key", size=(16, 16), shift=4, photometric=Photometric(), **MASTER),
+    View(name="whole", size=(20, 24), crop="master"),
+]
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "folder"])
+def test_shifted_views_are_windows_of_one_crop(kind, tmp_path):
+    config = data_config(source=kind, num_examples=22, path=str(tmp_path))
+    if kind == "folder":  # through TensorFlow
+        rng = np.random.default_rng(0)
+        for i in range(22):
+            Image.fromarray(rng.integers(0, 256, (30, 34, 3), dtype=np.uint8)).save(tmp_path / f"{i:02}.png")
+    with pipeline.train_batches(
+        open_source(config), SHIFTED, data_config=config, batch_size=8, seed=0, start_step=1
+    ) as batches:
+        several = [next(batches) for _ in range(3)]
+    assert set(several[0]) == {"query", "key", "whole", "key_photometric", "key_shift", "label", "index"}
+    for batch in several:
+        np.testing.assert_array_equal(batch["query"], batch["whole"][:, :16, :16])
+        for whole, key, (down, across) in zip(batch["whole"], batch["key"], batch["key_shift"], strict=True):
+            np.testing.assert_array_equal(key, whole[down : down + 16, across : across + 16])
+    assert len({tuple(shift) for batch in several for shift in batch["key_shift"]}) > 3
+
+
+def test_shifts_are_uniform_and_of_both_ends():
+    shifts = crops.draw_shift(SHIFTED[1], seed=0, epoch=0, indices=np.arange(5000))
+    for axis in (0, 1):
+        counts = np.bincount(shifts[:, axis], minlength=5)
+        assert len(counts) == 5
+        assert abs(counts / 5000 - 0.2).max() < 0.03
+    assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.06
+
+
+def test_blocks_are_hidden_whole():
+    mask = PatchMask(kind="random", num_patches=24, num_visible=8, block=2, grid=(4, 6))
+    drawn = masks.draw(View(size=(8, 12), mask=mask), seed=0, epoch=0, indices=np.arange(200))
+    visible = np.zeros((200, 24), bool)
+    np.put_along_axis(visible, drawn["visible"], True, axis=1)
+    cells = visible.reshape(200, 2, 2, 3, 2).sum(axis=(2, 4))
+    assert set(cells.ravel()) == {0, 4}
+    assert ((cells == 4).sum(axis=(1, 2)) == 2).all()
+    together = np.concatenate([drawn["visible"], drawn["masked"]], axis=1)
+    np.testing.assert_array_equal(np.sort(together, axis=1), np.tile(np.arange(24), (200, 1)))
+    assert abs((cells == 4).mean(axis=0) - 1 / 3).max() < 0.12

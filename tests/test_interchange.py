@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_train import tiny
+from test_train import filled, tiny
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
@@ -13,8 +13,8 @@ from maskcl_jax.verify.cases import shape_of
 
 def weights(name):
     method = create(tiny(name))
-    params, state = method.init(jax.random.key(0))
-    rows = {"mae": layouts.mae, "ccmim": layouts.ccmim}[name](2, 1)
+    params, state = filled(method)
+    rows = {"mae": layouts.mae, "ccmim": layouts.ccmim}[name](1, 1)
     return {"params": params, **state}, rows, shape_of(method)
 
 
@@ -30,7 +30,7 @@ def test_the_keys_are_the_official_ones():
     tree, rows, shape = weights("mae")
     state = convert.to_torch(tree, rows, shape)
     assert state["patch_embed.proj.weight"].shape == (32, 3, 8, 8)
-    assert state["blocks.1.attn.qkv.weight"].shape == (96, 32)
+    assert state["blocks.0.attn.qkv.weight"].shape == (96, 32)
     assert state["pos_embed"].shape == (1, 17, 32)
     assert {"cls_token", "mask_token", "decoder_pos_embed", "decoder_blocks.0.mlp.fc2.bias", "norm.weight"} <= set(
         state

@@ -61,9 +61,8 @@ def test_padding_and_unlabelled_images_do_not_count():
             at = np.minimum(rows, 19)
             yield {"image": images[at], "label": np.where(valid, labels[at], -1), "index": rows, "valid": valid}
 
-    result = knn.knn_accuracy(
-        lambda image: image[:, 0, 0], batches(), batches(), lambda b: b, k=1, temperature=0.07, num_classes=5
-    )
+    collected = knn.collect_features(lambda image: image[:, 0, 0], batches(), lambda b: b)[:2]
+    result = knn.knn_accuracy(*collected, *collected, k=1, temperature=0.07, num_classes=5)
     assert (result["n_train"], result["n_test"], result["accuracy"]) == (19, 19, 1.0)
     _, _, index = knn.collect_features(lambda image: image[:, 0, 0], batches(), lambda b: b)
     assert sorted(index) == [i for i in range(20) if i != 3]

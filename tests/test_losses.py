@@ -38,13 +38,12 @@ def test_a_flat_patch_far_from_zero_keeps_its_variance():
     np.testing.assert_allclose(std[0, 0, 0], np.sqrt(exact.var(ddof=1) + 1e-6), rtol=2e-2)
 
 
-def test_masked_mse_counts_masked_patches_only():
+@pytest.mark.parametrize(("loss", "error"), [(losses.masked_patch_mse, np.square), (losses.masked_patch_l1, np.abs)])
+def test_masked_losses_count_masked_patches_only(loss, error):
     predictions, targets = RNG.normal(size=(2, 4, 6)), RNG.normal(size=(2, 4, 6))
     mask = np.array([[1, 0, 0, 1], [1, 1, 0, 0]], np.float32)
-    expected = ((predictions - targets) ** 2).mean(-1)[mask == 1].mean()
-    np.testing.assert_allclose(
-        losses.masked_patch_mse(*map(jnp.asarray, (predictions, targets, mask))), expected, rtol=1e-5
-    )
+    expected = error(predictions - targets).mean(-1)[mask == 1].mean()
+    np.testing.assert_allclose(loss(*map(jnp.asarray, (predictions, targets, mask))), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("features", "value"), [(RNG.normal(size=(4096, 64)), 1.0), (np.ones((32, 64)), 0.0)])

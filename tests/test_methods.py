@@ -1,46 +1,58 @@
-"""MAE and ccMIM: what each switch does, what no gradient reaches, what is refused."""
+"""All methods: shapes, precision, what is refused. MAE and ccMIM: what each switch does, what no gradient reaches."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import tiny
+from test_train import filled, tiny
 
+from maskcl_jax.data import masks, photometric
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import METHODS, create
+from maskcl_jax.methods import METHODS, Carried, create
 
 N = 16  # patches of `tiny`
 
 
-def batch(seed=0, b=8):
-    rng = np.random.default_rng(seed)
-    noise = rng.random((b, N), dtype=np.float32)
-    order = noise.argsort(axis=1).astype(np.int32)
-    return {
-        "image": rng.integers(0, 256, (b, 32, 32, 3), dtype=np.uint8),
-        "mask_noise": noise,
-        "visible": order[:, :4],
-        "masked": order[:, 4:],
-    }
+def batch_of(method, b=8, seed=0):
+    """A batch as the method's views describe it, of noise."""
+    rng, out = np.random.default_rng(seed), {}
+    channels = method.config.data.channels
+    for view in method.views:
+        out[view.name] = rng.integers(0, 256, (b, *view.size, channels), dtype=np.uint8)
+        for draw in (masks.draw, photometric.draw):
+            out |= draw(view, seed=seed, epoch=0, indices=np.arange(b))
+        if view.shift:
+            out[view.key("shift")] = rng.integers(0, view.shift + 1, (b, 2)).astype(np.int32)
+    return out
+
+
+def batch():
+    """One view, with a mask and with noise: for MAE and ccMIM alike."""
+    mae, ccmim = create(tiny("mae")), create(tiny("ccmim"))
+    return batch_of(ccmim) | batch_of(mae)
 
 
 def made(name="ccmim", **overrides):
-    method = create(tiny(name, **{f"method.{k}": v for k, v in overrides.items()}))
-    params, state = method.init(jax.random.key(0))
-    return method, params, state
+    depth = {"model.depth": 2} if name == "ccmim" else {}
+    method = create(tiny(name, **depth, **{f"method.{k}": v for k, v in overrides.items()}))
+    return method, *filled(method)
 
 
 def loss_and_grads(method, params, state, b):
     def loss(params):
-        return method.loss(params, None, state, b, jax.random.key(0))
+        return method.loss(params, carried, b, jax.random.key(0))
 
+    target = method.target_of(params)
+    carried = Carried(state, target, method.target_state_of(state), method.new_queue(jax.random.key(1)))
     (value, aux), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return value, aux, grads
 
 
 def test_random_masks_without_alignment_are_mae():
     method, params, state = made(masking="random", align_weight=0.0)
-    mae = create(tiny("mae"))
+    mae = create(tiny("mae", **{"model.depth": 2}))
     got, _, grads = loss_and_grads(method, params, state, batch())
     expected, _, mae_grads = loss_and_grads(mae, {k: params[k] for k in ("encoder", "decoder")}, {}, batch())
     np.testing.assert_allclose(got, expected, rtol=1e-6)
@@ -56,8 +68,8 @@ def test_the_gradient_stops_at_the_masked_branch(align_grad, reached):
     def alignment(images):
         return method.step(params, state, images, b)["loss_align"]
 
-    chosen = method.choose(params, images, b)
-    grad = jax.grad(alignment)(images)
+    chosen = jax.jit(method.choose)(params, images, b)
+    grad = jax.jit(jax.grad(alignment))(images)
     patches = np.abs(np.asarray(grad)).reshape(8, 4, 8, 4, 8, 3).sum(axis=(2, 4, 5)).reshape(8, N)
     hidden = np.take_along_axis(patches, np.asarray(chosen["masked"]), axis=1)
     shown = np.take_along_axis(patches, np.asarray(chosen["visible"]), axis=1)
@@ -67,7 +79,7 @@ def test_the_gradient_stops_at_the_masked_branch(align_grad, reached):
 
 def test_attention_is_a_share_of_each_block():
     method, params, _ = made()
-    per_layer = method.attention(params, method.normalized(batch()["image"]))
+    per_layer = jax.jit(method.attention)(params, method.normalized(batch()["image"]))
     assert per_layer.shape == (2, 8, N)
     assert bool(jnp.all((per_layer.sum(axis=-1) > 0) & (per_layer.sum(axis=-1) < 1)))
 
@@ -76,7 +88,7 @@ def test_attention_is_a_share_of_each_block():
 def test_every_rule_splits_all_patches(masking):
     method, params, _ = made(masking=masking)
     b = batch()
-    chosen = method.choose(params, method.normalized(b["image"]), b)
+    chosen = jax.jit(method.choose)(params, method.normalized(b["image"]), b)
     assert chosen["visible"].shape == (8, 4)
     both = np.concatenate([chosen["visible"], chosen["masked"]], axis=1)
     np.testing.assert_array_equal(np.sort(both, axis=1), np.tile(np.arange(N), (8, 1)))
@@ -87,7 +99,8 @@ def test_layers_choose_whose_attention_counts():
     method, params, _ = made()
     images = method.normalized(batch()["image"])
     last, _, _ = made(importance_layers=(-1,))
-    np.testing.assert_allclose(last.attention(params, images)[0], method.attention(params, images)[1], rtol=1e-5)
+    both = jax.jit(method.attention)(params, images)
+    np.testing.assert_allclose(jax.jit(last.attention)(params, images)[0], both[1], rtol=1e-5)
 
 
 def test_the_weight_scales_the_alignment():
@@ -104,7 +117,7 @@ def test_without_projector_the_tokens_themselves_are_contrasted():
     method, params, state = made(projector=False)
     assert "projector" not in params
     assert state == {}
-    out = method.step(params, state, method.normalized(batch()["image"]), batch())
+    out = jax.jit(method.step)(params, state, method.normalized(batch()["image"]), batch())
     np.testing.assert_array_equal(out["proj_v"], out["cls_v"])
 
 
@@ -119,14 +132,19 @@ def test_norm_groups_change_the_alignment_and_not_the_reconstruction():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_keeps_the_loss_in_float32(name):
-    c = tiny(name, dtype="bfloat16")
-    method = create(c)
-    params, state = method.init(jax.random.key(0))
-    value, _, grads = loss_and_grads(method, params, state, batch())
-    exact, _, _ = loss_and_grads(create(tiny(name)), params, state, batch())
-    assert value.dtype == jnp.float32
+    exact, half = create(tiny(name)), create(tiny(name, dtype="bfloat16"))
+    params, state = filled(exact)
+    carried = Carried(state, exact.target_of(params), exact.target_state_of(state), exact.new_queue(jax.random.key(1)))
+    b = batch_of(exact)
+
+    def loss(method, params):
+        return method.loss(params, carried, b, jax.random.key(0))[0]
+
+    values = [jax.jit(functools.partial(loss, method))(params) for method in (exact, half)]
+    assert {value.dtype for value in values} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(values[1], values[0], rtol=2e-2)
+    grads = jax.eval_shape(jax.grad(functools.partial(loss, half)), params)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(value, exact, rtol=2e-2)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -135,27 +153,21 @@ def test_features_and_pictures_of_any_shape(name, size, channels):
     c = tiny(name, **{"data.image_size": size, "data.channels": channels})
     c.data.mean, c.data.std = (0.5,), (0.25,)
     method = create(c)
-    params, state = method.init(jax.random.key(0))
-    count, visible = method.num_patches, method.num_visible
-    noise = np.random.default_rng(0).random((3, count), dtype=np.float32)
-    order = noise.argsort(axis=1)
-    b = {
-        "image": np.random.default_rng(1).integers(0, 256, (3, *size, channels), dtype=np.uint8),
-        "mask_noise": noise,
-        "visible": order[:, :visible],
-        "masked": order[:, visible:],
-    }
-    for kind in ("mean", "cls"):
-        features = method.features(params, state, b["image"], kind=kind)
-        assert features.shape == (3, 32)
-        assert features.dtype == jnp.float32
-    pictures = method.pictures(params, state, b)
+    b, first = batch_of(method, 3), method.views[0].name
+
+    def look(params, state, b):
+        features = [method.features(params, state, b[first], kind=kind) for kind in ("mean", "cls")]
+        return features, method.pictures(params, state, b)
+
+    features, pictures = jax.jit(look)(*filled(method), b)
+    assert {(f.shape, f.dtype) for f in features} == {((3, 32), jnp.dtype("float32"))}
     assert set(pictures) == set(method.picture_names)
     for name_, picture in pictures.items():
         assert picture.shape[:3] == (3, *size), name_
         assert float(picture.min()) >= 0.0
         assert float(picture.max()) <= 1.0
-    np.testing.assert_allclose(pictures["input"], b["image"] / 255.0, atol=1e-5)
+    if method.views[0].photometric is None:
+        np.testing.assert_allclose(pictures[method.picture_names[0]], b[first] / 255.0, atol=1e-5)
 
 
 def test_a_perfect_prediction_is_drawn_as_the_image():
@@ -187,10 +199,27 @@ def test_a_perfect_prediction_is_drawn_as_the_image():
         ("mae", "method.name", "mea", r"method\.name='mea'"),
         ("ccmim", "method.masking", "magic", r"method\.masking='magic'"),
         ("ccmim", "method.align_grad", "half", r"method\.align_grad='half'"),
-        ("ccmim", "method.importance_layers", (2,), r"importance_layers=\(2,\)"),
+        ("ccmim", "method.importance_layers", (1,), r"importance_layers=\(1,\)"),
         ("ccmim", "method.temperature", 0.0, r"method\.temperature=0\.0"),
         ("ccmim", "method.bn_group_size", 3, r"bn_group_size=3 does not divide batch_size=8"),
         ("ccmim", "batch_size", 1, r"batch_size=1"),
+        ("cmae", "method.temperature", 0.0, r"method\.temperature=0\.0"),
+        ("cmae", "method.momentum", 1.01, r"method\.momentum=1\.01 is out of range: use 0\.0 to 1\.0"),
+        ("cmae", "method.momentum_schedule", "linear", r"momentum_schedule='linear'"),
+        ("cmae", "method.mask_block", 3, r"mask_block=3 does not divide the 4x4 grid"),
+        ("cmae", "method.pixel_shift", 60, r"pixel_shift=60 does not fit method\.master_size=256.*use 0 to 32"),
+        ("cmae", "method.pixel_shift", -1, r"pixel_shift=-1"),
+        ("cmae", "method.contrast", "triplet", r"method\.contrast='triplet'"),
+        ("cmae", "method.feature_decoder.kind", "big", r"feature_decoder\.kind='big'"),
+        ("cmae", "method.feature_decoder.heads", 3, r"method\.feature_decoder\.heads=3"),
+        ("cmae", "method.target_augment.hue", 0.7, r"target_augment\.hue=0\.7 is out of range: use 0\.0 to 0\.5"),
+        ("cmae", "method.target_augment.blur_sigma", (0.1, 9.0), r"target_augment\.blur_sigma=\(0\.1, 9\.0\)"),
+        ("mocov3", "method.query_augment.grey_p", 1.2, r"query_augment\.grey_p=1\.2"),
+        ("mocov3", "method.bn_group_size", 3, r"bn_group_size=3 does not divide batch_size=8"),
+        ("macrl", "method.queue_size", 12, r"queue_size=12 is not a multiple of batch_size=8: use for instance 8"),
+        ("macrl", "method.mode", "both", r"method\.mode='both'"),
+        ("macrl", "method.mask_ratio_key", 0.9, r"mask_ratio_key=0\.9 is above method\.mask_ratio=0\.75"),
+        ("macrl", "method.mask_ratio_key", 0.0, r"mask_ratio_key=0\.0 leaves nothing masked"),
     ],
 )
 def test_what_cannot_work_is_named(name, field, value, words):

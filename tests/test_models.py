@@ -92,6 +92,7 @@ def test_batch_norm_normalises_within_groups(group):
     expected = (parts - parts.mean(1, keepdims=True)) / np.sqrt(parts.var(1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(y, expected.reshape(8, 5), atol=1e-5)
     running = state["batch_stats"]
+    assert int(running["count"]) == 1
     np.testing.assert_allclose(running["mean"], 0.1 * parts.mean(1).mean(0), rtol=1e-5)
     np.testing.assert_allclose(running["var"], 0.9 + 0.1 * parts.var(1, ddof=1).mean(0), rtol=1e-5)
     still = norm.apply({**variables, **state}, jnp.asarray(x), train=False)

@@ -18,6 +18,38 @@ METHOD = {
 }
 
 
+PARAMS = {
+    "encoder": {
+        "cls_token": np.ones((1, 1, 2), np.float32),
+        "norm": {"scale": np.ones(2, np.float32), "bias": np.ones(2, np.float32)},
+        "fc": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)},
+    },
+    "projector": {"bn1": {"scale": np.ones(2, np.float32), "bias": np.ones(2, np.float32)}},
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("matrices", {"encoder/cls_token", "encoder/fc/kernel"}),
+        ("kernels", {"encoder/fc/kernel", "projector/bn1/scale"}),
+    ],
+)
+def test_what_decays(rule, expected):
+    tx = optimizer.create(config(weight_decay=0.5, decay_on=rule), lambda step: 0.1)
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, PARAMS), tx.init(PARAMS), PARAMS)
+    flat, _ = jax.tree_util.tree_flatten_with_path(updates)
+    assert {"/".join(k.key for k in path) for path, leaf in flat if abs(leaf).max() > 0} == expected
+
+
+def test_what_is_frozen_does_not_even_decay():
+    tx = optimizer.create(config(weight_decay=0.5, decay_on="all"), lambda step: 0.1, frozen=(("encoder", "fc"),))
+    updates, _ = tx.update(jax.tree.map(np.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
+    flat, _ = jax.tree_util.tree_flatten_with_path(updates)
+    still = {"/".join(k.key for k in path) for path, leaf in flat if abs(leaf).max() == 0}
+    assert still == {"encoder/fc/kernel", "encoder/fc/bias"}
+
+
 def config(**optimizer_fields):
     c = config_lib.build("synthetic", method=METHOD, recipes=masked_autoencoder(epochs=1))
     c.optimizer.update(optimizer_fields)

@@ -17,7 +17,7 @@ from maskcl_jax import checkpoint, metrics, sharding, train, train_state
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import Diverged
-from maskcl_jax.methods import METHODS
+from maskcl_jax.methods import METHODS, Carried
 from maskcl_jax.methods import create as create_method
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,12 +26,18 @@ CONFIGS = {name: ROOT / "configs" / f"{name}.py" for name in METHODS}
 
 TINY = {
     "model.width": 32,
-    "model.depth": 2,
+    "model.depth": 1,
     "model.heads": 2,
     "model.patch_size": 8,
     "method.decoder.width": 16,
     "method.decoder.depth": 1,
     "method.decoder.heads": 2,
+    "method.feature_decoder.width": 16,
+    "method.feature_decoder.depth": 1,
+    "method.feature_decoder.heads": 2,
+    "method.projector.hidden": 16,
+    "method.predictor.hidden": 16,
+    "method.queue_size": 16,
     "data.num_examples": 64,
     "batch_size": 8,
     "eval.batch_size": 16,
@@ -46,15 +52,43 @@ TINY = {
 def tiny(name: str, **overrides):
     """A method of the package on synthetic images, small enough for a test."""
     c = runpy.run_path(str(CONFIGS[name]))["get_config"]("synthetic")
-    c.update_from_flattened_dict({**TINY, **overrides})
+    c.update_from_flattened_dict({**fields_of(name), **overrides})
     return c
+
+
+def fields_of(name: str) -> dict:
+    """What makes a method tiny: those fields of TINY that it has."""
+    c = runpy.run_path(str(CONFIGS[name]))["get_config"]("synthetic")
+    return {k: v for k, v in TINY.items() if has(c, k)}
+
+
+def filled(method):
+    """(params, state) of a method, of noise: no compilation, and no term that is zero by chance of its first value."""
+    rng = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        name = path[-1].key
+        centre = 1.0 if name in ("scale", "var") else 0.0
+        values = centre + 0.1 * rng.standard_normal(leaf.shape)
+        return jax.numpy.asarray(abs(values) if name == "var" else values, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(method.init, jax.random.key(0)))
+
+
+def has(c, path: str) -> bool:
+    """Whether a config has the field `a.b`."""
+    for name in path.split("."):
+        if not hasattr(c, "keys") or name not in c:
+            return False
+        c = c[name]
+    return True
 
 
 def saved_state(workdir, name="ccmim"):
     """Everything the newest checkpoint of a run holds."""
     c = tiny(name)
     method = create_method(c)
-    tx = train.optimizer.create(c, lambda step: 0.1)
+    tx = train.optimizer.create(c, lambda step: 0.1, frozen=method.frozen)
     shapes = jax.eval_shape(lambda: train_state.create(method, tx, jax.random.key(0)))
     placed = sharding.replicated(sharding.create_mesh())
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed), shapes)
@@ -86,6 +120,7 @@ def test_a_run_leaves_what_it_promises(name, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_that_breaks_off_ends_as_if_it_had_not(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Monitor, "look", lambda self, state: ({}, {}))
     train.train(tiny(name), str(tmp_path / "straight"))
 
     class BreaksAtStep5(metrics.Meter):
@@ -129,27 +164,38 @@ test_train.write_one_step(sys.argv[2], sys.argv[3])
 """
 
 
-def write_one_step(name: str, out: str) -> None:
-    """The loss, the gradients and the new BatchNorm state of one step, on however many devices there are."""
+def write_one_step(name: str, folder: str) -> None:
+    """Loss, gradients, statistics, target and queue of one step on 1, 2 and 8 devices, one file each."""
     c = tiny(name)
-    mesh = sharding.create_mesh()
-    placed = sharding.replicated(mesh)
     method = create_method(c)
-    params, model_state = jax.jit(method.init, out_shardings=placed)(jax.random.key(0))
     batch = next(
         pipeline.train_batches(
             open_source(c.data), method.views, data_config=c.data, batch_size=8, seed=0, start_step=0
         )
     )
+    tx = train.optimizer.create(c, lambda step: 0.1)
+    method.init = lambda key: filled(create_method(c))
+    state = train_state.create(method, tx, jax.random.key(0))
 
-    def loss(params, batch):
-        value, aux = method.loss(params, None, model_state, batch, jax.random.key(1))
-        return value, aux.model_state
+    def loss(state, batch):
+        carried = Carried(state.model_state, state.target_params, state.target_state, state.queue)
 
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=placed)
-    (value, new_state), grads = step(params, sharding.put(batch, mesh))
-    flat, _ = jax.tree_util.tree_flatten_with_path({"loss": value, "grads": grads, "state": new_state})
-    np.savez(out, devices=jax.device_count(), **{jax.tree_util.keystr(k): np.asarray(v) for k, v in flat})
+        def of_params(params):
+            value, aux = method.loss(params, carried, batch, jax.random.key(1))
+            return value, aux._replace(metrics={})
+
+        return jax.value_and_grad(of_params, has_aux=True)(state.params)
+
+    for devices in (1, 2, 8):
+        auto = (sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((devices,), (sharding.DATA,), axis_types=auto, devices=jax.devices()[:devices])
+        placed = sharding.replicated(mesh)
+        step = jax.jit(loss, out_shardings=placed)
+        (value, aux), grads = step(jax.device_put(state, placed), sharding.put(batch, mesh))
+        assert len(grads["encoder"]["cls_token"].sharding.device_set) == devices
+        flat, _ = jax.tree_util.tree_flatten_with_path({"loss": value, "grads": grads, "aux": aux})
+        leaves = {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}
+        np.savez(pathlib.Path(folder) / f"{devices}.npz", **leaves)
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -157,18 +203,14 @@ def environment(devices: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_one_step_is_the_same_on_1_and_8_devices(name, tmp_path):
-    results = []
-    for devices in (1, 8):
-        out = tmp_path / f"{devices}.npz"
-        here = str(pathlib.Path(__file__).parent)
-        subprocess.run([sys.executable, "-c", GRADIENTS, here, name, str(out)], env=environment(devices), check=True)
-        results.append(dict(np.load(out)))
-    one, eight = results
-    assert (int(one.pop("devices")), int(eight.pop("devices"))) == (1, 8)
-    assert one.keys() == eight.keys()
+def test_one_step_is_the_same_on_1_2_and_8_devices(name, tmp_path):
+    here = str(pathlib.Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", GRADIENTS, here, name, str(tmp_path)], env=environment(8), check=True)
+    one, two, eight = (dict(np.load(tmp_path / f"{devices}.npz")) for devices in (1, 2, 8))
+    assert one.keys() == two.keys() == eight.keys()
     for key, value in one.items():
-        np.testing.assert_allclose(eight[key], value, atol=1e-5, rtol=1e-5, err_msg=key)
+        for many in (two, eight):
+            np.testing.assert_allclose(many[key], value, atol=1e-5, rtol=1e-5, err_msg=key)
 
 
 def command(*arguments: str) -> list[str]:
@@ -200,7 +242,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
 
 
 def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
-    overrides = {**TINY, "total_steps": 60, "log.every_seconds": 0.0, "eval.pictures": 0}
+    overrides = {**fields_of("ccmim"), "total_steps": 60, "log.every_seconds": 0.0, "eval.pictures": 0}
     arguments = [f"--config={CONFIGS['ccmim']}:synthetic", *(f"--config.{k}={v}" for k, v in overrides.items())]
     victim = command(*arguments, f"--workdir={tmp_path / 'killed'}")
     process = subprocess.Popen(victim, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -230,6 +272,12 @@ BAD = {
     "no tfds": (["--config={mae}:cifar10,data_dir=/nowhere"], "cifar10"),
     "tfds name": (["--config={mae}:cifar10", "--config.data.name=cifar11"], "cifar11"),
     "no config": (["--config=configs/nothing.py"], "configs/nothing.py"),
+    "temperature": (["--config={cmae}:synthetic", "--config.method.temperature=-0.1"], "temperature=-0.1"),
+    "momentum": (["--config={mocov3}:synthetic", "--config.method.momentum=1.5"], "momentum=1.5"),
+    "queue": (["--config={macrl}:synthetic", "--config.method.queue_size=100"], "queue_size=100"),
+    "batch of one": (["--config={mocov3}:synthetic,batch_size=1"], "batch_size=1"),
+    "group": (["--config={cmae}:synthetic", "--config.method.bn_group_size=7"], "bn_group_size=7"),
+    "shift": (["--config={cmae}:synthetic", "--config.method.pixel_shift=60"], "pixel_shift=60"),
     "number": (["--config={mae}:synthetic", "--config.batch_size=many"], "batch_size"),
     "flag": (["--config={mae}:synthetic", "--work=x"], "work"),
 }
@@ -237,7 +285,7 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "culprit"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_line_and_writes_nothing(arguments, culprit, tmp_path):
-    arguments = [a.format(mae=CONFIGS["mae"]) for a in arguments]
+    arguments = [a.format(**CONFIGS) for a in arguments]
     done = subprocess.run(
         command(*arguments), env=environment(4), cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import losses, masking
+from maskcl_jax import losses, masking, train_state
 from maskcl_jax.errors import UserError
+from maskcl_jax.interchange import convert, layouts
+from maskcl_jax.methods import METHODS, cmae
 from maskcl_jax.models import decoder, heads, vit
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.position import sincos_table
-from maskcl_jax.verify import verify_file
+from maskcl_jax.verify import cases, verify_file
 from maskcl_jax.verify.__main__ import SHIPPED, main
 
 FILES = sorted(SHIPPED.glob("*.npz"))
@@ -60,7 +62,7 @@ def eps_outside_the_root(monkeypatch):
 
 def swapped_positions(monkeypatch):
     def wrong(width, grid, *, order):
-        return sincos_table(width, grid, order="mocov3")
+        return sincos_table(width, grid, order="mocov3" if order == "mae" else "mae")
 
     monkeypatch.setattr(vit, "sincos_table", wrong)
     monkeypatch.setattr(decoder, "sincos_table", wrong)
@@ -97,6 +99,34 @@ def biased_running_variance(monkeypatch):
     monkeypatch.setattr(heads.BatchNorm, "__call__", wrong)
 
 
+def keys_before_the_ema(monkeypatch):
+    monkeypatch.setattr(train_state, "ema", lambda target, online, momentum: target)
+
+
+def shares_exchanged(monkeypatch):
+    right = train_state.ema
+    monkeypatch.setattr(train_state, "ema", lambda target, online, momentum: right(online, target, momentum))
+
+
+def target_with_the_online_weights(monkeypatch):
+    right = cmae.CMAE.step
+
+    def wrong(self, params, carried, *views):
+        return right(self, params, carried._replace(target_params=self.target_of(params)), *views)
+
+    monkeypatch.setattr(cmae.CMAE, "step", wrong)
+
+
+def one_mask_token(monkeypatch):
+    right = cmae.CMAE.online_features
+
+    def wrong(self, params, out):
+        shared = {**params["feature_decoder"], "mask_token": params["decoder"]["mask_token"]}
+        return right(self, {**params, "feature_decoder": shared}, out)
+
+    monkeypatch.setattr(cmae.CMAE, "online_features", wrong)
+
+
 right_weights = vit.Attention.weights
 
 
@@ -112,6 +142,15 @@ right_weights = vit.Attention.weights
         ("ccmim", cls_column, "outputs/A"),
         ("ccmim", gradient_through_keys, "grads/projector.0.weight"),
         ("ccmim", biased_running_variance, "outputs/buffers_after/projector.1.running_var"),
+        ("cmae", tanh_gelu, "outputs/pixel_pred"),
+        ("cmae", swapped_positions, "outputs/online_pooled"),
+        ("cmae", biased_variance, "outputs/loss_rc"),
+        ("cmae", shares_exchanged, "outputs/ema_stats/target_projector.fc1.weight"),
+        ("cmae", target_with_the_online_weights, "outputs/target_pooled"),
+        ("cmae", one_mask_token, "grads/feature_decoder.mask_token"),
+        ("mocov3", keys_before_the_ema, "outputs/k1"),
+        ("mocov3", biased_running_variance, "outputs/state_after/momentum_encoder.head.1.running_var"),
+        ("mocov3", swapped_positions, "outputs/cls1"),
         ("vit_forward", tanh_gelu, "outputs/blocks/0"),
         ("vit_forward", layer_norm_eps, "outputs/token/features"),
     ],
@@ -167,3 +206,52 @@ import maskcl_jax.train, maskcl_jax.methods, maskcl_jax.verify
 def test_nothing_outside_data_needs_tensorflow():
     root = pathlib.Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW], cwd=root, check=True)
+
+
+OTHER_DIMENSIONS = {
+    "batch": 3,
+    "img_size": [8, 16],
+    "in_chans": 1,
+    "patch_size": 2,
+    "embed_dim": 16,
+    "depth": 1,
+    "num_heads": 2,
+    "decoder_embed_dim": 8,
+    "decoder_depth": 1,
+    "decoder_num_heads": 1,
+    "mlp_ratio": 2.0,
+    "mask_ratio": 0.6,
+    "norm_pix_loss": False,
+    "masking": "importance",
+    "align_weight": 0.3,
+    "temperature": 0.2,
+    "projector_dim": 6,
+    "batch_norm_eps": 1e-3,
+    "batch_norm_momentum": 0.2,
+}
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.mark.parametrize("name", ["mae", "ccmim"])
+def test_dimensions_come_from_the_file(name):
+    c = {"method": name, **OTHER_DIMENSIONS}
+    switches = {"masking": "importance", "importance_layers": (), "align_weight": 0.3, "align_grad": "stop"}
+    switches |= {"temperature": 0.2, "projector": True, "projector_out": 6, "bn_group_size": 0}
+    method = METHODS[name](cases.method_config(c, **switches))
+    params, state = jax.jit(method.init)(jax.random.key(0))
+    rows = {"mae": layouts.mae, "ccmim": layouts.ccmim}[name](1, 1)
+    weights = convert.to_torch({"params": params, **state}, rows, cases.shape_of(method))
+    noise = np.random.default_rng(0).random((3, 32), dtype=np.float32)
+    images = np.random.default_rng(1).normal(size=(3, 1, 8, 16)).astype(np.float32)
+    computed = cases.CASES[name].compute(c, weights, {"images": images, "noise": noise})
+    assert computed["outputs/mask"].sum(axis=1).tolist() == [32 - int(32 * (1 - 0.6))] * 3
+    assert computed["outputs/pred"].shape == (3, 32, 4)
+    assert {f"grads/{key}" for key in weights if "pos_embed" not in key and key.split(".")[-1] not in BUFFERS} == {
+        key for key in computed if key.startswith("grads/")
+    }
+    if name == "mae":
+        np.testing.assert_allclose(computed["outputs/loss"], computed["outputs/loss_without_norm_pix"])
+    else:
+        assert int(computed["outputs/buffers_after/projector.4.num_batches_tracked"]) == 2
+        aligned = computed["outputs/loss_rec"] + 0.3 * computed["outputs/loss_align"]
+        np.testing.assert_allclose(computed["outputs/loss"], aligned, rtol=1e-6)

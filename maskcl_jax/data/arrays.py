@@ -38,10 +38,12 @@ def _fill(out, images, batch: Slots, view, *, seed, pool, workers) -> None:
             pixels = crop_and_resize(
                 images[batch.indices[row]],
                 boxes[row],
-                size=view.size,
+                size=view.master or view.size,
                 interpolation=view.interpolation,
                 flip=draws.flip[row],
             )
-            out[row] = to_channels(pixels, out.shape[-1])
+            down, across = draws.shift[row]
+            window = pixels[down : down + view.size[0], across : across + view.size[1]]
+            out[row] = to_channels(window, out.shape[-1])
 
     list(pool.map(work, np.array_split(np.arange(len(batch.indices)), workers)))

@@ -27,14 +27,19 @@ class EvalView:
     resize: float = 1.0
     name: str = IMAGE
     interpolation: str = "bicubic"
+    master: None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """What the random crops of a batch are made from: noise (B, ATTEMPTS, 4) in [0, 1), flip (B,) bool."""
+    """What the random crops of a batch are made from.
+
+    noise (B, ATTEMPTS, 4) in [0, 1), flip (B,) bool, shift (B, 2) int64: where the window lies in the master.
+    """
 
     noise: np.ndarray
     flip: np.ndarray
+    shift: np.ndarray
 
 
 def draw(view: View | EvalView, *, seed: int, epoch: int, indices: np.ndarray) -> Draws:
@@ -42,11 +47,21 @@ def draw(view: View | EvalView, *, seed: int, epoch: int, indices: np.ndarray) -
     noise = np.zeros((len(indices), ATTEMPTS, 4))
     flip = np.zeros(len(indices), bool)
     if isinstance(view, EvalView):
-        return Draws(noise, flip)
-    for i, generator in enumerate(per_example(seed, f"crop/{view.name}", epoch=epoch, indices=indices)):
+        return Draws(noise, flip, np.zeros((len(indices), 2), np.int64))
+    stream = f"crop/{view.crop or view.name}"
+    for i, generator in enumerate(per_example(seed, stream, epoch=epoch, indices=indices)):
         generator.random(out=noise[i])
         flip[i] = view.flip and generator.random() < 0.5
-    return Draws(noise, flip)
+    return Draws(noise, flip, draw_shift(view, seed=seed, epoch=epoch, indices=indices))
+
+
+def draw_shift(view: View, *, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
+    """Where the window of a view lies in its master: (B, 2) int64, down and across, each uniform in 0..view.shift."""
+    shift = np.zeros((len(indices), 2), np.int64)
+    if view.shift:
+        for i, generator in enumerate(per_example(seed, f"shift/{view.name}", epoch=epoch, indices=indices)):
+            shift[i] = generator.integers(0, view.shift + 1, size=2)
+    return shift
 
 
 def box(view: View | EvalView, noise, height, width, xp=np):

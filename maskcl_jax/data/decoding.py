@@ -45,19 +45,20 @@ def decode(
     """
     tf = tensorflow()
     feed = _Feed(requests, views, seed, patience)
-    types = (tf.int64, tf.int64, tf.string, tf.float64, tf.bool)
+    types = (tf.int64, tf.int64, tf.string, tf.float64, tf.bool, tf.int64)
 
     def pull(_):
-        step, slot, payload, noise, flip = tf.numpy_function(feed.next, [], types)
+        step, slot, payload, noise, flip, shift = tf.numpy_function(feed.next, [], types)
         for tensor in (step, slot, payload):
             tensor.set_shape([None])
         noise.set_shape([None, len(views), crops.ATTEMPTS, 4])
         flip.set_shape([None, len(views)])
-        return step, slot, payload, noise, flip
+        shift.set_shape([None, len(views), 2])
+        return step, slot, payload, noise, flip, shift
 
-    def show(step, slot, payload, noise, flip):
+    def show(step, slot, payload, noise, flip, shift):
         encoded = tf.io.read_file(payload) if is_path else payload
-        return step, slot, _views(tf, encoded, views, noise, flip, channels)
+        return step, slot, _views(tf, encoded, views, noise, flip, shift, channels)
 
     dataset = tf.data.Dataset.counter().map(pull).take_while(lambda step, *_: tf.size(step) > 0).unbatch()
     dataset = dataset.map(show, num_parallel_calls=threads or tf.data.AUTOTUNE, deterministic=True)
@@ -97,8 +98,8 @@ class _Feed:
             self.error = error
         empty = np.zeros(0, np.int64)
         views = len(self._views)
-        noise = np.zeros((0, views, crops.ATTEMPTS, 4))
-        return empty, empty, np.zeros(0, object), noise, np.zeros((0, views), bool)
+        noise, shift = np.zeros((0, views, crops.ATTEMPTS, 4)), np.zeros((0, views, 2), np.int64)
+        return empty, empty, np.zeros(0, object), noise, np.zeros((0, views), bool), shift
 
     def _tensors(self, request: Request):
         slots = request.slots
@@ -110,6 +111,7 @@ class _Feed:
             request.payloads,
             np.stack([d.noise for d in draws], axis=1),
             np.stack([d.flip for d in draws], axis=1),
+            np.stack([d.shift for d in draws], axis=1),
         )
 
 
@@ -139,7 +141,7 @@ def _by_request(chunks: Iterator, feed: _Feed) -> Iterator[Decoded]:
         yield close()
 
 
-def _views(tf, encoded, views, noise, flip, channels) -> dict:
+def _views(tf, encoded, views, noise, flip, shift, channels) -> dict:
     """The views of one encoded image, in the graph. Plain JPEGs are cropped while they are decoded."""
     jpeg, png = _is_plain_jpeg(tf, encoded), _is_plain_png(tf, encoded, channels)
 
@@ -163,9 +165,11 @@ def _views(tf, encoded, views, noise, flip, channels) -> dict:
             ),
             lambda box=box: tf.slice(image, [box[0], box[1], 0], [box[2], box[3], channels]),
         )
-        crop = tf.image.resize(crop, view.size, method=view.interpolation, antialias=True)
+        crop = tf.image.resize(crop, view.master or view.size, method=view.interpolation, antialias=True)
         crop = tf.cast(tf.clip_by_value(tf.round(crop), 0, 255), tf.uint8)
         crop = tf.cond(flip[i], lambda crop=crop: crop[:, ::-1], lambda crop=crop: crop)
+        if view.master:
+            crop = tf.slice(crop, [shift[i, 0], shift[i, 1], 0], [*view.size, channels])
         out[view.name] = tf.ensure_shape(crop, [*view.size, channels])
     return out
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskcl_jax.data import arrays, decoding, masks, order
+from maskcl_jax.data import arrays, crops, decoding, masks, order, photometric
 from maskcl_jax.data.crops import EvalView
 from maskcl_jax.data.pixels import check_interpolation
 from maskcl_jax.data.prefetch import Prefetcher
@@ -117,6 +117,10 @@ def _train_batch(epoch, slots, labels, pictures, chosen, views, seed) -> dict:
     indices = slots.indices[chosen]
     for view in views:
         batch |= masks.draw(view, seed=seed, epoch=epoch, indices=indices)
+        batch |= photometric.draw(view, seed=seed, epoch=epoch, indices=indices)
+        if view.shift:
+            shift = crops.draw_shift(view, seed=seed, epoch=epoch, indices=indices)
+            batch[view.key("shift")] = shift.astype(np.int32)
     return batch | {"label": labels[chosen], "index": indices.astype(np.int64)}
 
 

@@ -127,15 +127,15 @@ def whole(array) -> np.ndarray:
 
 
 def knn_accuracy(
-    feature_fn, train_batches, test_batches, put, *, k: int = 20, temperature: float = 0.07, num_classes: int
+    train, train_labels, test, test_labels, *, k: int = 20, temperature: float = 0.07, num_classes: int
 ) -> dict[str, float]:
-    """k-NN over whole splits: {accuracy (0..1), low, high (Wilson 95 %), n_train, n_test, k, temperature}.
+    """k-NN of features and labels as `collect_features` gives them.
+
+    Returns {accuracy (0..1), low, high (Wilson 95 %), n_train, n_test, k, temperature}.
 
     Every labelled image counts once. k is the number of neighbours that voted: n_train at most. Raises UserError
     where a split has no labelled image.
     """
-    train, train_labels, _ = collect_features(feature_fn, train_batches, put)
-    test, test_labels, _ = collect_features(feature_fn, test_batches, put)
     predicted = knn_predict(train, train_labels, test, k=k, temperature=temperature, num_classes=num_classes)
     correct = int((predicted == test_labels).sum())
     low, high = wilson(correct, len(test))

@@ -34,6 +34,7 @@ TRANSFORMS = {
     "same": (lambda x, s: x, lambda x, s: x),
     "transpose": (lambda x, s: x.T, lambda x, s: x.T),
     "patch_conv": (patch_kernel, patch_conv),
+    "counter": (lambda x, s: np.asarray(x, np.int32), lambda x, s: np.asarray(x, np.int64)),
 }
 
 
@@ -57,7 +58,7 @@ def from_torch(state: dict[str, np.ndarray], rows, shape: Shape) -> dict:
         value = state[row.theirs]
         if row.transform == "table":
             check_table(row, value, shape)
-        elif row.transform != "counter":
+        else:
             set_path(tree, row.ours, TRANSFORMS[row.transform][0](value, shape))
     return tree
 
@@ -68,8 +69,6 @@ def to_torch(tree: dict, rows, shape: Shape) -> dict[str, np.ndarray]:
     for row in rows:
         if row.transform == "table":
             state[row.theirs] = table(row, shape)
-        elif row.transform == "counter":
-            state[row.theirs] = np.zeros((), np.int64)
         else:
             state[row.theirs] = TRANSFORMS[row.transform][1](np.asarray(get_path(tree, row.ours)), shape)
     return state

@@ -1,11 +1,16 @@
 """The methods, by the name that `config.method.name` carries."""
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods.base import Method
+from maskcl_jax.methods.base import Carried, Method
 from maskcl_jax.methods.ccmim import CCMIM
+from maskcl_jax.methods.cmae import CMAE
+from maskcl_jax.methods.macrl import MACRL
 from maskcl_jax.methods.mae import MAE
+from maskcl_jax.methods.mocov3 import MoCoV3
 
-METHODS = {"mae": MAE, "ccmim": CCMIM}
+METHODS = {"mae": MAE, "ccmim": CCMIM, "cmae": CMAE, "macrl": MACRL, "mocov3": MoCoV3}
+
+__all__ = ["METHODS", "Carried", "Method", "create"]
 
 
 def create(config) -> Method:

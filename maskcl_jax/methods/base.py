@@ -1,28 +1,50 @@
 """What a method is: views, networks, a loss, and what others may see of it."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from maskcl_jax import masking, photometric
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import View
+from maskcl_jax.models.vit import ViT
+from maskcl_jax.views import PatchMask, Photometric, View
+
+
+class Carried(NamedTuple):
+    """What a step finds besides the parameters, and no gradient reaches.
+
+    BatchNorm statistics of the online network, the EMA target's parameters and statistics, the queue; None or {}
+    where a method has none.
+    """
+
+    model_state: Any
+    target_params: Any = None
+    target_state: Any = None
+    queue: Any = None
 
 
 class Aux(NamedTuple):
-    """What a loss returns besides its value: scalars to log, and the BatchNorm statistics after the step."""
+    """What a loss returns besides its value: scalars to log, and what the step leaves to the next."""
 
     metrics: dict[str, Any]
     model_state: Any
+    target_state: Any = None
+    queue: Any = None
 
 
 class Method:
     """The whole interface. A method is made from a config, holds no arrays, and all its functions are pure.
 
     views: the views of an image that its batches hold. picture_names: the columns of `pictures`, in order.
+    ema_first: whether the target moves before it makes its keys (MoCo) or after the optimiser's step (CMAE).
+    frozen: paths of parameters that keep their first values.
     """
 
     views: tuple[View, ...] = ()
     picture_names: tuple[str, ...] = ()
+    ema_first: bool = False
+    frozen: tuple[tuple[str, ...], ...] = ()
 
     def init(self, rng):
         """(params, model_state): new parameters, float32, and BatchNorm statistics ({} without BatchNorm)."""
@@ -31,11 +53,17 @@ class Method:
     def target_of(self, params):
         """The part of the parameters that an EMA target mirrors; None, as here, without a target."""
 
-    def momentum(self, step):
-        """The target's momentum at `step`."""
+    def target_state_of(self, model_state):
+        """The part of the BatchNorm statistics that the target starts with; it then keeps its own."""
+
+    def new_queue(self, rng):
+        """The queue at step 0; None, as here, without one."""
+
+    def momentum(self, progress):
+        """The target's momentum, at the share `progress` (0..1) of the run."""
         raise NotImplementedError
 
-    def loss(self, params, target_params, model_state, batch, rng):
+    def loss(self, params, carried: Carried, batch, rng):
         """(loss () float32, Aux) of a batch as `views` describes it."""
         raise NotImplementedError
 
@@ -48,15 +76,146 @@ class Method:
         raise NotImplementedError
 
 
+def view_of(config, **fields) -> View:
+    """A view as `config.augment` describes it, but for `fields`."""
+    a = config.augment
+    described = {
+        "size": tuple(config.data.image_size),
+        "crop_scale": tuple(a.crop_scale),
+        "crop_ratio": tuple(a.crop_ratio),
+        "interpolation": a.interpolation,
+        "flip": a.flip,
+    }
+    return View(**(described | fields))
+
+
+def photometric_of(field: str, c) -> Photometric | None:
+    """The `Photometric` of a config field, None where it changes nothing. Raises UserError out of its range."""
+    values = {name: getattr(c, name) for name in Photometric.__dataclass_fields__}
+    low, high = values["blur_sigma"] = tuple(values["blur_sigma"])
+    for name in ("jitter_p", "grey_p", "blur_p", "solarize_p"):
+        check_range(f"{field}.{name}", values[name], 0.0, 1.0)
+    for name in ("brightness", "contrast", "saturation"):
+        check_range(f"{field}.{name}", values[name], 0.0, 1.0)
+    check_range(f"{field}.hue", values["hue"], 0.0, 0.5)
+    if not 0 < low <= high <= photometric.BLUR_RADIUS / 3:
+        raise UserError(
+            f"{field}.blur_sigma={(low, high)} is out of range: 0 < low <= high <= {photometric.BLUR_RADIUS / 3}"
+        )
+    return Photometric(**values) if any(values[n] for n in ("jitter_p", "grey_p", "blur_p", "solarize_p")) else None
+
+
+def picture_of(batch, view: View, *, clean: bool = False):
+    """One view of a batch as float32 in 0..1, its colours changed as the batch says (`clean`: as they were)."""
+    images = batch[view.name].astype(jnp.float32) / 255.0
+    if view.photometric is None or clean:
+        return images
+    return photometric.apply(images, batch[view.key("photometric")], blur=view.photometric.blur_p > 0)
+
+
+def standardize(images, mean, std):
+    """Images in 0..1 -> (x - mean) / std."""
+    return (images - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
 def normalize(images, mean, std):
     """uint8 (B, H, W, C) -> float32, (x / 255 - mean) / std. On the device: uint8 is a quarter of the transfer."""
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return (images.astype(jnp.float32) / 255.0 - mean) / std
+    return standardize(images.astype(jnp.float32) / 255.0, mean, std)
 
 
 def denormalize(images, mean, std):
     """The inverse of `normalize`, in 0..1 and clipped to it."""
     return jnp.clip(images * jnp.asarray(std, jnp.float32) + jnp.asarray(mean, jnp.float32), 0.0, 1.0)
+
+
+def encoder_of(config, **fields) -> ViT:
+    """The encoder of `config.model`. Raises UserError where it does not fit the images."""
+    check_encoder(config)
+    m = config.model
+    return ViT(
+        image_size=tuple(config.data.image_size),
+        channels=config.data.channels,
+        patch_size=m.patch_size,
+        width=m.width,
+        depth=m.depth,
+        heads=m.heads,
+        mlp_ratio=m.mlp_ratio,
+        dtype=jnp.dtype(config.dtype),
+        **fields,
+    )
+
+
+def pooled(tokens, kind: str):
+    """(B, 1 + n, D), cls first -> (B, D) float32: the mean of the patch tokens, or the cls token."""
+    tokens = tokens.astype(jnp.float32)
+    return tokens[:, 1:].mean(axis=1) if kind == "mean" else tokens[:, 0]
+
+
+def patch_mask(config, grid: tuple[int, int], *, field: str, kind: str = "random", block: int = 1) -> PatchMask:
+    """The mask that the ratio `config.method.FIELD` asks for. Raises UserError where nothing is visible or masked."""
+    ratio = getattr(config.method, field)
+    count = grid[0] * grid[1]
+    if block < 1 or grid[0] % block or grid[1] % block:
+        raise UserError(
+            f"method.mask_block={block} does not divide the {grid[0]}x{grid[1]} grid of patches: use 1, or change "
+            "model.patch_size or data.image_size"
+        )
+    visible = masking.num_visible(count // block**2, ratio) * block**2
+    if not 0 < visible < count:
+        raise UserError(
+            f"method.{field}={ratio} leaves {visible} of {count} patches visible: some must be visible and some masked"
+        )
+    return PatchMask(kind=kind, num_patches=count, num_visible=visible, block=block, grid=grid)
+
+
+def momentum_at(c, progress):
+    """The target's momentum at a share of the run: `c.momentum`, or from there to 1 along half a cosine.
+
+    Source of the cosine: facebookresearch/moco-v3 `adjust_moco_momentum`.
+    """
+    if c.momentum_schedule == "fixed":
+        return jnp.asarray(c.momentum, jnp.float32)
+    return 1.0 - (1.0 - c.momentum) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def check_target(c) -> None:
+    """Raises UserError where the target's momentum or its schedule is out of range."""
+    check_range("method.momentum", c.momentum, 0.0, 1.0)
+    check_choice("method.momentum_schedule", c.momentum_schedule, ["fixed", "cosine"])
+
+
+def contrast_metrics(loss, accuracy, candidates: int, scale: float = 1.0) -> dict:
+    """The contrastive loss and accuracy for the log, each beside its chance level among `candidates` keys."""
+    return {
+        "contrast_loss": loss,
+        "contrast_loss_chance": jnp.asarray(scale * math.log(candidates)),
+        "contrast_accuracy": accuracy,
+        "contrast_accuracy_chance": jnp.asarray(1.0 / candidates),
+    }
+
+
+def check_range(field: str, value: float, low: float, high: float) -> None:
+    """Raises UserError where a number lies outside [low, high]."""
+    if not low <= value <= high:
+        raise UserError(f"{field}={value} is out of range: use {low} to {high}")
+
+
+def check_choice(field: str, value: str, known) -> None:
+    """Raises UserError where a word is not one of those known."""
+    if value not in known:
+        raise UserError(f"{field}={value!r} is unknown: use one of {', '.join(known)}")
+
+
+def check_contrast(config) -> None:
+    """Raises UserError where temperature, BatchNorm groups or batch leave nothing to contrast."""
+    c = config.method
+    if c.temperature <= 0:
+        raise UserError(f"method.temperature={c.temperature} is out of range: it must be greater than 0")
+    group = c.bn_group_size
+    if group < 0 or (group and config.batch_size % group):
+        raise UserError(f"method.bn_group_size={group} does not divide batch_size={config.batch_size}")
+    if min(config.batch_size, group or config.batch_size) < 2:
+        raise UserError("batch_size=1 or method.bn_group_size=1 leaves nothing to contrast with: use at least 2")
 
 
 def check_encoder(config) -> None:

@@ -14,7 +14,7 @@ from maskcl_jax import losses, masking
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
-from maskcl_jax.models.heads import Projector
+from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.vit import ViT
 
 
@@ -33,13 +33,14 @@ class CCMIM(MAE):
 
     def __init__(self, config, *, bn_eps: float = 1e-5, bn_momentum: float = 0.1):
         """bn_eps, bn_momentum: of the projector's BatchNorm, in torch's sense (the released code has torch's own)."""
-        super().__init__(config)
         c = config.method
-        self.check()
         self.mask_kind = "random" if c.masking == "random" else "noise"
-        self.projector = Projector(
-            hidden=config.model.width,
-            out=c.projector_out,
+        super().__init__(config)
+        self.check()
+        self.projector = MLP(
+            sizes=(config.model.width, c.projector_out),
+            norms=("affine", "plain"),
+            init_rule="xavier",
             bn_group_size=c.bn_group_size,
             bn_eps=bn_eps,
             bn_momentum=bn_momentum,
@@ -49,24 +50,14 @@ class CCMIM(MAE):
     def check(self) -> None:
         """Raises UserError for fields out of their range."""
         c, depth = self.config.method, self.config.model.depth
-        known = ["random", *masking.SCORES]
-        if c.masking not in known:
-            raise UserError(f"method.masking={c.masking!r} is unknown: use one of {', '.join(known)}")
-        if c.align_grad not in ("stop", "both"):
-            raise UserError(f"method.align_grad={c.align_grad!r} is unknown: use stop or both")
+        base.check_choice("method.masking", c.masking, ["random", *masking.SCORES])
+        base.check_choice("method.align_grad", c.align_grad, ["stop", "both"])
         if not all(-depth <= layer < depth for layer in c.importance_layers):
             raise UserError(
                 f"method.importance_layers={tuple(c.importance_layers)} names a block that is not there: "
                 f"model.depth is {depth}, so use 0 to {depth - 1}, or -1 for the last"
             )
-        if c.temperature <= 0:
-            raise UserError(f"method.temperature={c.temperature} is out of range: it must be greater than 0")
-        if c.bn_group_size < 0 or (c.bn_group_size and self.config.batch_size % c.bn_group_size):
-            raise UserError(
-                f"method.bn_group_size={c.bn_group_size} does not divide batch_size={self.config.batch_size}"
-            )
-        if min(self.config.batch_size, c.bn_group_size or self.config.batch_size) < 2:
-            raise UserError("batch_size=1 or method.bn_group_size=1 leaves nothing to contrast with: use at least 2")
+        base.check_contrast(self.config)
 
     def init(self, rng):
         """(params {encoder, decoder, projector}, {batch_stats: {projector}})."""
@@ -84,10 +75,10 @@ class CCMIM(MAE):
         variables = {"params": params["projector"], **model_state}
         return self.projector.apply(variables, cls, train=True, mutable=["batch_stats"])
 
-    def loss(self, params, target_params, model_state, batch, rng):
+    def loss(self, params, carried, batch, rng):
         """Reconstruction plus align_weight times alignment."""
         images = self.normalized(batch["image"])
-        out = self.step(params, model_state, images, batch)
+        out = self.step(params, carried.model_state, images, batch)
         c = self.config.method
         metrics = {
             "loss": out["loss"],
@@ -96,7 +87,7 @@ class CCMIM(MAE):
             # What the alignment costs when it tells no image from another.
             "align_chance": jnp.asarray(2 * c.temperature * jnp.log(float(images.shape[0]))),
             "align_accuracy": out["align_accuracy"],
-            "feature_std": losses.feature_std(out["cls_v"]),
+            **losses.spread(out["cls_v"]),
         }
         if "A" in out:
             metrics |= attention_metrics(out["A_per_layer"], out["A"], out["mask"])

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from maskcl_jax import losses, masking
-from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.vit import ViT
-from maskcl_jax.views import PatchMask, View
+from maskcl_jax.views import View
 
 
 class MAE(base.Method):
@@ -23,69 +22,56 @@ class MAE(base.Method):
     picture_names = ("input", "masked", "reconstruction")
 
     def __init__(self, config):
-        base.check_encoder(config)
-        base.check_transformer("method.decoder", config.method.decoder)
         self.config = config
         m, d = config.model, config.method.decoder
         self.dtype = jnp.dtype(config.dtype)
         self.image_size, self.patch = tuple(config.data.image_size), m.patch_size
-        self.encoder = ViT(
-            image_size=self.image_size,
-            channels=config.data.channels,
-            patch_size=m.patch_size,
-            width=m.width,
-            depth=m.depth,
-            heads=m.heads,
-            mlp_ratio=m.mlp_ratio,
-            dtype=self.dtype,
-        )
-        self.decoder = Decoder(
+        self.encoder = base.encoder_of(config, positions=self.positions)
+        self.decoder = self.new_decoder("method.decoder", d, out=m.patch_size**2 * config.data.channels)
+        self.num_patches = self.encoder.grid[0] * self.encoder.grid[1]
+        self.views = self.new_views()
+
+    positions = "mae"  # the order of the position tables
+    # What the host draws: "random" patch numbers, or "noise" where the method chooses on the device.
+    mask_kind = "random"
+    error = staticmethod(losses.masked_patch_mse)
+
+    def new_views(self) -> tuple[View, ...]:
+        """One crop, flipped or not, with its mask."""
+        mask = base.patch_mask(self.config, self.encoder.grid, field="mask_ratio", kind=self.mask_kind)
+        return (base.view_of(self.config, mask=mask),)
+
+    @property
+    def num_visible(self) -> int:
+        """Patches of the first view that the encoder sees."""
+        return self.views[0].mask.num_visible
+
+    def new_decoder(self, field: str, d, *, out: int) -> Decoder:
+        """The decoder that `config.FIELD` describes."""
+        base.check_transformer(field, d)
+        return Decoder(
             grid=self.encoder.grid,
             width=d.width,
             depth=d.depth,
             heads=d.heads,
-            out=m.patch_size**2 * config.data.channels,
+            out=out,
             mlp_ratio=d.mlp_ratio,
+            positions=self.positions,
             dtype=self.dtype,
-        )
-        self.num_patches = self.encoder.grid[0] * self.encoder.grid[1]
-        self.num_visible = masking.num_visible(self.num_patches, config.method.mask_ratio)
-        if not 0 < self.num_visible < self.num_patches:
-            raise UserError(
-                f"method.mask_ratio={config.method.mask_ratio} leaves {self.num_visible} of {self.num_patches} patches "
-                "visible: some must be visible and some masked"
-            )
-
-    # What the host draws: "random" patch numbers, or "noise" where the method chooses on the device.
-    mask_kind = "random"
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """One crop, flipped or not, with its mask."""
-        a = self.config.augment
-        mask = PatchMask(kind=self.mask_kind, num_patches=self.num_patches, num_visible=self.num_visible)
-        return (
-            View(
-                size=self.image_size,
-                crop_scale=tuple(a.crop_scale),
-                crop_ratio=tuple(a.crop_ratio),
-                interpolation=a.interpolation,
-                flip=a.flip,
-                mask=mask,
-            ),
         )
 
     def init(self, rng):
         """(params {encoder, decoder}, {})."""
         to_encoder, to_decoder = jax.random.split(rng)
         images = jnp.zeros((2, *self.image_size, self.config.data.channels))
+        encoder = self.encoder.init(to_encoder, images)["params"]
+        return {"encoder": encoder, "decoder": self.init_decoder(self.decoder, to_decoder)}, {}
+
+    def init_decoder(self, decoder: Decoder, rng):
+        """New parameters of a decoder."""
         latent = jnp.zeros((2, 1 + self.num_visible, self.config.model.width))
         restore = jnp.tile(jnp.arange(self.num_patches), (2, 1))
-        params = {
-            "encoder": self.encoder.init(to_encoder, images)["params"],
-            "decoder": self.decoder.init(to_decoder, latent, restore)["params"],
-        }
-        return params, {}
+        return decoder.init(rng, latent, restore)["params"]
 
     def encode(self, params, function, *arguments, **options):
         """One of the encoder's functions with the encoder's parameters."""
@@ -95,10 +81,10 @@ class MAE(base.Method):
         """uint8 images as the networks take them."""
         return base.normalize(images, self.config.data.mean, self.config.data.std)
 
-    def loss(self, params, target_params, model_state, batch, rng):
+    def loss(self, params, carried, batch, rng):
         """Mean squared error of the masked patches."""
         out = self.forward(params, self.normalized(batch["image"]), batch["visible"], batch["masked"])
-        return out["loss"], base.Aux({"loss": out["loss"]}, model_state)
+        return out["loss"], base.Aux({"loss": out["loss"]}, carried.model_state)
 
     def forward(self, params, images, visible, masked):
         """Every intermediate of one step, by name, for normalised images and given masks."""
@@ -107,7 +93,7 @@ class MAE(base.Method):
         return self.reconstruct(params, images, tokens, visible, masked)
 
     def reconstruct(self, params, images, tokens, visible, masked):
-        """Steps 2 to 4, from embedded patches on."""
+        """Steps 2 to 4, from embedded patches on; `images` are what the decoder shall paint."""
         # 2. Encode the visible ones.
         latent = self.encode(params, ViT.encode, masking.take(tokens, visible))
         # 3. Decode them among mask tokens.
@@ -117,13 +103,12 @@ class MAE(base.Method):
         patches = masking.patchify(images, self.patch)
         target = losses.normalize_patches(patches) if self.config.method.norm_pix else patches
         mask = masking.mask_of(visible, self.num_patches)
-        loss = losses.masked_patch_mse(pred, target, mask)
+        loss = self.error(pred, target, mask)
         return {"latent": latent, "ids_restore": restore, "mask": mask, "pred": pred, "loss": loss}
 
     def features(self, params, model_state, images, *, kind: str):
         """The mean of the patch tokens, or the cls token, after the final norm of an unmasked pass."""
-        tokens = self.encoder.apply({"params": params["encoder"]}, self.normalized(images)).astype(jnp.float32)
-        return tokens[:, 1:].mean(axis=1) if kind == "mean" else tokens[:, 0]
+        return base.pooled(self.encode(params, ViT.__call__, self.normalized(images)), kind)
 
     def masks_of(self, params, batch):
         """(visible, masked) patch numbers of a batch."""
@@ -131,14 +116,20 @@ class MAE(base.Method):
 
     def pictures(self, params, model_state, batch):
         """The image, what the encoder saw of it, and the decoder's patches in the masked places."""
-        images = self.normalized(batch["image"])
-        visible, masked = self.masks_of(params, batch)
+        return self.drawn(params, self.normalized(batch["image"]), *self.masks_of(params, batch))
+
+    def drawn(self, params, images, visible, masked, painted=None):
+        """{input, masked, reconstruction} of normalised images under given masks.
+
+        painted: what the decoder was trained to paint, where that is not the images.
+        """
         out = self.forward(params, images, visible, masked)
         patches = masking.patchify(images, self.patch)
         filled = out["pred"].astype(jnp.float32)
         if self.config.method.norm_pix:
             # The network predicts normalised patches: they are shown with the true patch's mean and deviation.
-            mean, std = losses.patch_statistics(patches)
+            true = patches if painted is None else masking.patchify(painted, self.patch)
+            mean, std = losses.patch_statistics(true)
             filled = filled * std + mean
         hidden = out["mask"][:, :, None]
         show = functools.partial(base.denormalize, mean=self.config.data.mean, std=self.config.data.std)

@@ -9,7 +9,7 @@ class BatchNorm(nn.Module):
 
     group_size: images that share statistics; 0 is the whole batch. A group is consecutive images. The running
     statistics move by `momentum` towards the groups' mean and unbiased variance, as torch keeps them (flax's own
-    BatchNorm stores the biased variance).
+    BatchNorm stores the biased variance). `count` is how often they moved, torch's `num_batches_tracked`.
     """
 
     eps: float = 1e-5
@@ -23,6 +23,7 @@ class BatchNorm(nn.Module):
         channels = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        calls = self.variable("batch_stats", "count", jnp.zeros, (), jnp.int32)
         y = x.astype(jnp.float32)
         if train:
             # The example that initialises parameters need not be a whole group.
@@ -37,6 +38,7 @@ class BatchNorm(nn.Module):
                 unbiased = group_var.reshape(-1, channels).mean(axis=0) * count / max(count - 1, 1)
                 mean.value += self.momentum * (group_mean.reshape(-1, channels).mean(axis=0) - mean.value)
                 var.value += self.momentum * (unbiased - var.value)
+                calls.value += 1
         else:
             y = (y - mean.value) / jnp.sqrt(var.value + self.eps)
         if self.affine:

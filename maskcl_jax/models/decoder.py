@@ -34,6 +34,10 @@ class Decoder(nn.Module):
 
     def __call__(self, latent, restore):
         """latent (B, 1 + n, D) with cls first, restore (B, N) -> (B, N, out) for every patch, cls dropped."""
+        return self.pred(self.tokens(latent, restore))
+
+    def tokens(self, latent, restore):
+        """The same before the last layer: (B, N, width)."""
         x = self.embed(latent)
         b, count = restore.shape
         hidden = jnp.broadcast_to(self.mask_token.astype(x.dtype), (b, count - x.shape[1] + 1, self.width))
@@ -42,4 +46,4 @@ class Decoder(nn.Module):
         x = jnp.concatenate([x[:, :1], patches], axis=1)
         for block in self.blocks:
             x = block(x)
-        return self.pred(self.norm(x))[:, 1:]
+        return self.norm(x)[:, 1:]

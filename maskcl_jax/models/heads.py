@@ -3,16 +3,30 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from maskcl_jax.models.batch_norm import BatchNorm
+from maskcl_jax.models.vit import torch_bias_init
+
+# "torch": nn.Linear's default, uniform within 1/sqrt(fan_in), for kernel and bias.
+KERNEL_INIT = {
+    "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    "xavier": nn.initializers.xavier_uniform(),
+}
 
 
-class Projector(nn.Module):
-    """Linear, BatchNorm, ReLU, Linear, BatchNorm without affine; no biases (Sherrylone/ccMIM `models_ccmim.py`)."""
+class MLP(nn.Module):
+    """Dense layers fc1, fc2, ..., each with its BatchNorm bn1, bn2, ... and, but for the last, a ReLU.
 
-    hidden: int
-    out: int
+    sizes: of the layers' outputs. norms: for each layer "affine", "plain" (without scale and bias) or "none".
+    biases: which layers have one, as their numbers from 0. init_rule: "torch" or "xavier" (biases 0).
+    """
+
+    sizes: tuple[int, ...]
+    norms: tuple[str, ...]
+    biases: tuple[int, ...] = ()
+    init_rule: str = "torch"
     bn_group_size: int = 0
     bn_eps: float = 1e-5
     bn_momentum: float = 0.1
@@ -20,10 +34,35 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        """(B, D) -> (B, out)."""
+        """(B, D) -> (B, sizes[-1])."""
         norm = {"group_size": self.bn_group_size, "eps": self.bn_eps, "momentum": self.bn_momentum}
-        dense = {"use_bias": False, "dtype": self.dtype, "kernel_init": nn.initializers.xavier_uniform()}
-        x = nn.Dense(self.hidden, **dense, name="fc1")(x)
-        x = nn.relu(BatchNorm(**norm, name="bn1")(x, train=train))
-        x = nn.Dense(self.out, **dense, name="fc2")(x)
-        return BatchNorm(affine=False, **norm, name="bn2")(x, train=train)
+        last = len(self.sizes) - 1
+        for i, (size, kind) in enumerate(zip(self.sizes, self.norms, strict=True)):
+            dense = {"use_bias": i in self.biases, "kernel_init": KERNEL_INIT[self.init_rule], "dtype": self.dtype}
+            if self.init_rule == "torch":
+                dense["bias_init"] = torch_bias_init(x.shape[-1])
+            x = nn.Dense(size, **dense, name=f"fc{i + 1}")(x)
+            if kind != "none":
+                x = BatchNorm(affine=kind == "affine", **norm, name=f"bn{i + 1}")(x, train=train)
+            x = nn.relu(x) if i < last else x
+        return x
+
+
+def apply_mlp(mlp: MLP, params, state, name: str, x):
+    """(output, new state) of the head `name` in training: its parameters and statistics lie under its name."""
+    if name not in state.get("batch_stats", {}):
+        return mlp.apply({"params": params[name]}, x, train=True), state
+    variables = {"params": params[name], "batch_stats": state["batch_stats"][name]}
+    out, new = mlp.apply(variables, x, train=True, mutable=["batch_stats"])
+    return out, {"batch_stats": {**state["batch_stats"], name: new["batch_stats"]}}
+
+
+def init_mlps(mlps: dict[str, tuple[MLP, int]], rng):
+    """({name: parameters}, state) of heads {name: (head, input width)}."""
+    params, stats = {}, {}
+    for (name, (mlp, width)), key in zip(mlps.items(), jax.random.split(rng, len(mlps)), strict=True):
+        variables = mlp.init(key, jnp.zeros((2, width)), train=True)
+        params[name] = variables["params"]
+        if "batch_stats" in variables:
+            stats[name] = variables["batch_stats"]
+    return params, {"batch_stats": stats} if stats else {}

@@ -24,6 +24,12 @@ xavier = nn.initializers.xavier_uniform()  # on a fused (D, 3D) kernel: the boun
 token_init = nn.initializers.normal(0.02)
 
 
+def separate_qkv(key, shape, dtype=jnp.float32):
+    """Xavier uniform for q, k and v each on its own, (D, D), on the fused (D, 3D) kernel (facebookresearch/moco-v3)."""
+    bound = (6 / (shape[0] + shape[1] // 3)) ** 0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def vit_size(variant: str) -> dict:
     """ "B/16" -> {width, depth, heads, mlp_ratio, patch_size}. Raises UserError for an unknown one."""
     name, _, patch = variant.partition("/")
@@ -51,9 +57,10 @@ class Attention(nn.Module):
     width: int
     heads: int
     dtype: Any = jnp.float32
+    qkv_init: Any = xavier
 
     def setup(self):
-        self.qkv = nn.Dense(3 * self.width, kernel_init=xavier, dtype=self.dtype)
+        self.qkv = nn.Dense(3 * self.width, kernel_init=self.qkv_init, dtype=self.dtype)
         self.proj = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype)
 
     def split(self, x):
@@ -102,10 +109,11 @@ class Block(nn.Module):
     heads: int
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
+    qkv_init: Any = xavier
 
     def setup(self):
         self.norm1 = layer_norm(self.dtype)
-        self.attn = Attention(self.width, self.heads, self.dtype)
+        self.attn = Attention(self.width, self.heads, self.dtype, self.qkv_init)
         self.norm2 = layer_norm(self.dtype)
         self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype)
 
@@ -127,6 +135,8 @@ class ViT(nn.Module):
 
     image_size: (height, width); sides divisible by patch_size. channels: any number. positions: the fixed tables
     "mae" or "mocov3" (see `position`), or "learned" (a parameter, with a row for the cls token, as timm's).
+    init_rule: "mae" (one bound for the fused qkv, cls 0.02, patch bias as torch's convolution) or "mocov3" (q, k, v
+    apart, cls 1e-6, patch bias 0).
     """
 
     image_size: tuple[int, int]
@@ -138,15 +148,20 @@ class ViT(nn.Module):
     mlp_ratio: float = 4.0
     positions: str = "mae"
     dtype: Any = jnp.float32
+    init_rule: str = "mae"
 
     def setup(self):
+        as_moco = self.init_rule == "mocov3"
         fan_in = self.patch_size**2 * self.channels
-        self.patch_embed = nn.Dense(self.width, kernel_init=xavier, bias_init=torch_bias_init(fan_in), dtype=self.dtype)
-        self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+        patch_bias = nn.initializers.zeros if as_moco else torch_bias_init(fan_in)
+        self.patch_embed = nn.Dense(self.width, kernel_init=xavier, bias_init=patch_bias, dtype=self.dtype)
+        cls_init = nn.initializers.normal(1e-6) if as_moco else token_init
+        self.cls_token = self.param("cls_token", cls_init, (1, 1, self.width))
         count = self.grid[0] * self.grid[1]
         if self.positions == "learned":
             self.pos_embed = self.param("pos_embed", token_init, (1, 1 + count, self.width))
-        self.blocks = [Block(self.width, self.heads, self.mlp_ratio, self.dtype) for _ in range(self.depth)]
+        qkv_init = separate_qkv if as_moco else xavier
+        self.blocks = [Block(self.width, self.heads, self.mlp_ratio, self.dtype, qkv_init) for _ in range(self.depth)]
         self.norm = layer_norm(self.dtype)
 
     @property

@@ -6,7 +6,7 @@ import sys
 import jax
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.verify import cases, verify_file
+from maskcl_jax.verify import verify_file
 
 SHIPPED = pathlib.Path(__file__).parents[1] / "reference"
 
@@ -22,8 +22,7 @@ def main(paths: list[str]) -> int:
         print("\n".join(map(str, checks)))
         total += len(checks)
         failed += sum(not check.passed for check in checks)
-    print(f"\nnot compared, as ours has no counterpart: {', '.join(cases.WITHOUT_COUNTERPART)}")
-    print(f"{total - failed} of {total} comparisons within their limits" + (f", {failed} FAILED" if failed else ""))
+    print(f"\n{total - failed} of {total} comparisons within their limits" + (f", {failed} FAILED" if failed else ""))
     return 1 if failed else 0
 
 

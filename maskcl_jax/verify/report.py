@@ -9,12 +9,16 @@ import jax
 import numpy as np
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.verify import cases
+from maskcl_jax.verify import cases, target_cases
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One compared array: its error as `kind` defines it ("relative" to the rms, "absolute", "exact"), its limit."""
+    """One compared array: its error and its limit.
+
+    kind: "relative" (to the rms of theirs), "of peak" (to their largest value), "absolute", "exact", "stats" (of a
+    summary: each number relative to its own scale).
+    """
 
     name: str
     error: float
@@ -29,6 +33,17 @@ class Check:
     def __str__(self) -> str:
         verdict = "ok" if self.passed else "FAIL"
         return f"{verdict:<5} {self.error:9.2e}  limit {self.limit:.0e} {self.kind:<9} {self.name}"
+
+
+CASES = {**cases.CASES, **target_cases.CASES}
+
+# What an error is measured by.
+SCALES = {
+    "relative": lambda x: float(np.sqrt(np.mean(x**2))) if x.size else 0.0,
+    "of peak": lambda x: float(np.max(np.abs(x), initial=0.0)),
+    "absolute": lambda x: 1.0,
+    "exact": lambda x: 1.0,
+}
 
 
 def read(path: pathlib.Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -52,20 +67,25 @@ def verify_file(path) -> list[Check]:
     """Every output and every gradient of one file, compared. Raises UserError for a file that has no case here."""
     config, arrays = read(pathlib.Path(path))
     name = config.get("method", pathlib.Path(path).stem)
-    if name not in cases.CASES:
-        raise UserError(f"{path} is of the case {name!r}, which is not one of {', '.join(cases.CASES)}")
-    case = cases.CASES[name]
+    if name not in CASES:
+        raise UserError(f"{path} is of the case {name!r}, which is not one of {', '.join(CASES)}")
+    case = CASES[name]
     try:
         with jax.default_matmul_precision("highest"):
             computed = case.compute(config, group(arrays, "weights"), group(arrays, "inputs"))
+        computed = case.finish(computed, arrays)
     except KeyError as error:
         raise UserError(f"{path} lacks {error}, which the case {name!r} needs") from None
-    wanted = {
-        key: value
-        for key, value in arrays.items()
-        if key.startswith(("outputs/", "grads/")) and not key.endswith(cases.WITHOUT_COUNTERPART)
-    }
+    wanted = {key: value for key, value in arrays.items() if key.startswith(("outputs/", "grads/"))}
     return [compare(key, computed.get(key), value, case) for key, value in sorted(wanted.items())]
+
+
+def stats_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The worst of a summary [sum, L2 norm, sum of absolute values, first 16 elements]."""
+    first = theirs[3:]
+    rms = np.sqrt(np.mean(first[first != 0] ** 2)) if first.any() else 0.0
+    scale = np.concatenate([[theirs[2], theirs[1], theirs[2]], np.full(16, rms)])
+    return float(np.max(np.abs(ours - theirs) / np.where(scale > 0, scale, 1.0)))
 
 
 def compare(key: str, ours, theirs: np.ndarray, case) -> Check:
@@ -74,6 +94,8 @@ def compare(key: str, ours, theirs: np.ndarray, case) -> Check:
     if ours is None or np.shape(ours) != theirs.shape:
         return Check(f"{key}  ({'not computed' if ours is None else f'shape {np.shape(ours)}'})", np.inf, limit, kind)
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if kind == "stats":
+        return Check(key, stats_error(ours, theirs), limit, kind)
     difference = float(np.max(np.abs(ours - theirs), initial=0.0))
-    size = float(np.sqrt(np.mean(theirs**2))) if kind == "relative" and theirs.size else 0.0
-    return Check(key, difference / size if size else difference, limit, kind)
+    # An array of zeros has no scale of its own: its error is absolute.
+    return Check(key, difference / (SCALES[kind](theirs) or 1.0), limit, kind)

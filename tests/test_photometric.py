@@ -1,0 +1,143 @@
+"""Colours: the operations against torchvision's, and what the host draws for them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskcl_jax import photometric
+from maskcl_jax.data import photometric as drawing
+from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY, Photometric, View
+
+RNG = np.random.default_rng(0)
+
+
+def pictures(channels=3):
+    """Noise, a flat grey picture, saturated colours and black, in 0..1."""
+    images = RNG.random((4, 20, 24, channels)).astype(np.float32)
+    images[1] = 0.25
+    images[2] = images[2].round()
+    images[3, :10] = 0.0
+    return images
+
+
+def torchvision():
+    pytest.importorskip("torch")
+    return pytest.importorskip("torchvision.transforms.functional")
+
+
+def theirs(operation, images, *amounts):
+    import torch
+
+    done = [operation(torch.tensor(x.transpose(2, 0, 1)), *amounts) for x in images]
+    return np.stack([np.broadcast_to(x.numpy(), images[0].transpose(2, 0, 1).shape) for x in done]).transpose(
+        0, 2, 3, 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "amounts"),
+    [
+        ("brightness", (0.6, 1.0, 1.4)),
+        ("contrast", (0.6, 1.4)),
+        ("saturation", (0.0, 0.7, 1.4)),
+        ("hue", (-0.5, -0.1, 0.0, 0.07, 0.4)),
+    ],
+)
+def test_jitter_is_torchvisions(name, amounts):
+    functional, images = torchvision(), pictures()
+    for amount in amounts:
+        ours = getattr(photometric, f"adjust_{name}")(jnp.asarray(images), jnp.full(4, amount))
+        np.testing.assert_allclose(ours, theirs(getattr(functional, f"adjust_{name}"), images, amount), atol=1e-5)
+
+
+def test_grey_is_torchvisions():
+    functional, images = torchvision(), pictures()
+    ours = jnp.broadcast_to(photometric.grey_of(jnp.asarray(images)), images.shape)
+    np.testing.assert_allclose(ours, theirs(functional.rgb_to_grayscale, images, 3), atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.8, 2.0])
+def test_blur_is_torchvisions(sigma):
+    functional, images = torchvision(), pictures()
+    ours = photometric.gaussian_blur(jnp.asarray(images), jnp.full(4, sigma))
+    np.testing.assert_allclose(ours, theirs(functional.gaussian_blur, images, [13, 13], [sigma, sigma]), atol=1e-5)
+
+
+def test_solarize_and_blur_leave_the_others_alone():
+    images = pictures()
+    ours = photometric.solarize(jnp.asarray(images), jnp.asarray([1.0, 0.0, 0.0, 0.0]))
+    np.testing.assert_allclose(ours[0], np.where(images[0] >= 0.5, 1 - images[0], images[0]), atol=1e-7)
+    np.testing.assert_array_equal(ours[1:], images[1:])
+    blurred = photometric.gaussian_blur(jnp.asarray(images), jnp.asarray([0.0, 1.0, 1.0, 1.0]))
+    np.testing.assert_array_equal(blurred[0], images[0])
+
+
+def row(**values):
+    out = np.array(PHOTOMETRIC_IDENTITY, np.float32)
+    for name, value in values.items():
+        out[PHOTOMETRIC.index(name)] = value
+    return out
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)])
+def test_the_order_of_the_jitter(order):
+    functional, images = torchvision(), pictures()
+    amounts = {"brightness": 1.3, "contrast": 0.7, "saturation": 1.2, "hue": 0.08}
+    places = {f"order_{i + 1}": number for i, number in enumerate(order)}
+    ours = photometric.apply(jnp.asarray(images), jnp.asarray(np.tile(row(**amounts, **places), (4, 1))))
+    expected = images
+    for number in order:
+        name = list(amounts)[number]
+        expected = theirs(getattr(functional, f"adjust_{name}"), expected, amounts[name])
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_nothing_asked_for_changes_nothing(channels):
+    images = pictures(channels)
+    ours = photometric.apply(jnp.asarray(images), jnp.asarray(np.tile(row(), (4, 1))))
+    np.testing.assert_allclose(ours, images, atol=1e-6)
+
+
+def test_every_image_has_its_own():
+    images = pictures()
+    rows = np.stack([row(), row(grey=1.0), row(solarize=1.0), row(brightness=0.5)])
+    ours = photometric.apply(jnp.asarray(images), jnp.asarray(rows))
+    for i in range(4):
+        alone = photometric.apply(jnp.asarray(images[i : i + 1]), jnp.asarray(rows[i : i + 1]))
+        np.testing.assert_allclose(ours[i], alone[0], atol=1e-6)
+
+
+def draw(count=20000, **fields):
+    view = View(name="key", size=(8, 8), photometric=Photometric(**fields))
+    return drawing.draw(view, seed=0, epoch=2, indices=np.arange(count))["key_photometric"]
+
+
+def test_what_is_drawn_has_the_stated_distribution():
+    p = dict(zip(PHOTOMETRIC, draw(solarize_p=0.2).T, strict=True))
+    jittered = p["brightness"] != 1.0
+    assert abs(jittered.mean() - 0.8) < 0.01
+    for name in ("brightness", "contrast", "saturation"):
+        values = p[name][jittered]
+        assert (values.min() >= 0.6, values.max() <= 1.4) == (True, True)
+        assert abs(values.mean() - 1.0) < 0.01
+    assert abs(p["hue"]).max() <= 0.1
+    assert (abs(p["grey"].mean() - 0.2) < 0.01, abs(p["solarize"].mean() - 0.2) < 0.01) == (True, True)
+    blurred = p["blur_sigma"][p["blur_sigma"] > 0]
+    assert abs(len(blurred) / 20000 - 0.5) < 0.012
+    assert (blurred.min() >= 0.1, blurred.max() <= 2.0, abs(blurred.mean() - 1.05) < 0.02) == (True, True, True)
+    orders = np.stack([p[f"order_{i}"] for i in (1, 2, 3, 4)], axis=1).astype(int)
+    kinds, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(kinds) == 24
+    assert abs(counts / 20000 - 1 / 24).max() < 0.006
+
+
+def test_what_is_drawn_depends_on_the_example_alone():
+    whole, part = (
+        draw(50),
+        drawing.draw(
+            View(name="key", size=(8, 8), photometric=Photometric()), seed=0, epoch=2, indices=np.array([7, 3])
+        )["key_photometric"],
+    )
+    np.testing.assert_array_equal(part, whole[[7, 3]])
+    assert drawing.draw(View(size=(8, 8)), seed=0, epoch=0, indices=np.arange(3)) == {}
