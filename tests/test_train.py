@@ -252,7 +252,7 @@ def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
             process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     latest = checkpoint.Checkpoints(tmp_path / "killed").latest()
-    assert latest < 60
+    assert (latest or 0) < 60  # none, where it died before the first one was whole
     subprocess.run(victim, env=environment(1), check=True)
     straight = command(*arguments, f"--workdir={tmp_path / 'straight'}")
     subprocess.run(straight, env=environment(1), check=True)
