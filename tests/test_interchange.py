@@ -50,3 +50,21 @@ def test_the_position_table_of_another_method_is_refused():
     state = convert.to_torch(tree, rows, shape._replace(order="mocov3"))
     with pytest.raises(UserError, match="pos_embed"):
         convert.from_torch(state, rows, shape)
+
+
+def test_cmae_has_every_key_of_the_official_model():
+    rows = layouts.cmae(12, 8, 2) + layouts.cmae_statistics()
+    assert len({row.theirs for row in rows}) == len(rows) == 458
+
+
+@pytest.mark.parametrize("name", ["cmae", "mocov3"])
+def test_targets_travel_too(name):
+    method = create(tiny(name))
+    params, state = filled(method)
+    tree = {"params": params, "target_params": method.target_of(params), **state}
+    tree["target_batch_stats"] = method.target_state_of(state)["batch_stats"]
+    rows = {"cmae": layouts.cmae(1, 1, 1) + layouts.cmae_statistics(), "mocov3": layouts.mocov3(1)}[name]
+    widths = {"encoder": 32, "decoder": 16, "feature_decoder": 16}
+    shape = convert.Shape(8, 3, (4, 4), widths, order="mocov3")
+    back = convert.from_torch(convert.to_torch(tree, rows, shape), rows, shape)
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.asarray, tree), back)
