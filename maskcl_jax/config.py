@@ -11,6 +11,7 @@ import difflib
 import ml_collections
 
 from maskcl_jax.errors import UserError
+from maskcl_jax.models.resnet import resnet_size
 from maskcl_jax.models.vit import vit_size
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,12 +52,13 @@ DEFAULTS = {
         "base_lr": 1.5e-4,  # at a batch of 256; the peak is base_lr * batch_size / 256
         "min_lr": 0.0,
         "warmup_epochs": 40.0,
+        "per_epoch": False,  # the rate changes once an epoch, not at every step
         "weight_decay": 0.05,
         "decay_on": "matrices",
         "b1": 0.9,
         "b2": 0.95,
         "eps": 1e-8,
-        "momentum": 0.9,  # sgd only
+        "momentum": 0.9,  # sgd and lars
         "clip_norm": 0.0,
     },
     # Online evaluation: how often, and the k-NN protocol.
@@ -106,6 +108,7 @@ DATA = {
         "eval_resize": 256 / 224,
     },
     "folder": {"source": "folder", "image_size": (224, 224), "eval_resize": 256 / 224},
+    "imagenet100": {"source": "folder", "image_size": (224, 224), "eval_resize": 256 / 224},
     "tiny_imagenet": {"source": "folder", "image_size": (64, 64)},
 }
 
@@ -130,7 +133,7 @@ def build(arg: str | None, *, method: dict, recipes: dict[str, dict]) -> ml_coll
 
     arg: what follows the colon on the command line: `preset,key=value,...`; None or "" is the preset "embedded".
     method: the fields of `config.method`. recipes: preset -> nested dict of what differs from the defaults;
-    the key `variant` ("B/16") sets the encoder's size. Raises UserError for an unknown preset or key.
+    the key `variant` ("B/16", "R50") sets the encoder's size. Raises UserError for an unknown preset or key.
     """
     preset, options = parse(arg, presets=list(recipes))
     recipe = dict(recipes[preset])
@@ -141,10 +144,15 @@ def build(arg: str | None, *, method: dict, recipes: dict[str, dict]) -> ml_coll
     config.data.update(DATA[preset])
     merge(config, recipe)
     if variant is not None:
-        config.model = ml_collections.ConfigDict(vit_size(variant))
+        config.model = ml_collections.ConfigDict(encoder_size(variant))
     for key, value in options.items():
         set_field(config, SHORT[key], value, written=f"{key}={value}")
     return config
+
+
+def encoder_size(variant: str) -> dict:
+    """The fields of `config.model` for "B/16" (a ViT), "R50" or "R18/small" (a ResNet)."""
+    return resnet_size(variant) if variant.startswith("R") else vit_size(variant)
 
 
 def parse(arg: str | None, *, presets: list[str]) -> tuple[str, dict]:
@@ -223,8 +231,6 @@ def check(config: ml_collections.ConfigDict) -> None:
             )
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype={config.dtype!r} is unknown: use float32 or bfloat16")
-    if config.eval.feature not in ("mean", "cls"):
-        raise UserError(f"eval.feature={config.eval.feature!r} is unknown: use mean or cls")
 
 
 def flat(config) -> dict:

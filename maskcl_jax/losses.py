@@ -26,21 +26,37 @@ def info_nce(queries, keys, temperature: float):
     return loss, accuracy
 
 
+def queue_logits(queries, keys, queue, temperature: float, *, hard=None, hard_weight: float = 1.0):
+    """(B, 1 + K + n) logits [q k+, q queue, w q k-] / T: each query's own key first (MoCo v2).
+
+    queries, keys: (B, D), normalised here. queue: (K, D), unit rows. hard: (B, n, D), normalised here: negatives of
+    each query alone, whose similarity is weighted by hard_weight inside the exponential (Ge et al. 2021).
+    """
+    q, k = l2_normalize(queries), l2_normalize(keys)
+    parts = [jnp.sum(q * k, axis=1, keepdims=True), jnp.matmul(q, queue.T, precision=HIGHEST)]
+    if hard is not None:
+        parts.append(hard_weight * jnp.einsum("bd,bnd->bn", q, l2_normalize(hard), precision=HIGHEST))
+    return jnp.concatenate(parts, axis=1) / temperature
+
+
+def first_of(logits):
+    """Mean cross-entropy of logits (B, n) whose first column is right, and the top-1 accuracy."""
+    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+    return loss, jnp.mean(jnp.argmax(logits, axis=1) == 0)
+
+
 def queue_nce(queries, keys, queue, temperature: float, *, in_batch: bool):
     """Mean cross-entropy against a queue of earlier keys, and its top-1 accuracy.
 
-    queries, keys: (B, D), normalised here. queue: (K, D), unit rows. Logits are [q k+, q queue] / T (MoCo v2), and with
+    queries, keys: (B, D), normalised here. queue: (K, D), unit rows. Logits are those of `queue_logits`, and with
     in_batch the other keys of the batch are negatives too.
     """
+    if not in_batch:
+        return first_of(queue_logits(queries, keys, queue, temperature))
     q, k = l2_normalize(queries), l2_normalize(keys)
-    if in_batch:
-        own, label = jnp.matmul(q, k.T, precision=HIGHEST), jnp.arange(q.shape[0])
-    else:
-        own, label = jnp.sum(q * k, axis=1, keepdims=True), jnp.zeros(q.shape[0], jnp.int32)
-    logits = jnp.concatenate([own, jnp.matmul(q, queue.T, precision=HIGHEST)], axis=1) / temperature
-    positives = jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
-    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - positives)
-    return loss, jnp.mean(jnp.argmax(logits, axis=1) == label)
+    logits = jnp.matmul(q, jnp.concatenate([k, queue]).T, precision=HIGHEST) / temperature
+    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))
+    return loss, jnp.mean(jnp.argmax(logits, axis=1) == jnp.arange(q.shape[0]))
 
 
 def new_queue(rng, size: int, width: int):

@@ -26,12 +26,17 @@ def warmup_steps(config, *, total_steps: int, steps_per_epoch: int) -> int:
 
 
 def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
-    """The schedule step -> learning rate; its peak is base_lr * batch_size / 256 (the linear scaling rule)."""
+    """The schedule step -> learning rate; its peak is base_lr * batch_size / 256 (the linear scaling rule).
+
+    With `per_epoch` the rate of an epoch's first step holds to its end (facebookresearch/moco `adjust_learning_rate`).
+    """
     o = config.optimizer
     warmup = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     peak = o.base_lr * config.batch_size / 256
 
     def schedule(step):
+        if o.per_epoch:
+            step = step // steps_per_epoch * steps_per_epoch
         return warmup_cosine(step, peak=peak, warmup=warmup, total=total_steps, minimum=o.min_lr)
 
     return schedule
@@ -77,8 +82,9 @@ def frozen_mask(params, frozen):
 def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> optax.GradientTransformation:
     """The optax chain of `config.optimizer`.
 
-    Fields: name ("adamw" | "sgd"), b1, b2, eps (AdamW), momentum (SGD), weight_decay, decay_on ("matrices" |
-    "kernels" | "all"), clip_norm (0 = none). frozen: paths of parameters that never change, by decay neither.
+    Fields: name ("adamw" | "sgd" | "lars"), b1, b2, eps (AdamW), momentum (SGD, LARS), weight_decay, decay_on
+    ("matrices" | "kernels" | "all"), clip_norm (0 = none). LARS scales the parameters that decay, no others. frozen:
+    paths of parameters that never change, by decay neither.
     """
     o = config.optimizer
     if o.decay_on not in DECAY_RULES:
@@ -90,8 +96,17 @@ def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> opt
         update = optax.chain(
             optax.add_decayed_weights(o.weight_decay, mask=mask), optax.sgd(schedule, momentum=o.momentum)
         )
+    elif o.name == "lars":
+        update = optax.lars(
+            schedule,
+            weight_decay=o.weight_decay,
+            weight_decay_mask=mask,
+            trust_coefficient=0.001,
+            trust_ratio_mask=mask,
+            momentum=o.momentum,
+        )
     else:
-        raise UserError(f"optimizer.name={o.name!r} is unknown: use adamw or sgd")
+        raise UserError(f"optimizer.name={o.name!r} is unknown: use adamw, sgd or lars")
     if o.clip_norm:
         update = optax.chain(optax.clip_by_global_norm(o.clip_norm), update)
     if frozen:

@@ -9,6 +9,9 @@ SMALL_DECODER = {"width": 64, "depth": 1, "heads": 4}
 # A decoder for CIFAR's 32 pixels beside ViT-Ti/4 (our choice).
 CIFAR_DECODER = {"width": 128, "depth": 2, "heads": 4}
 
+# A small ResNet for 28 and 32 pixels (our choice): as much work as the small ViT.
+SMALL_RESNET = {"depth": 10, "width": 16, "stem": "small"}
+
 # Colours as MoCo v2 and its descendants change them; each config names its source.
 COLOURS = {
     "brightness": 0.4,
@@ -91,4 +94,62 @@ def sixty_four_patches(method: dict, feature: str, *, patch: int = 4) -> dict:
         "method": method,
         "optimizer": {"base_lr": 5e-4, "warmup_epochs": 20.0},
         "eval": {"feature": feature},
+    }
+
+
+# MoCo's optimiser: SGD without warm-up, decay on everything, the rate falling once an epoch (facebookresearch/moco).
+MOCO_OPTIMIZER = {
+    "name": "sgd",
+    "base_lr": 0.03,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "decay_on": "all",
+    "warmup_epochs": 0.0,
+    "per_epoch": True,
+}
+
+
+def convnet(*, epochs: int, small: dict, cifar: dict, optimizer: dict, published: dict) -> dict[str, dict]:
+    """A contrastive ConvNet's recipe, `imagenet` (R50, batch 256), and what the small data sets take instead.
+
+    epochs, optimizer, published: of the published recipe, which `imagenet100` and `folder` follow. small, cifar: fields
+    of `config.method` for the small data sets. `cifar10` and `cifar100` are MoCo's demo on one device (branch
+    colab-notebook): ResNet-18, batch 512, rate 0.06, decay 5e-4. All other small presets are our choice.
+    """
+    tiny = {
+        "model": dict(SMALL_RESNET),
+        "method": small,
+        "optimizer": {**MOCO_OPTIMIZER, "base_lr": 0.06, "weight_decay": 5e-4, "per_epoch": False},
+    }
+    demo = {
+        "variant": "R18/small",
+        "epochs": 200,
+        "batch_size": 512,
+        "method": cifar,
+        "optimizer": {**MOCO_OPTIMIZER, "base_lr": 0.03, "weight_decay": 5e-4},  # 0.06 at 512
+        "eval": {"k": 200, "temperature": 0.1},
+    }
+    large = {
+        "variant": "R50",
+        "batch_size": 256,
+        "dtype": "bfloat16",
+        "optimizer": optimizer,
+        "augment": {"interpolation": "bilinear"},
+        "checkpoint": {"every_epochs": 1.0, "keep_every_epochs": 50.0},
+        **published,
+    }
+    return {
+        "embedded": tiny | {"epochs": 10, "batch_size": 128, "eval": {"every_epochs": 5.0}},
+        "synthetic": tiny | {"epochs": 2, "batch_size": 64},
+        "fashion_mnist": tiny
+        | {
+            "epochs": 2,
+            "batch_size": 256,
+            "eval": {"every_epochs": 1.0, "train_examples": 10_000, "linear": True},
+        },
+        "cifar10": demo,
+        "cifar100": demo,
+        "folder": large | {"epochs": epochs},
+        "imagenet100": large | {"epochs": epochs, "eval": {"every_epochs": 20.0}},
+        "imagenet": large | {"epochs": epochs, "eval": {"every_epochs": 20.0, "train_examples": 100_000}},
     }

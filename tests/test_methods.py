@@ -156,11 +156,13 @@ def test_features_and_pictures_of_any_shape(name, size, channels):
     b, first = batch_of(method, 3), method.views[0].name
 
     def look(params, state, b):
-        features = [method.features(params, state, b[first], kind=kind) for kind in ("mean", "cls")]
+        features = [method.features(params, state, b[first], kind=kind) for kind in method.feature_kinds]
         return features, method.pictures(params, state, b)
 
     features, pictures = jax.jit(look)(*filled(method), b)
-    assert {(f.shape, f.dtype) for f in features} == {((3, 32), jnp.dtype("float32"))}
+    assert {(f.shape, f.dtype) for f in features} == {
+        ((3, 32), jnp.dtype("float32"))
+    }  # 32 wide: a ViT of that, 8 x 4 channels
     assert set(pictures) == set(method.picture_names)
     for name_, picture in pictures.items():
         assert picture.shape[:3] == (3, *size), name_
@@ -197,6 +199,7 @@ def test_a_perfect_prediction_is_drawn_as_the_image():
         ("mae", "method.mask_ratio", 0.0, r"mask_ratio=0\.0 leaves 16 of 16"),
         ("mae", "method.mask_ratio", 1.5, r"mask_ratio=1\.5 leaves"),
         ("mae", "method.name", "mea", r"method\.name='mea'"),
+        ("mae", "eval.feature", "max", r"eval\.feature='max' is unknown: use one of mean, cls"),
         ("ccmim", "method.masking", "magic", r"method\.masking='magic'"),
         ("ccmim", "method.align_grad", "half", r"method\.align_grad='half'"),
         ("ccmim", "method.importance_layers", (1,), r"importance_layers=\(1,\)"),
@@ -220,12 +223,20 @@ def test_a_perfect_prediction_is_drawn_as_the_image():
         ("macrl", "method.mode", "both", r"method\.mode='both'"),
         ("macrl", "method.mask_ratio_key", 0.9, r"mask_ratio_key=0\.9 is above method\.mask_ratio=0\.75"),
         ("macrl", "method.mask_ratio_key", 0.0, r"mask_ratio_key=0\.0 leaves nothing masked"),
+        ("moco_v2", "method.queue_size", 12, r"queue_size=12 is not a multiple of the 8 keys.*use for instance 8"),
+        ("moco_v2", "method.symmetric", True, r"queue_size=8 is not a multiple of the 16 keys"),
+        ("moco_v2", "method.projector.layers", 0, r"projector\.layers=0"),
+        ("moco_v2", "model.depth", 19, r"model\.depth=19 is unknown: use one of 10, 14, 18, 34, 50, 101"),
+        ("moco_v2", "model.stem", "big", r"model\.stem='big'"),
+        ("moco_v2", "eval.feature", "cls", r"eval\.feature='cls' is unknown: use one of mean"),
     ],
 )
 def test_what_cannot_work_is_named(name, field, value, words):
     c = tiny(name)
     if field == "model.width":
         c.model.heads = 2
+    if field == "method.symmetric":
+        c.method.queue_size = 8
     c.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=words):
         create(c)

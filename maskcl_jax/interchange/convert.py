@@ -1,5 +1,7 @@
 """Moves weights between our trees and PyTorch state dicts along a layout, in numpy alone."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +11,12 @@ from maskcl_jax.models.position import sincos_table
 
 
 class Shape(NamedTuple):
-    """What a layout's transforms must know besides the arrays."""
+    """What a layout's transforms must know of a ViT besides the arrays; a ResNet's need nothing."""
 
-    patch_size: int
-    channels: int
-    grid: tuple[int, int]
-    widths: dict[str, int]  # {"encoder": ..., "decoder": ...}, of the fixed position tables
+    patch_size: int = 0
+    channels: int = 0
+    grid: tuple[int, int] = (0, 0)
+    widths: Mapping[str, int] = MappingProxyType({})  # {"encoder": ..., "decoder": ...}, of the fixed position tables
     order: str = "mae"  # of their halves
 
 
@@ -34,6 +36,7 @@ TRANSFORMS = {
     "same": (lambda x, s: x, lambda x, s: x),
     "transpose": (lambda x, s: x.T, lambda x, s: x.T),
     "patch_conv": (patch_kernel, patch_conv),
+    "conv": (lambda x, s: x.transpose(2, 3, 1, 0), lambda x, s: x.transpose(3, 2, 0, 1)),
     "counter": (lambda x, s: np.asarray(x, np.int32), lambda x, s: np.asarray(x, np.int64)),
 }
 

@@ -6,6 +6,8 @@ A row is (our path, their key, transform). Our paths start with `params` or `bat
 
 from typing import NamedTuple
 
+from maskcl_jax.models.resnet import RESNET_DEPTHS
+
 
 class Row(NamedTuple):
     """One tensor: our path, their key, and the name of a transform in `convert.TRANSFORMS`."""
@@ -172,4 +174,41 @@ def mocov3_head(target: str, ours: str, theirs: str, *, layers: int) -> list[Row
         if i < layers - 1:
             rows += norm(f"{target}params/{ours}/bn{i + 1}", f"{theirs}.{3 * i + 1}")
         rows += running(f"{target}batch_stats/{ours}/bn{i + 1}", f"{theirs}.{3 * i + 1}")
+    return rows
+
+
+def batch_norm(ours: str, theirs: str, target: str = "") -> list[Row]:
+    """A BatchNorm: scale, bias and running statistics. ours: the path below `params` and `batch_stats`."""
+    return [*norm(f"{target}params/{ours}", theirs), *running(f"{target}batch_stats/{ours}", theirs)]
+
+
+def resnet(depth: int, ours: str = "encoder", prefix: str = "", target: str = "") -> list[Row]:
+    """torchvision's and timm's ResNet without its classifier; their keys begin with `prefix`.
+
+    target: "target_" for an EMA target's. The shortcut of the first stage has a convolution in bottlenecks only.
+    """
+    counts, bottleneck = RESNET_DEPTHS[depth]
+
+    def layer(a: str, b: str, conv: str, bn: str, suffix: str) -> list[Row]:
+        kernel = Row(f"{target}params/{a}conv{suffix}/kernel", f"{prefix}{b}{conv}.weight", "conv")
+        return [kernel, *batch_norm(f"{a}bn{suffix}", f"{prefix}{b}{bn}", target)]
+
+    rows = layer(f"{ours}/", "", "conv1", "bn1", "1")
+    for stage, count in enumerate(counts, start=1):
+        for i in range(count):
+            a, b = f"{ours}/layer{stage}_{i}/", f"layer{stage}.{i}."
+            for n in range(1, 4 if bottleneck else 3):
+                rows += layer(a, b, f"conv{n}", f"bn{n}", str(n))
+            if i == 0 and (stage > 1 or bottleneck):
+                rows += layer(a, b, "downsample.0", "downsample.1", "_shortcut")
+    return rows
+
+
+def mocov2(depth: int) -> list[Row]:
+    """facebookresearch/moco `MoCo` with --mlp: query and key encoder, each with its head as `fc`."""
+    rows = []
+    for target, theirs in (("", "encoder_q."), ("target_", "encoder_k.")):
+        rows += resnet(depth, prefix=theirs, target=target)
+        rows += linear(f"{target}params/projector/fc1", f"{theirs}fc.0")
+        rows += linear(f"{target}params/projector/fc2", f"{theirs}fc.2")
     return rows

@@ -1,14 +1,15 @@
 """The methods, by the name that `config.method.name` carries."""
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods.base import Carried, Method
+from maskcl_jax.methods.base import Carried, Method, check_choice
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.macrl import MACRL
 from maskcl_jax.methods.mae import MAE
+from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.mocov3 import MoCoV3
 
-METHODS = {"mae": MAE, "ccmim": CCMIM, "cmae": CMAE, "macrl": MACRL, "mocov3": MoCoV3}
+METHODS = {"mae": MAE, "ccmim": CCMIM, "cmae": CMAE, "macrl": MACRL, "mocov3": MoCoV3, "moco_v2": MoCoV2}
 
 __all__ = ["METHODS", "Carried", "Method", "create"]
 
@@ -17,4 +18,6 @@ def create(config) -> Method:
     """The method of a config. Raises UserError for an unknown name or for fields that do not go together."""
     if config.method.name not in METHODS:
         raise UserError(f"method.name={config.method.name!r} is unknown: use one of {', '.join(METHODS)}")
-    return METHODS[config.method.name](config)
+    method = METHODS[config.method.name](config)
+    check_choice("eval.feature", config.eval.feature, method.feature_kinds)
+    return method

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from maskcl_jax import masking, photometric
 from maskcl_jax.errors import UserError
+from maskcl_jax.models.resnet import RESNET_DEPTHS, STEMS, ResNet
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.views import PatchMask, Photometric, View
 
@@ -37,12 +38,14 @@ class Method:
     """The whole interface. A method is made from a config, holds no arrays, and all its functions are pure.
 
     views: the views of an image that its batches hold. picture_names: the columns of `pictures`, in order.
+    feature_kinds: what `features` can be asked for.
     ema_first: whether the target moves before it makes its keys (MoCo) or after the optimiser's step (CMAE).
     frozen: paths of parameters that keep their first values.
     """
 
     views: tuple[View, ...] = ()
     picture_names: tuple[str, ...] = ()
+    feature_kinds: tuple[str, ...] = ("mean", "cls")
     ema_first: bool = False
     frozen: tuple[tuple[str, ...], ...] = ()
 
@@ -68,7 +71,7 @@ class Method:
         raise NotImplementedError
 
     def features(self, params, model_state, images, *, kind: str):
-        """(B, D) float32 of unmasked images (B, H, W, C) uint8; kind "mean" (patch tokens) or "cls"."""
+        """(B, D) float32 of unmasked images (B, H, W, C) uint8; kind "mean" (of patch tokens, or of a map) or "cls"."""
         raise NotImplementedError
 
     def pictures(self, params, model_state, batch):
@@ -143,6 +146,19 @@ def encoder_of(config, **fields) -> ViT:
         dtype=jnp.dtype(config.dtype),
         **fields,
     )
+
+
+def resnet_of(config, **fields) -> ResNet:
+    """The ResNet of `config.model`. Raises UserError where that is none, or too deep for the images."""
+    m = config.model
+    if not hasattr(m, "stem"):
+        raise UserError(f"method {config.method.name!r} needs a ResNet: write for instance variant=R50 or R18/small")
+    if m.depth not in RESNET_DEPTHS:
+        raise UserError(f"model.depth={m.depth} is unknown: use one of {', '.join(map(str, RESNET_DEPTHS))}")
+    if m.width < 1:
+        raise UserError(f"model.width={m.width} is out of range: use 1 or more")
+    check_choice("model.stem", m.stem, STEMS)
+    return ResNet(depth=m.depth, width=m.width, stem=m.stem, dtype=jnp.dtype(config.dtype), **fields)
 
 
 def pooled(tokens, kind: str):
@@ -221,6 +237,8 @@ def check_contrast(config) -> None:
 def check_encoder(config) -> None:
     """Raises UserError where an encoder of `config.model` cannot take images of `config.data.image_size`."""
     m, (height, width) = config.model, config.data.image_size
+    if not hasattr(m, "patch_size"):
+        raise UserError(f"method {config.method.name!r} needs a ViT: write for instance variant=S/16")
     if min(m.width, m.depth, m.heads, m.patch_size) < 1:
         raise UserError(
             f"model width={m.width}, depth={m.depth}, heads={m.heads}, patch_size={m.patch_size}: none may be below 1"

@@ -14,8 +14,9 @@ from maskcl_jax import losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
+from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.decoder import Decoder
-from maskcl_jax.models.heads import KERNEL_INIT, MLP, apply_mlp, init_mlps
+from maskcl_jax.models.heads import KERNEL_INIT, MLP, init_mlps
 from maskcl_jax.models.vit import ViT
 
 REFERENCE_SIZE = 224  # pixels: what master_size and pixel_shift are written for; other sizes scale them
@@ -129,12 +130,12 @@ class CMAE(MAE):
         out["loss_rec"] = out["loss"]
         # 2. A second decoder with a mask token of its own gives features for every patch; their mean is the picture's.
         out |= self.online_features(params, out)
-        projection, state = apply_mlp(self.projector, params, state, "projector", out["online_pooled"])
-        prediction, state = apply_mlp(self.predictor, params, state, "predictor", projection)
+        projection, state = apply_in_training(self.projector, params, state, "projector", out["online_pooled"])
+        prediction, state = apply_in_training(self.predictor, params, state, "predictor", projection)
         # 3. The target: the EMA encoder on the whole other view, and its projector with statistics of its own batch.
         target = jax.lax.stop_gradient(carried.target_params)
         out["target_pooled"] = self.target_features(target, key)
-        target_projection, target_state = apply_mlp(
+        target_projection, target_state = apply_in_training(
             self.projector, target, target_state, "projector", out["target_pooled"]
         )
         target_projection = jax.lax.stop_gradient(target_projection)

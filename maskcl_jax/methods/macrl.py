@@ -13,7 +13,8 @@ from maskcl_jax import losses, masking
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
-from maskcl_jax.models.heads import MLP, apply_mlp, init_mlps
+from maskcl_jax.models.batch_norm import apply_in_training
+from maskcl_jax.models.heads import MLP, init_mlps
 from maskcl_jax.models.vit import ViT
 
 MODES = ("shared", "ema_keys", "ema_full")
@@ -166,17 +167,17 @@ class MACRL(MAE):
         state, target_state = carried.model_state, carried.target_state
         # 1. The query: the stronger corruption, encoded, decoded, projected.
         query = self.branch(params, batch, query_view)
-        z_query, state = apply_mlp(self.projector, params, state, "projector", query["pooled"])
+        z_query, state = apply_in_training(self.projector, params, state, "projector", query["pooled"])
         # 2. The key: the weaker corruption. Which weights encode and decode it is the mode's matter.
         if c.mode == "shared":
             key = self.branch(params, batch, key_view)
-            z_key, state = apply_mlp(self.projector, params, state, "projector", key["pooled"])
+            z_key, state = apply_in_training(self.projector, params, state, "projector", key["pooled"])
             z_key = jax.lax.stop_gradient(z_key) if c.stop_grad_key else z_key
         else:
             target = jax.lax.stop_gradient(carried.target_params)
             key = self.branch(target if c.mode == "ema_full" else params, batch, key_view)
             pooled = key["pooled"] if c.mode == "ema_full" else self.keys(target, batch, key_view)
-            z_key, target_state = apply_mlp(self.projector, target, target_state, "projector", pooled)
+            z_key, target_state = apply_in_training(self.projector, target, target_state, "projector", pooled)
             z_key = jax.lax.stop_gradient(z_key)
         # 3. The query finds its key among the batch's and the bank's.
         rows = carried.queue["keys"] if c.queue_size else jnp.zeros((0, c.projector.out))

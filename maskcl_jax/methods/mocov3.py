@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from maskcl_jax import losses
 from maskcl_jax.methods import base
-from maskcl_jax.models.heads import MLP, apply_mlp, init_mlps
+from maskcl_jax.models.batch_norm import apply_in_training
+from maskcl_jax.models.heads import MLP, init_mlps
 from maskcl_jax.models.vit import ViT
 
 
@@ -83,12 +84,14 @@ class MoCoV3(base.Method):
         # 1. Queries: encoder, projector, predictor; each view a call of its own, so BatchNorm sees one view at a time.
         for i, images in enumerate(views, start=1):
             out[f"cls{i}"] = self.cls(params, images)
-            out[f"z{i}"], state = apply_mlp(self.projector, params, state, "projector", out[f"cls{i}"])
-            out[f"q{i}"], state = apply_mlp(self.predictor, params, state, "predictor", out[f"z{i}"])
+            out[f"z{i}"], state = apply_in_training(self.projector, params, state, "projector", out[f"cls{i}"])
+            out[f"q{i}"], state = apply_in_training(self.predictor, params, state, "predictor", out[f"z{i}"])
         # 2. Keys: the EMA encoder and projector, already moved towards the online ones in this step.
         target = jax.lax.stop_gradient(carried.target_params)
         for i, images in enumerate(views, start=1):
-            key, target_state = apply_mlp(self.projector, target, target_state, "projector", self.cls(target, images))
+            key, target_state = apply_in_training(
+                self.projector, target, target_state, "projector", self.cls(target, images)
+            )
             out[f"k{i}"] = jax.lax.stop_gradient(key)
         # 3. Each query finds the key of the other view; 2 T undoes the temperature's effect on the gradient's size.
         first, first_accuracy = losses.info_nce(out["q1"], out["k2"], c.temperature)

@@ -46,3 +46,12 @@ class BatchNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
             y = y * scale + bias
         return y.astype(x.dtype)
+
+
+def apply_in_training(module: nn.Module, params, state, name: str, x):
+    """(output, new state) of the network `name` in training: its parameters and statistics lie under its name."""
+    if name not in state.get("batch_stats", {}):
+        return module.apply({"params": params[name]}, x, train=True), state
+    variables = {"params": params[name], "batch_stats": state["batch_stats"][name]}
+    out, new = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    return out, {"batch_stats": {**state["batch_stats"], name: new["batch_stats"]}}

@@ -48,15 +48,6 @@ class MLP(nn.Module):
         return x
 
 
-def apply_mlp(mlp: MLP, params, state, name: str, x):
-    """(output, new state) of the head `name` in training: its parameters and statistics lie under its name."""
-    if name not in state.get("batch_stats", {}):
-        return mlp.apply({"params": params[name]}, x, train=True), state
-    variables = {"params": params[name], "batch_stats": state["batch_stats"][name]}
-    out, new = mlp.apply(variables, x, train=True, mutable=["batch_stats"])
-    return out, {"batch_stats": {**state["batch_stats"], name: new["batch_stats"]}}
-
-
 def init_mlps(mlps: dict[str, tuple[MLP, int]], rng):
     """({name: parameters}, state) of heads {name: (head, input width)}."""
     params, stats = {}, {}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.verify import cases, target_cases
+from maskcl_jax.verify import cases, convnet_cases, target_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Check:
         return f"{verdict:<5} {self.error:9.2e}  limit {self.limit:.0e} {self.kind:<9} {self.name}"
 
 
-CASES = {**cases.CASES, **target_cases.CASES}
+CASES = {**cases.CASES, **target_cases.CASES, **convnet_cases.CASES}
+
+COMPARED = ("outputs/", "grads/", "grads_stats/", "grads_rowsum/", "weights_stats/")
 
 # What an error is measured by.
 SCALES = {
@@ -76,7 +78,7 @@ def verify_file(path) -> list[Check]:
         computed = case.finish(computed, arrays)
     except KeyError as error:
         raise UserError(f"{path} lacks {error}, which the case {name!r} needs") from None
-    wanted = {key: value for key, value in arrays.items() if key.startswith(("outputs/", "grads/"))}
+    wanted = {key: value for key, value in arrays.items() if key.startswith(COMPARED)}
     return [compare(key, computed.get(key), value, case) for key, value in sorted(wanted.items())]
 
 

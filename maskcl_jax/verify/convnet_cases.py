@@ -1,0 +1,188 @@
+"""The cases of ConvNets: ResNets on weights given by a formula, and a step of MoCo v2."""
+
+import zlib
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskcl_jax import losses, train_state
+from maskcl_jax.interchange import convert, layouts
+from maskcl_jax.methods.base import Carried
+from maskcl_jax.methods.mocov2 import MoCoV2
+from maskcl_jax.models.resnet import ResNet, average_pool
+from maskcl_jax.verify.cases import Case, channels_last, named
+from maskcl_jax.verify.target_cases import COLOURLESS, stats
+
+DEPTHS = {("Bottleneck", (1, 1, 1, 1)): 14, ("Bottleneck", (3, 4, 6, 3)): 50, ("BasicBlock", (2, 2, 2, 2)): 18}
+
+
+def mixed(x: np.ndarray, first: int, second: int, shift: int) -> np.ndarray:
+    """A hash of 32-bit numbers: xor with themselves shifted, times a constant, twice."""
+    for constant, by in ((first, shift), (second, 13)):
+        x = ((x ^ (x >> np.uint64(by))) * np.uint64(constant)) & np.uint64(0xFFFFFFFF)
+    return x ^ (x >> np.uint64(16))
+
+
+def fan_in(shape: tuple[int, ...]) -> int:
+    """Inputs of a layer (O, I, ...)."""
+    return int(np.prod(shape[1:]))
+
+
+def timm_weight(key: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
+    """A tensor of the `resnet_forward` files."""
+    k = np.arange(int(np.prod(shape)), dtype=np.uint64)
+    h = (k * np.uint64(2654435761) + np.uint64(zlib.crc32(key.encode()) + salt)) & np.uint64(0xFFFFFFFF)
+    r = mixed(h, 2246822507, 3266489909, 16).astype(np.float64) / 2**31 - 1
+    if key.endswith("running_mean"):
+        value = 0.3 * r
+    elif key.endswith("running_var"):
+        value = 1 + 0.5 * r
+    elif key.endswith("bias"):
+        value = 0.2 * r
+    else:
+        value = 1 + 0.3 * r if len(shape) == 1 else r * np.sqrt(3 / fan_in(shape))
+    return value.reshape(shape).astype(np.float32)
+
+
+def moco_weight(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """A parameter of the `mocov2` file."""
+    s = np.uint64((zlib.crc32(key.encode()) ^ seed) & 0xFFFFFFFF)
+    x = (np.arange(int(np.prod(shape)), dtype=np.uint64) * np.uint64(2654435761) + s) & np.uint64(0xFFFFFFFF)
+    u = 2 * ((mixed(x, 0x85EBCA6B, 0xC2B2AE35, 16) >> np.uint64(8)).astype(np.float64) / 2**24) - 1
+    if len(shape) == 4:
+        std, offset = np.sqrt(2 / fan_in(shape)), 0.0
+    elif len(shape) == 2:
+        std, offset = np.sqrt(1 / fan_in(shape)), 0.0
+    elif ".fc." in key:
+        std, offset = 0.1, 0.0
+    else:
+        std, offset = 0.2, float(key.endswith("weight"))
+    return (offset + std * np.sqrt(3) * u).reshape(shape).astype(np.float32)
+
+
+def channels_first(x):
+    """(B, H, W, C) -> (B, C, H, W)."""
+    return jnp.moveaxis(x, -1, 1)
+
+
+def resnet_forward(c: dict, weights: dict, inputs: dict) -> dict:
+    """timm's ResNet in evaluation."""
+    depth = DEPTHS[c["block"], tuple(c["layers"])]
+    weights = {key: timm_weight(key, tuple(shape), c["salt"]) for key, shape in c["weight_shapes"].items()}
+    outputs = {f"check_fill/{key}": weights[key].ravel()[:8] for key in FILLS}
+    rows = [row for row in layouts.resnet(depth) if not row.theirs.endswith("num_batches_tracked")]
+    tree = convert.from_torch({row.theirs: weights[row.theirs] for row in rows}, rows, convert.Shape())
+    stats_of = with_counts(tree["batch_stats"]["encoder"])
+    variables = {"params": tree["params"]["encoder"], "batch_stats": stats_of}
+    model = ResNet(depth=depth, width=c["stem_width"])
+    stem, *stages = (
+        channels_first(x)
+        for x in model.apply(variables, channels_last(inputs["images"]), train=False, method=ResNet.stages)
+    )
+    outputs["stem_image0"] = stem[0, :8]
+    for i, stage in enumerate(stages[:3], start=1):
+        outputs |= {f"layer{i}_spatial_mean": stage.mean(axis=(2, 3)), f"layer{i}_image0_first8": stage[0, :8]}
+    pooled = average_pool(jnp.moveaxis(stages[-1], 1, -1))
+    logits = pooled @ weights["fc.weight"].T + weights["fc.bias"]
+    return named(outputs | {"features": stages[-1], "pooled": pooled, "logits": logits}, {})
+
+
+FILLS = ("conv1.weight", "bn1.running_var", "layer4.0.conv2.weight", "fc.weight", "fc.bias")
+
+
+def with_counts(tree: dict) -> dict:
+    """Statistics (nested) with the counter that these files leave out."""
+    if "mean" in tree:
+        return {**tree, "count": np.zeros((), np.int32)}
+    return {key: with_counts(value) for key, value in tree.items()}
+
+
+def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
+    """facebookresearch/moco: one step, and the EMA, queue and BatchNorm statistics that it leaves."""
+    config = SimpleNamespace(
+        dtype="float32",
+        batch_size=c["batch"],
+        data=SimpleNamespace(image_size=(c["img_size"],) * 2, channels=3, mean=(0.0,), std=(1.0,)),
+        augment=SimpleNamespace(crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation="bilinear", flip=True),
+        model=SimpleNamespace(depth=int(c["arch"].removeprefix("resnet")), width=64, stem="imagenet"),
+        method=SimpleNamespace(
+            name="moco_v2",
+            temperature=c["T"],
+            momentum=c["m"],
+            momentum_schedule="fixed",
+            queue_size=c["K"],
+            projector=SimpleNamespace(layers=2 if c["mlp"] else 1, out=c["dim"]),
+            bn_group_size=0,
+            shuffle_bn=False,
+            symmetric=False,
+            query_augment=COLOURLESS,
+            key_augment=COLOURLESS,
+        ),
+    )
+    method = MoCoV2(config)
+    rows, shape = layouts.mocov2(config.model.depth), convert.Shape()
+    params, state = jax.eval_shape(method.init, jax.random.key(0))
+    of_params = [row for row in rows if row.ours.startswith(("params/", "target_params/"))]
+    empty = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), params)
+    empty = convert.to_torch({"params": empty, "target_params": empty}, of_params, shape)
+    filled = {key: moco_weight(key, value.shape, c["weight_seed"]) for key, value in empty.items()}
+    tree = convert.from_torch(filled, of_params, shape)
+    state = jax.tree_util.tree_map_with_path(
+        lambda path, s: (jnp.ones if path[-1].key == "var" else jnp.zeros)(s.shape, s.dtype), state
+    )
+    queue = {"keys": jnp.asarray(inputs["queue"].T), "pointer": jnp.asarray(inputs["queue_ptr"], jnp.int32)}
+    target = train_state.ema(tree["target_params"], method.target_of(tree["params"]), method.momentum(0.0))
+    carried = Carried(state, target, method.target_state_of(state), queue)
+    views = [channels_last(inputs[name]) for name in ("img_q", "img_k")]
+
+    def loss(params):
+        out = method.step(params, carried, views, jax.random.key(0))
+        return out["loss"], out
+
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
+    outputs = {name: out[name] for name in ("q_raw", "k_raw", "logits", "loss")}
+    outputs |= {"q": losses.l2_normalize(out["q_raw"]), "k": losses.l2_normalize(out["k_raw"])}
+    outputs |= {"labels": np.zeros(c["batch"]), "queue_after": out["queue"]["keys"].T}
+    outputs["queue_ptr_after"] = out["queue"]["pointer"][None]
+    after = {
+        "target_params": target,
+        "batch_stats": out["model_state"]["batch_stats"],
+        "target_batch_stats": out["target_state"]["batch_stats"],
+    }
+    left = convert.to_torch(after, [row for row in rows if row.ours.startswith(tuple(after))], shape)
+    moved = {row.theirs for row in of_params}
+    outputs |= {f"ema_stats/{key}": stats(value) for key, value in left.items() if key in moved}
+    outputs |= {f"buffers/{key}": value for key, value in left.items() if key not in moved}
+    computed = named(outputs, convert.gradients_to_torch(grads, rows, shape))
+    for key, value in list(computed.items()):
+        if key.startswith("grads/"):
+            name = key.removeprefix("grads/")
+            computed |= {
+                f"grads_stats/{name}": stats(value),
+                f"grads_rowsum/{name}": value.reshape(len(value), -1).sum(axis=1),
+            }
+    return computed | {f"weights_stats/{key}": stats(value) for key, value in filled.items()}
+
+
+FAIR = (("check_fill", "exact", 0.0), ("", "relative", 5e-5))
+
+CASES = {
+    "resnet_forward": Case(resnet_forward, FAIR),
+    "resnet_basic_forward": Case(resnet_forward, FAIR),
+    "mocov2": Case(
+        mocov2,
+        (
+            ("labels", "exact", 0.0),
+            ("queue_ptr_after", "exact", 0.0),
+            ("weights_stats/", "stats", 1e-6),
+            ("grads_stats/", "stats", 3e-4),
+            ("grads", "relative", 3e-4),
+            ("ema_stats/", "stats", 5e-5),
+            ("buffers/", "relative", 1e-4),
+            ("outputs/loss", "relative", 1e-5),
+            ("", "relative", 5e-5),
+        ),
+    ),
+}
