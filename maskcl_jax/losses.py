@@ -26,6 +26,21 @@ def info_nce(queries, keys, temperature: float):
     return loss, accuracy
 
 
+def nt_xent(first, second, temperature: float):
+    """SimCLR's loss: each of the 2 B rows finds its other view among the 2 B - 1 others; and its top-1 accuracy.
+
+    first, second: (B, D), the two views, normalised here. The mean over all rows (equation 1 of the paper).
+    """
+    z = l2_normalize(jnp.concatenate([first, second]))
+    count = z.shape[0]
+    logits = jnp.matmul(z, z.T, precision=HIGHEST) / temperature
+    logits = jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, logits)
+    other = (jnp.arange(count) + count // 2) % count
+    positives = jnp.take_along_axis(logits, other[:, None], axis=1)[:, 0]
+    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - positives)
+    return loss, jnp.mean(jnp.argmax(logits, axis=1) == other)
+
+
 def queue_logits(queries, keys, queue, temperature: float, *, hard=None, hard_weight: float = 1.0):
     """(B, 1 + K + n) logits [q k+, q queue, w q k-] / T: each query's own key first (MoCo v2).
 

@@ -19,6 +19,28 @@ def test_info_nce_is_the_cross_entropy_of_cosines():
     np.testing.assert_allclose(accuracy, np.mean(logits.argmax(1) == np.arange(5)))
 
 
+def test_nt_xent_ranks_the_other_view_among_all_others():
+    first, second = RNG.normal(size=(3, 7)), RNG.normal(size=(3, 7))
+    z = np.concatenate([first, second])
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    costs, hits = [], []
+    for i, row in enumerate(z @ z.T / 0.2):
+        others = [j for j in range(6) if j != i]
+        costs.append(np.log(np.exp(row[others]).sum()) - row[(i + 3) % 6])
+        hits.append(max(others, key=lambda j: row[j]) == (i + 3) % 6)
+    loss, accuracy = losses.nt_xent(jnp.asarray(first), jnp.asarray(second), 0.2)
+    np.testing.assert_allclose(loss, np.mean(costs), rtol=1e-5)
+    np.testing.assert_allclose(accuracy, np.mean(hits))
+
+
+def test_hard_negatives_are_weighted_inside_the_exponential():
+    q, k, queue, hard = (RNG.normal(size=size) for size in ((3, 7), (3, 7), (5, 7), (3, 2, 7)))
+    q, k, queue, hard = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k, queue, hard))
+    rows = [[q[i] @ k[i], *(queue @ q[i]), *(2.0 * hard[i] @ q[i])] for i in range(3)]
+    logits = losses.queue_logits(*map(jnp.asarray, (q, k, queue)), 0.2, hard=jnp.asarray(hard), hard_weight=2.0)
+    np.testing.assert_allclose(logits, np.array(rows) / 0.2, rtol=1e-5, atol=1e-5)
+
+
 def test_collapse_costs_the_logarithm_of_the_batch():
     same = jnp.ones((16, 4))
     np.testing.assert_allclose(losses.info_nce(same, same, 0.5)[0], np.log(16), rtol=1e-6)

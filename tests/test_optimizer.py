@@ -77,6 +77,33 @@ def test_the_peak_follows_the_linear_scaling_rule():
     np.testing.assert_allclose(schedule(10), 1.2e-3, rtol=1e-6)
 
 
+def test_a_rate_that_falls_once_an_epoch():
+    c = config(base_lr=1.0, warmup_epochs=0.0, per_epoch=True)
+    c.batch_size = 256
+    schedule = optimizer.learning_rate(c, total_steps=30, steps_per_epoch=10)
+    by_epoch = [0.5 * (1 + np.cos(np.pi * epoch / 3)) for epoch in range(3)]  # facebookresearch/moco
+    np.testing.assert_allclose([schedule(s) for s in range(30)], np.repeat(by_epoch, 10), rtol=1e-5)
+
+
+def test_lars_scales_what_decays_by_the_norms():
+    tx = optimizer.create(
+        config(name="lars", weight_decay=0.1, decay_on="matrices", momentum=0.9), lambda step: 0.5 / (step + 1)
+    )
+    params = {"kernel": np.float32([[3.0, 4.0]]), "bias": np.float32([1.0, 2.0])}
+    grads = {"kernel": np.float32([[0.1, -0.2]]), "bias": np.float32([0.3, 0.4])}
+    state, speed, expected = tx.init(params), dict.fromkeys(params, 0.0), dict(params)
+    for rate in (0.5, 0.25):
+        updates, state = tx.update(grads, state, params)
+        params = {key: params[key] + updates[key] for key in params}
+        slope = {"kernel": grads["kernel"] + 0.1 * expected["kernel"], "bias": grads["bias"]}
+        norm = {key: np.linalg.norm(value) for key, value in slope.items()}
+        slope["kernel"] = slope["kernel"] * 0.001 * np.linalg.norm(expected["kernel"]) / norm["kernel"]
+        speed = {key: 0.9 * speed[key] + rate * slope[key] for key in slope}
+        expected = {key: expected[key] - speed[key] for key in slope}
+    for key, value in expected.items():
+        np.testing.assert_allclose(params[key], value, rtol=1e-6)
+
+
 def test_a_short_run_warms_up_for_half_of_it_at_most():
     c = config(warmup_epochs=40.0)
     assert optimizer.warmup_steps(c, total_steps=4, steps_per_epoch=100) == 2

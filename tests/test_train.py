@@ -212,8 +212,10 @@ def test_one_step_is_the_same_on_1_2_and_8_devices(name, tmp_path):
     one, two, eight = (dict(np.load(tmp_path / f"{devices}.npz")) for devices in (1, 2, 8))
     assert one.keys() == two.keys() == eight.keys()
     for key, value in one.items():
+        # Float32 noise grows with an array's scale (gradients reach 7 here, and 0.01): measured by it, as in `verify`.
+        noise = 5e-6 + 1e-4 * np.sqrt(np.mean(np.float64(value) ** 2))
         for many in (two, eight):
-            np.testing.assert_allclose(many[key], value, atol=1e-5, rtol=1e-5, err_msg=key)
+            np.testing.assert_allclose(many[key], value, atol=noise, rtol=0, err_msg=key)
 
 
 def command(*arguments: str) -> list[str]:

@@ -8,8 +8,17 @@ from maskcl_jax.methods.macrl import MACRL
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.mocov3 import MoCoV3
+from maskcl_jax.methods.simclr import SimCLR
 
-METHODS = {"mae": MAE, "ccmim": CCMIM, "cmae": CMAE, "macrl": MACRL, "mocov3": MoCoV3, "moco_v2": MoCoV2}
+METHODS = {
+    "mae": MAE,
+    "ccmim": CCMIM,
+    "cmae": CMAE,
+    "macrl": MACRL,
+    "mocov3": MoCoV3,
+    "moco_v2": MoCoV2,
+    "simclr": SimCLR,
+}
 
 __all__ = ["METHODS", "Carried", "Method", "create"]
 
