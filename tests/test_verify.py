@@ -14,8 +14,8 @@ import pytest
 from maskcl_jax import losses, masking, train_state
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
-from maskcl_jax.methods import METHODS, cmae
-from maskcl_jax.models import decoder, heads, vit
+from maskcl_jax.methods import METHODS, cmae, mocov2
+from maskcl_jax.models import decoder, heads, resnet, vit
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.position import sincos_table
 from maskcl_jax.verify import cases, verify_file
@@ -127,6 +127,20 @@ def one_mask_token(monkeypatch):
     monkeypatch.setattr(cmae.CMAE, "online_features", wrong)
 
 
+def same_padding(monkeypatch):
+    right = nn.Conv
+    monkeypatch.setattr(resnet.nn, "Conv", lambda *a, **options: right(*a, **{**options, "padding": "SAME"}))
+
+
+def keys_by_the_online_network(monkeypatch):
+    right = mocov2.MoCoV2.step
+
+    def wrong(self, params, carried, *rest):
+        return right(self, params, carried._replace(target_params=params), *rest)
+
+    monkeypatch.setattr(mocov2.MoCoV2, "step", wrong)
+
+
 right_weights = vit.Attention.weights
 
 
@@ -151,6 +165,8 @@ right_weights = vit.Attention.weights
         ("mocov3", keys_before_the_ema, "outputs/k1"),
         ("mocov3", biased_running_variance, "outputs/state_after/momentum_encoder.head.1.running_var"),
         ("mocov3", swapped_positions, "outputs/cls1"),
+        ("resnet_forward", same_padding, "outputs/layer2_spatial_mean"),
+        ("mocov2", keys_by_the_online_network, "outputs/k_raw"),
         ("vit_forward", tanh_gelu, "outputs/blocks/0"),
         ("vit_forward", layer_norm_eps, "outputs/token/features"),
     ],

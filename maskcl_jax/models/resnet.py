@@ -1,5 +1,6 @@
 """ResNets 18 to 101 (He et al., CVPR 2016) as torchvision and timm build them, with their paddings and first values."""
 
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -27,15 +28,14 @@ def resnet_size(variant: str) -> dict:
 
     Raises UserError for an unknown one.
     """
-    name, _, stem = variant.partition("/")
-    depth, _, times = name.removeprefix("R").partition("x")
-    numbers = depth.isdigit() and (times or "1").isdigit() and int(times or 1) > 0
-    if not name.startswith("R") or not numbers or int(depth) not in RESNET_DEPTHS or (stem or "small") != "small":
+    parts = re.fullmatch(r"R(\d+)(?:x([1-9]\d*))?(?:/(small))?", variant)
+    if parts is None or int(parts[1]) not in RESNET_DEPTHS:
         known = ", ".join(f"R{depth}" for depth in RESNET_DEPTHS)
         raise UserError(
             f"variant={variant!r} is unknown: use one of {known}, for a wider one R50x2, for images of up to about 64 "
             "pixels R18/small"
         )
+    depth, times, stem = parts.groups()
     return {"depth": int(depth), "width": 64 * int(times or 1), "stem": stem or "imagenet"}
 
 
