@@ -73,9 +73,9 @@ class Boxes:
     """Boxes in what two views both show: the same places of an image, once in the pixels of each.
 
     shared_with: the name of the other view, which must come earlier. count: R, boxes an image, each drawn on its own.
-    side: range of their sides in that other view, as shares of its shorter side, 0 < low <= high <= 1; the view that has
-    this field is cropped anew until what both show has room for the smallest, and at last like the other one.
-    ratio: range of width / height in that other view, low <= 1 <= high.
+    side: range of their sides in that other view, as shares of its shorter side, 0 < low <= high <= 1. ratio: range of
+    width / height there, low <= 1 <= high. The view that has this field is cropped anew until what both show has room
+    for the smallest box, and at last like the other one.
     """
 
     shared_with: str

@@ -83,7 +83,7 @@ def eval_batches(
     batches; an image that cannot be read is also not valid. limit: 0, or the size of a fixed subset spread
     over the split. The result is an iterator; close it when done.
     """
-    data = source.split(split)
+    data = source.evaluated(split)
     local = order.local_size(batch_size, process_count)
     part = {"batch_size": batch_size, "process_index": process_index, "process_count": process_count}
     if isinstance(data, Arrays | Encoded):
@@ -149,7 +149,7 @@ def _load(source, split, asked, views, *, data_config, local, seed) -> Iterator[
         for slot in np.flatnonzero(~valid[: len(request.payloads)]):
             source.skip(request.name(request.slots.indices[slot]), "cannot be decoded")
         shapes = {view.name: ((*view.size, data_config.channels), np.uint8) for view in views}
-        shapes |= {key: ((5,), np.int32) for key in crops.recorded(views).values()}
+        shapes |= dict.fromkeys(crops.recorded(views).values(), ((5,), np.int32))
         pictures = {key: _whole(decoded, key, local, *shape) for key, shape in shapes.items()}
         yield request.slots, _padded(request.labels, local), valid, pictures
 

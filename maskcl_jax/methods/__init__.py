@@ -6,10 +6,19 @@ from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.macrl import MACRL
 from maskcl_jax.methods.mae import MAE
+from maskcl_jax.methods.maskco import MaskCo
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.mocov3 import MoCoV3
 
-METHODS = {"mae": MAE, "ccmim": CCMIM, "cmae": CMAE, "macrl": MACRL, "mocov3": MoCoV3, "moco_v2": MoCoV2}
+METHODS = {
+    "mae": MAE,
+    "ccmim": CCMIM,
+    "cmae": CMAE,
+    "macrl": MACRL,
+    "mocov3": MoCoV3,
+    "moco_v2": MoCoV2,
+    "maskco": MaskCo,
+}
 
 __all__ = ["METHODS", "Carried", "Method", "create"]
 

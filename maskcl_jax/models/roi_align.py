@@ -32,7 +32,7 @@ def axis_weights(shape, boxes, *, scale: float, size: int, samples: int):
 
 
 def along(start, end, length: int, size: int, samples: int):
-    """Bilinear weights along one axis of `length` cells for boxes from start to end (B, R), mean over a bin's points."""
+    """Weights (B, R, size, length) of the cells of one axis, for boxes from start to end (B, R) in cells."""
     points = (jnp.arange(size * samples) + 0.5) / (size * samples)
     at = start[..., None] + (end - start)[..., None] * points
     counts = (at >= -1.0) & (at <= length)
