@@ -281,6 +281,7 @@ BAD = {
     "batch of one": (["--config={mocov3}:synthetic,batch_size=1"], "batch_size=1"),
     "group": (["--config={cmae}:synthetic", "--config.method.bn_group_size=7"], "bn_group_size=7"),
     "shift": (["--config={cmae}:synthetic", "--config.method.pixel_shift=60"], "pixel_shift=60"),
+    "boxes": (["--config={maskco}:synthetic", "--config.method.box_side=(0.5, 1.5)"], "box_side=(0.5, 1.5)"),
     "number": (["--config={mae}:synthetic", "--config.batch_size=many"], "batch_size"),
     "flag": (["--config={mae}:synthetic", "--work=x"], "work"),
 }
