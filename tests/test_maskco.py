@@ -125,7 +125,7 @@ def test_without_holes_and_with_the_whole_view_as_region_it_is_moco_v2():
     size = {"roi_size": 4, "roi_samples": 1, "shuffle_bn": False, "mask_head.branch": "none"}
     method, params, carried, batch = made(**size)
     method = create(method.config)
-    moco = create(tiny("moco_v2", **{"method.shuffle_bn": False}))
+    moco = create(tiny("moco_v2", **{"method.shuffle_bn": False, "method.temperature": 1.0}))
     whole = jnp.tile(jnp.array([[[0.0, 0.0, 32.0, 32.0]]]), (8, 1, 1))
     images = [view for view, _ in method.images_of(batch)]
     method.filled = lambda images, boxes, rng: (images, jnp.zeros(()))
@@ -147,7 +147,7 @@ def test_shuffled_keys_are_read_where_their_boxes_are():
     assert float(jnp.abs(one - other).max()) > 1e-3  # else this test shows nothing
 
 
-SEVERAL = {"regions": 2, "extra_regions": 1, "same_image_negatives": True}
+SEVERAL = {"regions": 2, "extra_regions": 1, "same_image_negatives": True, "temperature": 0.5}
 
 
 def test_same_image_negatives_by_hand():
@@ -161,8 +161,8 @@ def test_same_image_negatives_by_hand():
     assert np.isneginf(first[[0, 2]]).all() and np.isfinite(first[1])
     assert np.isneginf(second[1]) and np.isfinite(second[[0, 2]]).all()
     q, k = (np.asarray(losses.l2_normalize(out[name]), np.float64) for name in ("q_raw", "k_raw"))
-    np.testing.assert_allclose([first[1], second[0]], [q[0] @ k[1] / 0.1, q[1] @ k[0] / 0.1], rtol=1e-4)
-    np.testing.assert_allclose(out["logits"][:, 0], (q * k).sum(axis=1) / 0.1, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([first[1], second[0]], [q[0] @ k[1] / 0.5, q[1] @ k[0] / 0.5], rtol=1e-4)
+    np.testing.assert_allclose(out["logits"][:, 0], (q * k).sum(axis=1) / 0.5, rtol=1e-4, atol=1e-5)
     logits = np.asarray(out["logits"], np.float64)
     by_hand = (np.log(np.exp(logits).sum(axis=1)) - logits[:, 0]).mean()
     np.testing.assert_allclose(out["loss"], by_hand, rtol=1e-5)
