@@ -37,6 +37,7 @@ DEFAULTS = {
         "eval_resize": 1.0,  # 1: the whole image; 256/224: shorter side to 256/224 of the size, then the centre
         "num_examples": 2048,  # synthetic only
         "num_classes": 8,  # synthetic only
+        "parts": "tfds",  # scenes only: the source of the images that are put together
         "cache_mb": 2048,  # a split that fits, decoded, is kept in host memory
         "threads": 0,  # of the input pipeline; 0: TensorFlow decides
     },
@@ -88,6 +89,15 @@ DATA = {
         "mean": (0.286,),
         "std": (0.353,),
     },
+    "scenes": {
+        "source": "scenes",
+        "parts": "tfds",
+        "name": "fashion_mnist",
+        "image_size": (28, 28),
+        "channels": 1,
+        "mean": (0.286,),
+        "std": (0.353,),
+    },
     "cifar10": {
         "source": "tfds",
         "name": "cifar10",
@@ -103,6 +113,13 @@ DATA = {
     "imagenet": {
         "source": "tfds",
         "name": "imagenet2012",
+        "test_split": "validation",
+        "image_size": (224, 224),
+        "eval_resize": 256 / 224,
+    },
+    "coco": {
+        "source": "tfds",
+        "name": "coco/2017",
         "test_split": "validation",
         "image_size": (224, 224),
         "eval_resize": 256 / 224,

@@ -112,7 +112,8 @@ MOCO_OPTIMIZER = {
 def convnet(*, epochs: int, small: dict, cifar: dict, optimizer: dict, published: dict) -> dict[str, dict]:
     """A contrastive ConvNet's recipe, `imagenet` (R50, batch 256), and what the small data sets take instead.
 
-    epochs, optimizer, published: of the published recipe, which `imagenet100` and `folder` follow. small, cifar: fields
+    epochs, optimizer, published: of the published recipe, which `imagenet100`, `folder` and `coco` (800 epochs, as
+    DenseCL trained MoCo v2 there, at MoCo's own rate) follow. small, cifar: fields
     of `config.method` for the small data sets. `cifar10` and `cifar100` are MoCo's demo on one device (branch
     colab-notebook): ResNet-18, batch 512, rate 0.06, decay 5e-4. All other small presets are our choice.
     """
@@ -138,18 +139,20 @@ def convnet(*, epochs: int, small: dict, cifar: dict, optimizer: dict, published
         "checkpoint": {"every_epochs": 1.0, "keep_every_epochs": 50.0},
         **published,
     }
+    minutes = tiny | {
+        "epochs": 2,
+        "batch_size": 256,
+        "eval": {"every_epochs": 1.0, "train_examples": 10_000, "linear": True},
+    }
     return {
         "embedded": tiny | {"epochs": 10, "batch_size": 128, "eval": {"every_epochs": 5.0}},
         "synthetic": tiny | {"epochs": 2, "batch_size": 64},
-        "fashion_mnist": tiny
-        | {
-            "epochs": 2,
-            "batch_size": 256,
-            "eval": {"every_epochs": 1.0, "train_examples": 10_000, "linear": True},
-        },
+        "fashion_mnist": minutes,
+        "scenes": minutes,
         "cifar10": demo,
         "cifar100": demo,
         "folder": large | {"epochs": epochs},
         "imagenet100": large | {"epochs": epochs, "eval": {"every_epochs": 20.0}},
         "imagenet": large | {"epochs": epochs, "eval": {"every_epochs": 20.0, "train_examples": 100_000}},
+        "coco": large | {"epochs": 800, "eval": {"every_epochs": 20.0}},
     }

@@ -9,6 +9,7 @@ passes between them is a batch, a dict of numpy arrays whose keys and shapes fol
 | `visible`, `masked` (`query_visible`, ...) | (B, n) int32 | patch indices; together a permutation of 0..N-1 |
 | `photometric` (`key_photometric`, ...) | (B, P) float32 | what the device does to the colours, `PHOTOMETRIC` |
 | `shift` (`key_shift`) | (B, 2) int32 | where a shifted view lies in the picture it was cut from: down, across |
+| `query_boxes`, `key_boxes` | (B, R, 4) float32 | x0, y0, x1, y1 in pixels of that view: the same places of the image |
 | `mask_noise` (`query_mask_noise`, ...) | (B, N) float32 | uniform noise, where the mask is chosen on the device |
 | `label` | (B,) int32 | -1 where the data has none; for evaluation only, never seen by a loss |
 | `index` | (B,) int64 | which example of the split it is |
@@ -68,6 +69,22 @@ class Photometric:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """Boxes in what two views both show: the same places of an image, once in the pixels of each.
+
+    shared_with: the name of the other view, which must come earlier. count: R, boxes an image, each drawn on its own.
+    side: range of their sides in that other view, as shares of its shorter side, 0 < low <= high <= 1. ratio: range of
+    width / height there, low <= 1 <= high. The view that has this field is cropped anew until what both show has room
+    for the smallest box, and at last like the other one.
+    """
+
+    shared_with: str
+    count: int
+    side: tuple[float, float]
+    ratio: tuple[float, float] = (0.5, 2.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
     """One view: a random resized crop, perhaps flipped, perhaps with a mask.
 
@@ -76,7 +93,8 @@ class View:
     antialiased). flip: mirror left-right with probability 1/2.
     master: where given, the crop is resized to this (height, width), flipped, and a window of `size` cut from it, whose
     corner lies 0..shift pixels down and across, drawn uniformly. crop: the name of the crop; views that carry the same
-    one show the same crop, flipped alike ("": the view's own name). photometric: for the device to apply.
+    one show the same crop, flipped alike ("": the view's own name). photometric: for the device to apply. boxes: shared
+    with an earlier view; neither then has a master.
     """
 
     name: str = IMAGE
@@ -89,6 +107,7 @@ class View:
     master: tuple[int, int] | None = None
     shift: int = 0
     photometric: Photometric | None = None
+    boxes: Boxes | None = None
     mask: PatchMask | None = None
 
     def key(self, suffix: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_train import filled, tiny
 
-from maskcl_jax.data import masks, photometric
+from maskcl_jax.data import boxes, crops, masks, photometric
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, Carried, create
 
@@ -25,7 +25,16 @@ def batch_of(method, b=8, seed=0):
             out |= draw(view, seed=seed, epoch=0, indices=np.arange(b))
         if view.shift:
             out[view.key("shift")] = rng.integers(0, view.shift + 1, (b, 2)).astype(np.int32)
-    return out
+    return out | boxes_of(method.views, b, seed)
+
+
+def boxes_of(views, b, seed):
+    """The boxes that the views share, of images of 64 x 64 pixels."""
+    draws = [crops.draw(view, seed=seed, epoch=0, indices=np.arange(b)) for view in views]
+    placed = crops.boxes(views, [drawn.noise for drawn in draws], 64, 64)
+    pairs = zip(views, placed, draws, strict=True)
+    shown = {view.name: np.concatenate([box, drawn.flip[:, None]], axis=1) for view, box, drawn in pairs}
+    return boxes.draw(views, shown, seed=seed, epoch=0, indices=np.arange(b))
 
 
 def batch():
@@ -229,6 +238,31 @@ def test_a_perfect_prediction_is_drawn_as_the_image():
         ("moco_v2", "model.depth", 19, r"model\.depth=19 is unknown: use one of 10, 14, 18, 34, 50, 101"),
         ("moco_v2", "model.stem", "big", r"model\.stem='big'"),
         ("moco_v2", "eval.feature", "cls", r"eval\.feature='cls' is unknown: use one of mean"),
+        ("maskco", "method.regions", 0, r"method\.regions=0 is out of range: use 1 or more"),
+        (
+            "maskco",
+            "method.regions",
+            3,
+            r"queue_size=16 is not a multiple of the 24 keys of a step \(batch_size=8, 3 an",
+        ),
+        ("maskco", "method.extra_regions", -1, r"extra_regions=-1"),
+        ("maskco", "method.extra_regions", 1, r"extra_regions=1 without method\.same_image_negatives"),
+        ("maskco", "method.same_image_negatives", True, r"leaves no other region: set method\.extra_regions=1"),
+        ("maskco", "method.box_side", (0.5, 1.2), r"box_side=\(0\.5, 1\.2\) is out of range"),
+        ("maskco", "method.box_side", (0.5, 0.4), r"box_side=\(0\.5, 0\.4\) is out of range"),
+        ("maskco", "method.box_side", (0.0, 0.4), r"box_side=\(0\.0, 0\.4\) is out of range"),
+        ("maskco", "method.box_ratio", (1.5, 2.0), r"box_ratio=\(1\.5, 2\.0\) is out of range"),
+        ("maskco", "method.fill", "black", r"method\.fill='black' is unknown: use one of zero, noise, mean"),
+        (
+            "maskco",
+            "method.mask_head.branch",
+            "key",
+            r"mask_head\.branch='key' is unknown: use one of query, both, none",
+        ),
+        ("maskco", "method.mask_head.blocks", 0, r"mask_head\.blocks=0"),
+        ("maskco", "method.roi_size", 0, r"roi_size=0"),
+        ("maskco", "method.negative_iou", 1.5, r"negative_iou=1\.5"),
+        ("maskco", "method.bn_group_size", 3, r"bn_group_size=3 does not divide batch_size=8"),
     ],
 )
 def test_what_cannot_work_is_named(name, field, value, words):

@@ -28,6 +28,7 @@ class EvalView:
     name: str = IMAGE
     interpolation: str = "bicubic"
     master: None = None
+    boxes: None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,39 +65,73 @@ def draw_shift(view: View, *, seed: int, epoch: int, indices: np.ndarray) -> np.
     return shift
 
 
-def box(view: View | EvalView, noise, height, width, xp=np):
+def recorded(views: list) -> dict[str, str]:
+    """{view name: batch key of its crop} of those views whose crops must be known to draw boxes in them."""
+    names = {name for view in views if view.boxes for name in (view.name, view.boxes.shared_with)}
+    return {view.name: view.key("crop") for view in views if view.name in names}
+
+
+def boxes(views: list, noise: list, height, width, xp=np) -> list:
+    """The box of every view of an image, each as `box` gives it. noise: of each view, from `draw`."""
+    found = {}
+    for view, numbers in zip(views, noise, strict=True):
+        partner = view.boxes and next(other for other in views if other.name == view.boxes.shared_with)
+        found[view.name] = box(view, numbers, height, width, xp, partner and (partner.size, found[partner.name]))
+    return list(found.values())
+
+
+def box(view: View | EvalView, noise, height, width, xp=np, partner=None):
     """The box a view shows: (..., 4) int32 as top, left, height, width in pixels of the image.
 
-    noise: (..., ATTEMPTS, 4) from `draw`. height, width: of the image, integer scalars.
+    noise: (..., ATTEMPTS, 4) from `draw`. height, width: of the image, integer scalars. partner: (size, box) of the
+    view with which this one shares `view.boxes`.
     """
     height, width = xp.asarray(height, np.float64), xp.asarray(width, np.float64)
     if isinstance(view, EvalView):
         return _centre_box(view, noise, height, width, xp)
-    return _random_box(view, noise, height, width, xp)
+    return _random_box(view, noise, height, width, xp, partner)
 
 
-def _random_box(view: View, noise, height, width, xp):
-    """RandomResizedCrop: uniform area, log-uniform ratio, ten attempts to fit, else the centre."""
+def _random_box(view: View, noise, height, width, xp, partner):
+    """RandomResizedCrop: uniform area, log-uniform ratio, ten attempts to fit, else the centre.
+
+    With a partner an attempt fits only where the two share enough, and where none does the partner's box is taken.
+    """
     (area_low, area_high), (ratio_low, ratio_high) = view.crop_scale, view.crop_ratio
     area = height * width * (area_low + (area_high - area_low) * noise[..., 0])
     ratio = xp.exp(math.log(ratio_low) + (math.log(ratio_high) - math.log(ratio_low)) * noise[..., 1])
     h, w = _round(xp.sqrt(area / ratio), xp), _round(xp.sqrt(area * ratio), xp)
     top, left = xp.floor(noise[..., 2] * (height - h + 1)), xp.floor(noise[..., 3] * (width - w + 1))
     fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    if partner is not None:
+        fits = fits & _has_room(view, (top, left, h, w), *partner, xp)
     # The first attempt that fits: a one-hot sum, because tensorflow.experimental.numpy has no gather by row.
     count = xp.cumsum(xp.asarray(fits, np.int32), axis=-1)
     first = xp.asarray(fits & (count == 1), np.float64)
     attempt = xp.stack([xp.sum(xp.where(first > 0, x, 0.0), axis=-1) for x in (top, left, h, w)], axis=-1)
-    # No attempt fits only where the image is long and thin: all of its short side, the ratio clamped.
-    fallback = _centred(
-        xp.minimum(height, _round(width / ratio_low, xp)),
-        xp.minimum(width, _round(height * ratio_high, xp)),
-        height,
-        width,
-        xp,
-    )
+    if partner is not None:
+        fallback = xp.asarray(partner[1], np.float64)
+    else:
+        # No attempt fits only where the image is long and thin: all of its short side, the ratio clamped.
+        fallback = _centred(
+            xp.minimum(height, _round(width / ratio_low, xp)),
+            xp.minimum(width, _round(height * ratio_high, xp)),
+            height,
+            width,
+            xp,
+        )
     any_fits = xp.sum(first, axis=-1)[..., None] > 0
     return xp.asarray(xp.where(any_fits, attempt, fallback + xp.zeros_like(attempt)), np.int32)
+
+
+def _has_room(view: View, attempts, size: tuple[int, int], other, xp):
+    """Whether the smallest of the view's boxes, measured in its partner of `size`, lies in both crops."""
+    top, left, h, w = attempts
+    other = xp.asarray(other, np.float64)[..., None, :]
+    down = xp.minimum(top + h, other[..., 0] + other[..., 2]) - xp.maximum(top, other[..., 0])
+    across = xp.minimum(left + w, other[..., 1] + other[..., 3]) - xp.maximum(left, other[..., 1])
+    least = view.boxes.side[0] * min(size)
+    return (down * size[0] >= least * other[..., 2]) & (across * size[1] >= least * other[..., 3])
 
 
 def _centre_box(view: EvalView, noise, height, width, xp):

@@ -20,7 +20,10 @@ IN_FLIGHT = 256  # requests that tf.data may hold in its buffers before the firs
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """A request and what became of it: slots (k,) of the readable images, views {name: (k, H, W, C)}."""
+    """A request and what became of it: slots (k,) of the readable images, views {name: (k, H, W, C)}.
+
+    Among the views the crops (k, 5) that boxes need, by `crops.recorded`.
+    """
 
     request: Request
     slots: np.ndarray
@@ -154,9 +157,10 @@ def _views(tf, encoded, views, noise, flip, shift, channels) -> dict:
 
     image = tf.cond(jpeg, lambda: tf.zeros([1, 1, channels], tf.uint8), whole)
     size = tf.cond(jpeg, lambda: tf.image.extract_jpeg_shape(encoded)[:2], lambda: tf.shape(image)[:2])
-    out = {}
-    for i, view in enumerate(views):
-        box = crops.box(view, noise[i], size[0], size[1], _numpy_in_graph())
+    out, recorded = {}, crops.recorded(views)
+    numbers = [noise[i] for i in range(len(views))]
+    boxes = crops.boxes(views, numbers, size[0], size[1], _numpy_in_graph())
+    for i, (view, box) in enumerate(zip(views, boxes, strict=True)):
         crop = tf.cond(
             jpeg,
             # The accurate DCT is what Pillow and PyTorch decode with; TensorFlow's default is a rougher one.
@@ -171,6 +175,8 @@ def _views(tf, encoded, views, noise, flip, shift, channels) -> dict:
         if view.master:
             crop = tf.slice(crop, [shift[i, 0], shift[i, 1], 0], [*view.size, channels])
         out[view.name] = tf.ensure_shape(crop, [*view.size, channels])
+        if view.name in recorded:
+            out[recorded[view.name]] = tf.concat([box, [tf.cast(flip[i], tf.int32)]], axis=0)
     return out
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskcl_jax.data import arrays, crops, decoding, masks, order, photometric
+from maskcl_jax.data import arrays, boxes, crops, decoding, masks, order, photometric
 from maskcl_jax.data.crops import EvalView
 from maskcl_jax.data.pixels import check_interpolation
 from maskcl_jax.data.prefetch import Prefetcher
@@ -83,7 +83,7 @@ def eval_batches(
     batches; an image that cannot be read is also not valid. limit: 0, or the size of a fixed subset spread
     over the split. The result is an iterator; close it when done.
     """
-    data = source.split(split)
+    data = source.evaluated(split)
     local = order.local_size(batch_size, process_count)
     part = {"batch_size": batch_size, "process_index": process_index, "process_count": process_count}
     if isinstance(data, Arrays | Encoded):
@@ -121,6 +121,8 @@ def _train_batch(epoch, slots, labels, pictures, chosen, views, seed) -> dict:
         if view.shift:
             shift = crops.draw_shift(view, seed=seed, epoch=epoch, indices=indices)
             batch[view.key("shift")] = shift.astype(np.int32)
+    shown = {name: batch.pop(key) for name, key in crops.recorded(views).items()}
+    batch |= boxes.draw(views, shown, seed=seed, epoch=epoch, indices=indices)
     return batch | {"label": labels[chosen], "index": indices.astype(np.int64)}
 
 
@@ -146,17 +148,19 @@ def _load(source, split, asked, views, *, data_config, local, seed) -> Iterator[
         valid = np.isin(np.arange(local), decoded.slots)
         for slot in np.flatnonzero(~valid[: len(request.payloads)]):
             source.skip(request.name(request.slots.indices[slot]), "cannot be decoded")
-        pictures = {view.name: _pictures(decoded, view, local, data_config.channels) for view in views}
+        shapes = {view.name: ((*view.size, data_config.channels), np.uint8) for view in views}
+        shapes |= dict.fromkeys(crops.recorded(views).values(), ((5,), np.int32))
+        pictures = {key: _whole(decoded, key, local, *shape) for key, shape in shapes.items()}
         yield request.slots, _padded(request.labels, local), valid, pictures
 
 
-def _pictures(decoded, view, local, channels) -> np.ndarray:
+def _whole(decoded, key, local, shape, dtype) -> np.ndarray:
     if len(decoded.slots) == local:
-        return decoded.views[view.name]
-    pictures = np.zeros((local, *view.size, channels), np.uint8)
+        return decoded.views[key]
+    rows = np.zeros((local, *shape), dtype)
     if len(decoded.slots):
-        pictures[decoded.slots] = decoded.views[view.name]
-    return pictures
+        rows[decoded.slots] = decoded.views[key]
+    return rows
 
 
 def _padded(labels, local) -> np.ndarray:

@@ -9,7 +9,7 @@ from absl import logging
 from maskcl_jax.errors import UserError
 
 SPLITS = ("train", "test")
-SOURCES = ("embedded", "tfds", "folder", "synthetic")
+SOURCES = ("embedded", "tfds", "folder", "synthetic", "scenes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,10 @@ class Source:
             self._splits[name] = self.load(name)
         return self._splits[name]
 
+    def evaluated(self, name: str):
+        """The images of "train" or "test" that an evaluation sees: as here those of `split`, or others."""
+        return self.split(name)
+
     def skip(self, name: str, reason: str) -> None:
         """Notes an image that cannot be read; names it in the log the first time."""
         if name not in self.skipped:
@@ -102,6 +106,8 @@ def open_source(data_config) -> Source:
         from maskcl_jax.data.synthetic import SyntheticSource as chosen
     elif kind == "folder":
         from maskcl_jax.data.folder import FolderSource as chosen
+    elif kind == "scenes":
+        from maskcl_jax.data.scenes import ScenesSource as chosen
     else:
         from maskcl_jax.data.tfds_source import TfdsSource as chosen
     return chosen(data_config)

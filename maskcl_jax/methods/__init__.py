@@ -6,6 +6,7 @@ from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.macrl import MACRL
 from maskcl_jax.methods.mae import MAE
+from maskcl_jax.methods.maskco import MaskCo
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.mocov3 import MoCoV3
 from maskcl_jax.methods.simclr import SimCLR
@@ -18,6 +19,7 @@ METHODS = {
     "mocov3": MoCoV3,
     "moco_v2": MoCoV2,
     "simclr": SimCLR,
+    "maskco": MaskCo,
 }
 
 __all__ = ["METHODS", "Carried", "Method", "create"]

@@ -1,6 +1,5 @@
 """What a method is: views, networks, a loss, and what others may see of it."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -200,13 +199,13 @@ def check_target(c) -> None:
     check_choice("method.momentum_schedule", c.momentum_schedule, ["fixed", "cosine"])
 
 
-def contrast_metrics(loss, accuracy, candidates: int, scale: float = 1.0) -> dict:
+def contrast_metrics(loss, accuracy, candidates, scale: float = 1.0) -> dict:
     """The contrastive loss and accuracy for the log, each beside its chance level among `candidates` keys."""
     return {
         "contrast_loss": loss,
-        "contrast_loss_chance": jnp.asarray(scale * math.log(candidates)),
+        "contrast_loss_chance": scale * jnp.log(jnp.asarray(candidates, jnp.float32)),
         "contrast_accuracy": accuracy,
-        "contrast_accuracy_chance": jnp.asarray(1.0 / candidates),
+        "contrast_accuracy_chance": 1.0 / jnp.asarray(candidates, jnp.float32),
     }
 
 

@@ -50,11 +50,11 @@ class MoCoV2(base.Method):
 
     def check_queue(self) -> None:
         """Raises UserError where the queue is not a whole number of steps long."""
-        size, step = self.config.method.queue_size, self.keys_per_step
+        size, step, batch = self.config.method.queue_size, self.keys_per_step, self.config.batch_size
         if size < step or size % step:
             raise UserError(
-                f"method.queue_size={size} is not a multiple of the {step} keys of a step "
-                f"(batch_size={self.config.batch_size}): use for instance {max(1, size // step) * step}"
+                f"method.queue_size={size} is not a multiple of the {step} keys of a step (batch_size={batch}, "
+                f"{step // batch} an image): use for instance {max(1, size // step) * step}"
             )
 
     def new_projector(self) -> MLP:
@@ -168,8 +168,8 @@ class MoCoV2(base.Method):
         out = self.step(params, carried, self.images_of(batch), rng)
         return self.reported(out, candidates=out["logits"].shape[1])
 
-    def reported(self, out, *, candidates: int):
-        """(loss, Aux) of a step's intermediates."""
+    def reported(self, out, *, candidates):
+        """(loss, Aux) of a step's intermediates. candidates: keys that a query chooses from."""
         metrics = {
             "loss": out["loss"],
             **base.contrast_metrics(out["loss"], out["accuracy"], candidates),
