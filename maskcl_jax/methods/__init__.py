@@ -8,6 +8,7 @@ from maskcl_jax.methods.macrl import MACRL
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.mocov3 import MoCoV3
+from maskcl_jax.methods.saliency_masking import saliency_masking
 from maskcl_jax.methods.simclr import SimCLR
 
 METHODS = {
@@ -18,6 +19,8 @@ METHODS = {
     "mocov3": MoCoV3,
     "moco_v2": MoCoV2,
     "simclr": SimCLR,
+    "saliency_masking": saliency_masking,
+    "mscn": saliency_masking,  # the same code, another config
 }
 
 __all__ = ["METHODS", "Carried", "Method", "create"]
