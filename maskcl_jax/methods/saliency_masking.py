@@ -22,13 +22,13 @@ from maskcl_jax import cells, fills, losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mocov2 import MoCoV2
+from maskcl_jax.methods.simclr import SimCLR
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.views import SALIENCY, CellMasks, CellRule
 
 STRATEGIES = ("high_pass", "blur", "mean")
 MASKED = {"query": (0,), "key": (1,), "both": (0, 1), "none": ()}
 PROVIDERS = (*SALIENCY, "ema")
-FRAMEWORKS = ("moco_v2",)
 TO_FILL, TO_NEGATIVES = 7_001, 7_002  # far from the numbers by which a framework divides the same key
 
 
@@ -37,7 +37,7 @@ class Masking:
 
     Fields of `config.method` beyond the framework's:
 
-    framework: "moco_v2" | "simclr".
+    framework: "moco_v2" [C] | "simclr" (results, but no code, were published).
     strategy: what fills. "high_pass": all inputs are high-passed, masked cells are noise; "blur": the blurred view;
       "mean": its mean colour [C]. masked: "query" [C] | "key" | "both" | "none" (the poster's comparison).
     grid: cells a side, 7 at 224 pixels [C]; at other sizes our choice. ratio (0.05, 0.25): drawn uniformly [C].
@@ -57,11 +57,23 @@ class Masking:
     def __init__(self, config):
         check(config)
         super().__init__(config)
+        # Both views, each with its saliency and what is masked of it.
+        self.picture_names = tuple(
+            column
+            for view in self.views
+            for column in (
+                view.name,
+                *([f"{view.name}_saliency"] if view.cells else []),
+                *(f"{rule.name}_masked" for rule in rules_of(view)),
+            )
+        )
 
-    @property
-    def hard_negatives(self) -> list[str]:
-        """Their names."""
-        return ["negative" if i == 0 else f"negative{i + 1}" for i in range(self.config.method.num_hard)]
+    def hard_negatives(self) -> tuple[list[str], list[str]]:
+        """Their names: of the first view's anchors, made of the second view, and the other way round."""
+        c = self.config.method
+        names = ["negative" if i == 0 else f"negative{i + 1}" for i in range(c.num_hard)]
+        both = c.framework == "simclr" and c.hard_both
+        return names, [f"{name}_back" for name in names] if both else []
 
     def new_views(self):
         """The framework's two views, with the cell masks of this method on them."""
@@ -69,9 +81,8 @@ class Masking:
         rules = [[], []]
         for i in MASKED[c.masked]:
             rules[i].append(self.rule(views[i].name, c.ratio, c.focal_window))
-        rules[1] += [
-            self.rule(name, c.negative_ratio, c.negative_window, negative=True) for name in self.hard_negatives
-        ]
+        for of_view, names in zip(rules, self.hard_negatives()[::-1], strict=True):
+            of_view += [self.rule(name, c.negative_ratio, c.negative_window, negative=True) for name in names]
         return tuple(self.with_rules(view, tuple(of_view)) for view, of_view in zip(views, rules, strict=True))
 
     def rule(self, name: str, ratio, window: int, *, negative: bool = False) -> CellRule:
@@ -124,7 +135,7 @@ class Masking:
         return jnp.where((window[:, 2] > 0)[:, None, None, None], noise, fills.tiled(noise, c.grid))
 
     def masked_images(self, images, batch, rng, chosen=None):
-        """[first view, second view, hard negatives ...] as the encoders see them.
+        """{view or hard negative: images as the encoders see them}.
 
         images: of `images_of`. chosen: {name of a rule: its cells}, in place of the batch's.
         """
@@ -135,9 +146,9 @@ class Masking:
                 window = batch[f"{rule.name}_window"]
                 hidden = (chosen or {}).get(rule.name, batch[f"{rule.name}_cells"])
                 hidden = cells.hidden_pixels(hidden, window, view.size, keep_window=rule.keep_window)
-                filling = self.filling(clean, window, to_fill, negative=rule.name in self.hard_negatives)
+                filling = self.filling(clean, window, to_fill, negative=rule.name != view.name)
                 found[rule.name] = jnp.where(hidden, filling, clean)
-        return list(found.values())
+        return found
 
     def features(self, params, model_state, images, *, kind: str):
         """The last map's mean over positions, (B, out_width); of high-passed images where that is the strategy [C]."""
@@ -145,27 +156,11 @@ class Masking:
         images = self.filtered(base.normalize(images, self.config.data.mean, self.config.data.std))
         return average_pool(self.encoder.apply(variables, images, train=False))
 
-    @property
-    def picture_names(self):
-        """Both views, each with its saliency and its masks."""
-        return tuple(
-            column
-            for view in self.views
-            for column in (
-                view.name,
-                *([f"{view.name}_saliency"] if view.cells else []),
-                *(f"{rule.name}_masked" for rule in rules_of(view)),
-            )
-        )
-
     def pictures(self, params, model_state, batch):
         """Both views; the host's map of what is salient in them; what the encoders see of them where masked."""
         masked = self.masked_images(self.images_of(batch), batch, jax.random.key(0))
-        names = [view.name for view in self.views] + self.hard_negatives
         mean = 0.5 if self.config.method.strategy == "high_pass" else self.config.data.mean
-        drawn = {
-            f"{n}_masked": base.denormalize(x, mean, self.config.data.std) for n, x in zip(names, masked, strict=True)
-        }
+        drawn = {f"{name}_masked": base.denormalize(x, mean, self.config.data.std) for name, x in masked.items()}
         for view in self.views:
             drawn[view.name] = base.picture_of(batch, view)
             if view.cells:
@@ -183,8 +178,9 @@ class MaskedMoCo(Masking, MoCoV2):
         """The contrast of a batch."""
         images = self.images_of(batch)
         chosen = self.chosen_by_the_target(carried, images, batch) if self.config.method.provider == "ema" else None
-        views = self.masked_images(images, batch, jax.random.fold_in(rng, TO_FILL), chosen)
-        out = self.step(params, carried, views, rng)
+        seen = self.masked_images(images, batch, jax.random.fold_in(rng, TO_FILL), chosen)
+        names = [view.name for view in self.views] + self.hard_negatives()[0]
+        out = self.step(params, carried, [seen[name] for name in names], rng)
         return self.reported(out, candidates=out["logits"].shape[1])
 
     def one_way(self, params, state, target, target_state, queue, views, rng):
@@ -224,15 +220,59 @@ class MaskedMoCo(Masking, MoCoV2):
         return chosen
 
 
+class MaskedSimCLR(Masking, SimCLR):
+    """Saliency-guided masking on SimCLR; the paper has results of it, no code: all of this is our choice.
+
+    The first view is masked where MoCo v2's query would be. hard_grad: whether gradient reaches the hard negatives,
+    off. hard_both: the second view's anchors have hard negatives, too, made of the first view; off. augment: colours.
+    """
+
+    def step(self, params, carried, views, hard=((), ())):
+        """SimCLR's, and one more logit for every hard negative of an anchor.
+
+        hard: for the first and for the second view's anchors, a batch of images each.
+        """
+        out, c = super().step(params, carried, views), self.config.method
+        if not hard[0]:
+            return out
+
+        def project(images):
+            # The statistics of masked images are nothing to evaluate with: they are left out of the running ones.
+            z = self.embed_and_project(params, carried.model_state, images)[1]
+            return z if c.hard_grad else jax.lax.stop_gradient(z)
+
+        rows = [jnp.stack([project(images) for images in of_view], axis=1) for of_view in hard if of_view]
+        first, second = jnp.split(out["z"], 2)
+        weighted = {"hard": jnp.concatenate(rows), "hard_weight": c.hard_weight}
+        loss, accuracy = losses.nt_xent(first, second, c.temperature, **weighted)
+        return out | {"loss": loss, "accuracy": accuracy}
+
+    def loss(self, params, carried, batch, rng):
+        """The contrast of a batch."""
+        seen = self.masked_images(self.images_of(batch), batch, jax.random.fold_in(rng, TO_FILL))
+        hard = tuple([seen[name] for name in names] for names in self.hard_negatives())
+        out = self.step(params, carried, [seen[view.name] for view in self.views], hard)
+        metrics = {
+            "loss": out["loss"],
+            **base.contrast_metrics(out["loss"], out["accuracy"], out["z"].shape[0] - 1 + len(hard[0])),
+            **losses.spread(out["pooled"]),
+        }
+        return out["loss"], base.Aux(metrics, jax.lax.stop_gradient(out["model_state"]))
+
+
+FRAMEWORKS = {"moco_v2": MaskedMoCo, "simclr": MaskedSimCLR}
+
+
 def saliency_masking(config) -> base.Method:
     """The method on the framework that `config.method.framework` names. Raises UserError for an unknown one."""
     base.check_choice("method.framework", config.method.framework, FRAMEWORKS)
-    return MaskedMoCo(config)
+    return FRAMEWORKS[config.method.framework](config)
 
 
 def check(config) -> None:
     """Raises UserError where fields of the masks are unknown, out of range, or do not fit the images."""
     c, (height, width) = config.method, config.data.image_size
+    base.resnet_of(config)
     base.check_choice("method.strategy", c.strategy, STRATEGIES)
     base.check_choice("method.masked", c.masked, MASKED)
     base.check_choice("method.provider", c.provider, PROVIDERS)
@@ -256,8 +296,10 @@ def check(config) -> None:
             f"method.provider='maps' with data.source={config.data.source!r} and method.maps_path={c.maps_path!r}: it "
             "needs a folder of images, and in maps_path a folder with a map for each of them"
         )
-    if getattr(c, "symmetric", False):
-        raise UserError(f"method.symmetric={c.symmetric} goes with no mask of one view: set it to False")
+    if c.provider == "ema" and c.framework == "simclr":
+        raise UserError("method.provider='ema' with method.framework='simclr': it has no EMA encoder, use another")
+    if c.framework == "moco_v2" and c.symmetric:
+        raise UserError(f"method.symmetric={c.symmetric}: which view is masked is method.masked's, so set it to False")
 
 
 def rules_of(view) -> tuple[CellRule, ...]:
