@@ -26,15 +26,21 @@ def info_nce(queries, keys, temperature: float):
     return loss, accuracy
 
 
-def nt_xent(first, second, temperature: float):
+def nt_xent(first, second, temperature: float, *, hard=None, hard_weight: float = 1.0):
     """SimCLR's loss: each of the 2 B rows finds its other view among the 2 B - 1 others; and its top-1 accuracy.
 
-    first, second: (B, D), the two views, normalised here. The mean over all rows (equation 1 of the paper).
+    first, second: (B, D), the two views, normalised here. The mean over all rows (equation 1 of the paper). hard:
+    (B or 2 B, n, D), normalised here: negatives of each of the first B rows, or of all, and of that row alone; weighted
+    as in `queue_logits`.
     """
     z = l2_normalize(jnp.concatenate([first, second]))
     count = z.shape[0]
     logits = jnp.matmul(z, z.T, precision=HIGHEST) / temperature
     logits = jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, logits)
+    if hard is not None:
+        own = hard_weight * jnp.einsum("bd,bnd->bn", z[: len(hard)], l2_normalize(hard), precision=HIGHEST)
+        rows_without = ((0, count - len(hard)), (0, 0))
+        logits = jnp.concatenate([logits, jnp.pad(own / temperature, rows_without, constant_values=-jnp.inf)], axis=1)
     other = (jnp.arange(count) + count // 2) % count
     positives = jnp.take_along_axis(logits, other[:, None], axis=1)[:, 0]
     loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - positives)

@@ -3,6 +3,7 @@
 All take images (B, H, W, C) float32 in 0..1 and one number an image, (B,). Checked against torchvision in the tests.
 """
 
+import jax
 import jax.numpy as jnp
 
 from maskcl_jax.views import PHOTOMETRIC
@@ -79,7 +80,7 @@ def gaussian_blur(images, sigma, radius: int = BLUR_RADIUS):
         length = images.shape[axis]
         padding = [(radius, radius) if i == axis else (0, 0) for i in range(4)]
         padded = jnp.pad(blurred, padding, mode="reflect")
-        shifted = (jnp.take(padded, jnp.arange(k, k + length), axis=axis) for k in range(2 * radius + 1))
+        shifted = (jax.lax.slice_in_dim(padded, k, k + length, axis=axis) for k in range(2 * radius + 1))
         blurred = sum(per_image(weights[:, k]) * part for k, part in enumerate(shifted))
     return jnp.where(per_image(sigma) > 0, blurred, images)
 

@@ -156,3 +156,58 @@ def convnet(*, epochs: int, small: dict, cifar: dict, optimizer: dict, published
         "imagenet": large | {"epochs": epochs, "eval": {"every_epochs": 20.0, "train_examples": 100_000}},
         "coco": large | {"epochs": 800, "eval": {"every_epochs": 20.0}},
     }
+
+
+# Fields of `config.method` of the masked ConvNets. [C] joycenerd/Saliency-Guided-Masking-for-ConvNets at c6e62b8 with
+# its README's command; what it does not name is MoCo v2's. 224 pixels; the rest is scaled from there.
+MASKED_CONVNET = {
+    "framework": "moco_v2",
+    "strategy": "high_pass",  # [C] --mask-strategy: the best of its three
+    "masked": "query",  # [C]
+    "provider": "boundary",  # our choice; [C] takes a ResNet-50 trained with labels
+    "maps_path": "",
+    "ema_warmup": 0.1,  # our choice
+    "spread": 0.6,  # the authors' poster, [C]
+    "grid": 7,  # [C]
+    "ratio": (0.05, 0.25),  # [C]
+    "num_hard": 1,  # [C] --num-nonsem 1
+    "hard_weight": 2.0,  # [C] --alpha 2.0
+    "negative_ratio": (0.4, 0.7),  # [C]
+    "negative_cap": (0.56, 0.55),  # [C]
+    "focal_p": 0.2,  # [C]
+    "focal_window": 200,  # [C]
+    "negative_window": 130,  # [C]
+    "channelwise_p": 0.7,  # [C]
+    "noise_std": 0.18,  # [C]
+    "negative_noise_std": 0.14,  # [C]
+    "tile_noise": False,  # [C] True
+    "high_pass": {"sigma": 5.0, "taps": 11},  # [C]
+    "blur": {"sigma": 10.0, "taps": 31},  # [C]
+    "hard_grad": False,  # of framework simclr, our choice
+    "hard_both": False,  # of framework simclr, our choice
+    "augment": COLOURS,  # of framework simclr, our choice
+    "temperature": 0.2,
+    "momentum": 0.999,
+    "momentum_schedule": "fixed",
+    "queue_size": 65536,
+    "projector": {"layers": 2, "out": 128},
+    "bn_group_size": 32,  # [C] a GPU's share of 128 images
+    "shuffle_bn": True,
+    "symmetric": False,
+    "query_augment": COLOURS,
+    "key_augment": COLOURS,
+}
+
+
+def masked_convnet(*, cifar: dict, small: dict) -> dict[str, dict]:
+    """`convnet` for the masked ConvNets: `imagenet100` is the paper's run, batch 128; grids that fit the small images.
+
+    cifar, small: fields of `config.method` as MoCo's demo and the small presets have them; `grid` comes from here.
+    """
+    thirty_two, twenty_eight = {"grid": 8}, {"grid": 7}  # 4 pixels a cell (our choice)
+    presets = convnet(
+        epochs=200, small=small | thirty_two, cifar=cifar | thirty_two, optimizer=MOCO_OPTIMIZER, published={}
+    )
+    presets["fashion_mnist"]["method"] = small | twenty_eight
+    presets["imagenet100"] |= {"batch_size": 128}
+    return presets

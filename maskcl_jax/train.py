@@ -63,7 +63,8 @@ def make_train_step(method, tx, schedule, *, seed: int, total_steps: int):
             return train_state.ema(target_params, method.target_of(params), moves["momentum"])
 
         target_params = moved(state.target_params, state.params) if method.ema_first else state.target_params
-        carried = Carried(state.model_state, target_params, state.target_state, state.queue)
+        progress = state.step / total_steps
+        carried = Carried(state.model_state, target_params, state.target_state, state.queue, progress)
 
         def loss_of(params):
             return method.loss(params, carried, batch, rng)
@@ -137,6 +138,7 @@ def train(config, workdir: str) -> dict[str, str]:
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
     method = create_method(config)
     source = open_source(config.data)
+    pipeline.open_maps(source, method.views, config.data)
     plan = Plan.of(config, pipeline.steps_per_epoch(source, config.batch_size))
     schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
     tx = optimizer.create(config, schedule, frozen=method.frozen)

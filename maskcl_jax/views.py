@@ -11,6 +11,10 @@ passes between them is a batch, a dict of numpy arrays whose keys and shapes fol
 | `shift` (`key_shift`) | (B, 2) int32 | where a shifted view lies in the picture it was cut from: down, across |
 | `query_boxes`, `key_boxes` | (B, R, 4) float32 | x0, y0, x1, y1 in pixels of that view: the same places of the image |
 | `mask_noise` (`query_mask_noise`, ...) | (B, N) float32 | uniform noise, where the mask is chosen on the device |
+| `activation` (`query_activation`, ...) | (B, G, G) float32 | how salient the cells of a view are |
+| `RULE_cells` (`query_cells`, `negative_cells`) | (B, G, G, C) bool | cells, True = masked; C: the channels, or 1 |
+| `RULE_window` | (B, 4) int32 | top, left, height, width in pixels of a focal mask; zeros: the cells hold |
+| `RULE_noise`, `RULE_ratio` | (B, G, G, C), (B,) float32 | what cells were drawn from, to redraw |
 | `label` | (B,) int32 | -1 where the data has none; for evaluation only, never seen by a loss |
 | `index` | (B,) int64 | which example of the split it is |
 """
@@ -25,6 +29,9 @@ PHOTOMETRIC = (
     *("grey", "blur_sigma", "solarize"),
 )
 PHOTOMETRIC_IDENTITY = (0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
+
+# Who can tell on the host how salient a cell is (`data.saliency`; "maps": the user's own files, `data.saliency_maps`).
+SALIENCY = ("boundary", "spectral_residual", "fine_grained", "center", "uniform", "maps")
 
 IMAGE = "image"  # the name of the one view of single-view methods; its mask keys carry no prefix
 
@@ -46,6 +53,45 @@ class PatchMask:
     num_visible: int
     block: int = 1
     grid: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellRule:
+    """How one mask over the cells of a view is drawn, for every image on its own (`maskcl_jax.cells` has the rule).
+
+    name: of its batch keys. ratio: range of the mask ratio, drawn uniformly. background: whether other than salient
+    cells are hidden too. cap: see `cells.counts`. focal_p: probability of a focal mask in place of cells; window: its
+    (height, width) in pixels, placed uniformly; keep_window: whether all but the window is hidden, or the window.
+    channelwise_p: probability, where there are cells, that every channel has its own; channels: C of the cells.
+    redraw: whether the device gets noise and ratio too.
+    """
+
+    name: str
+    ratio: tuple[float, float]
+    background: bool = True
+    cap: tuple[float, float] | None = None
+    focal_p: float = 0.0
+    window: tuple[int, int] = (0, 0)
+    keep_window: bool = True
+    channelwise_p: float = 0.0
+    channels: int = 1
+    redraw: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellMasks:
+    """Masks over the grid x grid cells of one view, guided by one map of how salient they are.
+
+    provider: who makes the map, one of SALIENCY; maps_path: the folder of provider "maps". spread: a cell is
+    salient from the map's mean less so many standard deviations. The map is made of the view as the batch holds it:
+    cropped and flipped, its colours not yet changed.
+    """
+
+    grid: int
+    provider: str
+    spread: float
+    rules: tuple[CellRule, ...]
+    maps_path: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +140,7 @@ class View:
     master: where given, the crop is resized to this (height, width), flipped, and a window of `size` cut from it, whose
     corner lies 0..shift pixels down and across, drawn uniformly. crop: the name of the crop; views that carry the same
     one show the same crop, flipped alike ("": the view's own name). photometric: for the device to apply. boxes: shared
-    with an earlier view; neither then has a master.
+    with an earlier view; neither then has a master. cells: masks over the cells of a ConvNet's view.
     """
 
     name: str = IMAGE
@@ -109,6 +155,7 @@ class View:
     photometric: Photometric | None = None
     boxes: Boxes | None = None
     mask: PatchMask | None = None
+    cells: CellMasks | None = None
 
     def key(self, suffix: str) -> str:
         """The batch key of something that belongs to this view: `visible` or `query_visible`."""

@@ -36,7 +36,7 @@ def test_every_config_has_the_common_presets():
 def test_every_preset_of_every_config_passes_the_checks(path, preset):
     c = load(path, preset)
     config.check(c)
-    assert c.method.name == {"simclr_vit": "simclr"}.get(path.stem, path.stem)
+    assert c.method.name == {"simclr_vit": "simclr", "mscn": "saliency_masking"}.get(path.stem, path.stem)
     assert c.preset == (preset or "embedded")
     assert create(c).views
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_train import filled, tiny
 
-from maskcl_jax.data import boxes, crops, masks, photometric
+from maskcl_jax.data import boxes, cells, crops, masks, photometric
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, Carried, create
 
@@ -23,6 +23,7 @@ def batch_of(method, b=8, seed=0):
         out[view.name] = rng.integers(0, 256, (b, *view.size, channels), dtype=np.uint8)
         for draw in (masks.draw, photometric.draw):
             out |= draw(view, seed=seed, epoch=0, indices=np.arange(b))
+        out |= cells.draw(view, out[view.name], seed=seed, epoch=0, indices=np.arange(b))
         if view.shift:
             out[view.key("shift")] = rng.integers(0, view.shift + 1, (b, 2)).astype(np.int32)
     return out | boxes_of(method.views, b, seed)

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskcl_jax.data import arrays, boxes, crops, decoding, masks, order, photometric
+from maskcl_jax.data import arrays, boxes, cells, crops, decoding, masks, order, photometric
 from maskcl_jax.data.crops import EvalView
 from maskcl_jax.data.pixels import check_interpolation
 from maskcl_jax.data.prefetch import Prefetcher
 from maskcl_jax.data.requests import requests
+from maskcl_jax.data.saliency_maps import SalientMaps
 from maskcl_jax.data.sources import Arrays, Encoded, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.views import IMAGE, View
@@ -31,6 +32,15 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
             f"use at most {count}"
         )
     return count // batch_size
+
+
+def open_maps(source: Source, views: list[View], data_config) -> SalientMaps | None:
+    """The maps that the views' cell masks are to follow, where they are files of the user's; cheap.
+
+    Raises UserError where they do not fit the training images.
+    """
+    folders = {view.cells.maps_path for view in views if view.cells and view.cells.provider == "maps"}
+    return SalientMaps(folders.pop(), source.split("train"), data_config.path) if folders else None
 
 
 def train_batches(
@@ -55,7 +65,7 @@ def train_batches(
     steps_per_epoch(source, batch_size)
     local = order.local_size(batch_size, process_count)
     part = {"process_index": process_index, "process_count": process_count}
-    split = source.split("train")
+    split, maps = source.split("train"), open_maps(source, views, data_config)
     if isinstance(split, Arrays | Encoded):
         slots = (
             order.train_slots(step, num_examples=len(split), batch_size=batch_size, seed=seed, **part)
@@ -64,7 +74,8 @@ def train_batches(
         asked = slots if isinstance(split, Arrays) else requests(split, slots)
     else:
         asked = split.train_requests(start_step, batch_size=batch_size, seed=seed, **part)
-    return Prefetcher(_train(source, split, asked, views, data_config=data_config, local=local, seed=seed))
+    made = _train(source, split, asked, views, data_config=data_config, local=local, seed=seed, maps=maps)
+    return Prefetcher(made)
 
 
 def eval_batches(
@@ -95,7 +106,7 @@ def eval_batches(
     return Prefetcher(_eval(source, data, asked, view, data_config=data_config, local=local))
 
 
-def _train(source, split, asked, views, *, data_config, local, seed) -> Iterator[dict]:
+def _train(source, split, asked, views, *, data_config, local, seed, maps) -> Iterator[dict]:
     loaded = _load(source, split, asked, views, data_config=data_config, local=local, seed=seed)
     waiting = []  # batches without one readable image: they take theirs from the next batch that has some
     for slots, labels, valid, pictures in loaded:
@@ -106,18 +117,19 @@ def _train(source, split, asked, views, *, data_config, local, seed) -> Iterator
         # For every slot the next readable one, going round.
         chosen = good[np.searchsorted(good, np.arange(local)) % len(good)]
         for empty in waiting:
-            yield _train_batch(empty.epoch, slots, labels, pictures, np.full(local, good[0]), views, seed)
+            yield _train_batch(empty.epoch, slots, labels, pictures, np.full(local, good[0]), views, seed, maps)
         waiting = []
-        yield _train_batch(slots.epoch, slots, labels, pictures, chosen, views, seed)
+        yield _train_batch(slots.epoch, slots, labels, pictures, chosen, views, seed, maps)
 
 
-def _train_batch(epoch, slots, labels, pictures, chosen, views, seed) -> dict:
+def _train_batch(epoch, slots, labels, pictures, chosen, views, seed, maps) -> dict:
     whole = np.array_equal(chosen, np.arange(len(chosen)))
     batch = {name: picture if whole else picture[chosen] for name, picture in pictures.items()}
     indices = slots.indices[chosen]
     for view in views:
         batch |= masks.draw(view, seed=seed, epoch=epoch, indices=indices)
         batch |= photometric.draw(view, seed=seed, epoch=epoch, indices=indices)
+        batch |= cells.draw(view, batch[view.name], seed=seed, epoch=epoch, indices=indices, maps=maps)
         if view.shift:
             shift = crops.draw_shift(view, seed=seed, epoch=epoch, indices=indices)
             batch[view.key("shift")] = shift.astype(np.int32)

@@ -9,6 +9,7 @@ from maskcl_jax.methods.mae import MAE
 from maskcl_jax.methods.maskco import MaskCo
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.mocov3 import MoCoV3
+from maskcl_jax.methods.saliency_masking import saliency_masking
 from maskcl_jax.methods.simclr import SimCLR
 
 METHODS = {
@@ -20,6 +21,7 @@ METHODS = {
     "moco_v2": MoCoV2,
     "simclr": SimCLR,
     "maskco": MaskCo,
+    "saliency_masking": saliency_masking,
 }
 
 __all__ = ["METHODS", "Carried", "Method", "create"]

@@ -15,13 +15,14 @@ class Carried(NamedTuple):
     """What a step finds besides the parameters, and no gradient reaches.
 
     BatchNorm statistics of the online network, the EMA target's parameters and statistics, the queue; None or {}
-    where a method has none.
+    where a method has none. progress: the share of the run that is done, 0..1.
     """
 
     model_state: Any
     target_params: Any = None
     target_state: Any = None
     queue: Any = None
+    progress: Any = 0.0
 
 
 class Aux(NamedTuple):

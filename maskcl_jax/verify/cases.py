@@ -24,12 +24,14 @@ from maskcl_jax.models.vit import ViT, layer_norm
 class Case:
     """compute(config, weights, inputs) -> arrays; limits: (part of a key, kind, limit), the first that matches.
 
-    finish(computed, arrays of the file) -> arrays: for what is compared in the order that the file states.
+    finish(computed, arrays of the file) -> arrays: for what is compared in the order that the file states. absent:
+    parts of the keys of arrays that this library has no counterpart of.
     """
 
     compute: Callable
     limits: tuple[tuple[str, str, float], ...]
     finish: Callable = lambda computed, arrays: computed
+    absent: tuple[str, ...] = ()
 
     def limit(self, key: str) -> tuple[str, float]:
         """(kind, limit) for one array."""

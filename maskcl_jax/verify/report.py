@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.verify import cases, convnet_cases, region_cases, target_cases
+from maskcl_jax.verify import cases, convnet_cases, region_cases, saliency_cases, target_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Check:
         return f"{verdict:<5} {self.error:9.2e}  limit {self.limit:.0e} {self.kind:<9} {self.name}"
 
 
-CASES = {**cases.CASES, **target_cases.CASES, **convnet_cases.CASES, **region_cases.CASES}
+ROOMS = (cases, target_cases, convnet_cases, region_cases, saliency_cases)
+CASES = {name: case for room in ROOMS for name, case in room.CASES.items()}
 
 COMPARED = ("outputs/", "grads/", "grads_stats/", "grads_rowsum/", "weights_stats/")
 
@@ -78,8 +79,8 @@ def verify_file(path) -> list[Check]:
         computed = case.finish(computed, arrays)
     except KeyError as error:
         raise UserError(f"{path} lacks {error}, which the case {name!r} needs") from None
-    wanted = {key: value for key, value in arrays.items() if key.startswith(COMPARED)}
-    return [compare(key, computed.get(key), value, case) for key, value in sorted(wanted.items())]
+    wanted = [key for key in sorted(arrays) if key.startswith(COMPARED) and not any(a in key for a in case.absent)]
+    return [compare(key, computed.get(key), arrays[key], case) for key in wanted]
 
 
 def stats_error(ours: np.ndarray, theirs: np.ndarray) -> float:

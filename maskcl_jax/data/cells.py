@@ -1,0 +1,55 @@
+"""Masks over the cells of a ConvNet's view, drawn on the host, one for every image."""
+
+import numpy as np
+
+from maskcl_jax import cells
+from maskcl_jax.data import saliency
+from maskcl_jax.data.randomness import per_example
+from maskcl_jax.views import CellRule, View
+
+DRAWS = 5  # focal?, channel-wise?, ratio, window down and across; the noise of the cells follows
+
+
+def draw(view: View, images: np.ndarray, *, seed: int, epoch: int, indices: np.ndarray, maps=None) -> dict:
+    """The activation and the cell masks of a batch for one view, as `maskcl_jax.views` says; empty without any.
+
+    images: (B, H, W, C) uint8, the view as the batch holds it. maps: the `SalientMaps` of provider "maps", of this run.
+    """
+    m = view.cells
+    if m is None:
+        return {}
+    if m.provider == "maps":
+        activation = maps.of(view, seed=seed, epoch=epoch, indices=indices)
+    else:
+        activation = saliency.activation(images, m.grid, m.provider)
+    batch = {view.key("activation"): activation}
+    for rule in m.rules:
+        batch |= _masks(rule, activation, m.spread, view.size, seed=seed, epoch=epoch, indices=indices)
+    return batch
+
+
+def _masks(rule: CellRule, activation, spread: float, size, *, seed, epoch, indices) -> dict:
+    grid = activation.shape[1]
+    uniform = np.empty((len(indices), DRAWS + grid * grid * rule.channels), np.float32)
+    generators = per_example(seed, f"cells/{rule.name}", epoch=epoch, indices=indices)
+    for row, generator in zip(uniform, generators, strict=True):
+        generator.random(out=row, dtype=np.float32)
+    focal, channelwise, share, *corner = uniform[:, :DRAWS].T
+    noise = uniform[:, DRAWS:].reshape(-1, grid, grid, rule.channels)
+    noise = np.where((channelwise < rule.channelwise_p)[:, None, None, None], noise, noise[..., :1])
+    ratio = np.float32(rule.ratio[0]) + np.float32(rule.ratio[1] - rule.ratio[0]) * share
+    window = _windows(rule, size, np.stack(corner, axis=1))
+    window[focal >= rule.focal_p] = 0
+    hidden = cells.choose(activation, noise, ratio, spread=spread, background=rule.background, cap=rule.cap, xp=np)
+    hidden &= (window[:, 2] == 0)[:, None, None, None]
+    batch = {f"{rule.name}_cells": hidden, f"{rule.name}_window": window}
+    if rule.redraw:
+        batch |= {f"{rule.name}_noise": noise, f"{rule.name}_ratio": ratio}
+    return batch
+
+
+def _windows(rule: CellRule, size: tuple[int, int], corner: np.ndarray) -> np.ndarray:
+    """(B, 4) int32, the corner of each uniform over where the window fits. corner: (B, 2) in [0, 1)."""
+    room = np.array(size) - rule.window
+    start = np.minimum(np.floor(corner * (room + 1)), room)
+    return np.concatenate([start, np.broadcast_to(rule.window, start.shape)], axis=1).astype(np.int32)
