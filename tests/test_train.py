@@ -21,7 +21,7 @@ from maskcl_jax.methods import METHODS, Carried
 from maskcl_jax.methods import create as create_method
 
 ROOT = pathlib.Path(__file__).parents[1]
-CONFIGS = {name: ROOT / "configs" / f"{name}.py" for name in METHODS}
+CONFIGS = {path.stem: path for path in (ROOT / "configs").glob("*.py")}
 
 
 TINY = {
