@@ -5,7 +5,8 @@
     python -m maskcl_jax.main --config=configs/maskco.py:fashion_mnist,data_dir=DIR
         A tfds data set prepared in DIR, one object an image.
     python -m maskcl_jax.main --config=configs/maskco.py:scenes,data_dir=DIR
-        The same images, four to a picture; measured on each of the four. configs/moco_v2.py:scenes is its baseline.
+        The same images, four to a picture, measured on each of the four; `:embedded_scenes` is that of the photographs.
+        The baseline of either is configs/moco_v2.py with the same words.
     python -m maskcl_jax.main --config=configs/maskco.py:cifar10,data_dir=DIR               (also cifar100)
         ResNet-18, 200 epochs, one GPU. Not run by us.
     python -m maskcl_jax.main --config=configs/maskco.py:folder,path=DIR

@@ -89,6 +89,7 @@ DATA = {
         "mean": (0.286,),
         "std": (0.353,),
     },
+    "embedded_scenes": {"source": "scenes", "parts": "embedded"},
     "scenes": {
         "source": "scenes",
         "parts": "tfds",

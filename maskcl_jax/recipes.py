@@ -139,13 +139,15 @@ def convnet(*, epochs: int, small: dict, cifar: dict, optimizer: dict, published
         "checkpoint": {"every_epochs": 1.0, "keep_every_epochs": 50.0},
         **published,
     }
+    photographs = tiny | {"epochs": 10, "batch_size": 128, "eval": {"every_epochs": 5.0}}
     minutes = tiny | {
         "epochs": 2,
         "batch_size": 256,
         "eval": {"every_epochs": 1.0, "train_examples": 10_000, "linear": True},
     }
     return {
-        "embedded": tiny | {"epochs": 10, "batch_size": 128, "eval": {"every_epochs": 5.0}},
+        "embedded": photographs,
+        "embedded_scenes": photographs,
         "synthetic": tiny | {"epochs": 2, "batch_size": 64},
         "fashion_mnist": minutes,
         "scenes": minutes,
