@@ -140,7 +140,7 @@ def test_norm_groups_change_the_alignment_and_not_the_reconstruction():
     assert abs(float(metrics[0]["loss_align"] - metrics[1]["loss_align"])) > 1e-4
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "simclr_vit"])
 def test_bfloat16_keeps_the_loss_in_float32(name):
     exact, half = create(tiny(name)), create(tiny(name, dtype="bfloat16"))
     params, state = filled(exact)
