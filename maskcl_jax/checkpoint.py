@@ -92,7 +92,11 @@ def restore_run(workdir: str, step: int | None = None) -> Run:
     if not steps or (step is not None and step not in steps):
         raise UserError(
             f"{folder} holds no checkpoint"
-            + (f" of step {step}: there are {', '.join(map(str, steps))}" if steps else ": train first, or give another")
+            + (
+                f" of step {step}: there are {', '.join(map(str, steps))}"
+                if steps
+                else ": train first, or give another"
+            )
         )
     try:
         method = methods.create(config)

@@ -70,17 +70,16 @@ def tensor(array: np.ndarray, number: int) -> bytes:
     )
 
 
-def torch_file(state: dict[str, np.ndarray], wrapper: str, texts: dict[str, str]) -> bytes:
-    """A file that `torch.load(..., weights_only=True)` reads as {wrapper: {key: tensor}, **texts}.
+def torch_file(state: dict[str, np.ndarray], wrapper: str) -> bytes:
+    """A file that `torch.load(..., weights_only=True)` reads as {wrapper: {key: tensor}}.
 
     state: float32 and int64 arrays, little-endian.
     """
     arrays = {key: np.ascontiguousarray(value) for key, value in state.items()}
     tensors = {key: tensor(value.reshape(state[key].shape), i) for i, (key, value) in enumerate(arrays.items())}
-    parts = {wrapper: dictionary(tensors)} | {key: text(value) for key, value in texts.items()}
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", program(dictionary(parts), protocol=2))
+        archive.writestr("archive/data.pkl", program(dictionary({wrapper: dictionary(tensors)}), protocol=2))
         archive.writestr("archive/byteorder", "little")
         for i, value in enumerate(arrays.values()):
             archive.writestr(f"archive/data/{i}", value.tobytes())
@@ -105,10 +104,13 @@ def array(value: np.ndarray) -> bytes:
     return empty + sequence(integer(1), shape, kind + order + pickle.BUILD, pickle.NEWFALSE, content) + pickle.BUILD
 
 
-def numpy_file(state: dict[str, np.ndarray], wrapper: str, texts: dict[str, str], flags: tuple[str, ...]) -> bytes:
-    """A pickle of {wrapper: {key: array}, **texts, flag: True, ...}."""
-    parts = {wrapper: dictionary({key: array(value) for key, value in state.items()})}
-    parts |= {key: text(value) for key, value in texts.items()} | {flag: pickle.NEWTRUE for flag in flags}
+def detectron2_file(state: dict[str, np.ndarray]) -> bytes:
+    """A `.pkl` for detectron2's DetectionCheckpointer: it asks for `__author__` beside `model`."""
+    parts = {
+        "model": dictionary({key: array(value) for key, value in state.items()}),
+        "__author__": text("maskcl_jax"),
+        "matching_heuristics": pickle.NEWTRUE,
+    }
     return program(dictionary(parts), protocol=3)
 
 
