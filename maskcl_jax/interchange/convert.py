@@ -46,7 +46,7 @@ TRANSFORMS = {
 
 def table(row, shape: Shape) -> np.ndarray:
     """(1, 1 + N, D): a fixed position table as they store it, zeros for the cls token."""
-    return fixed_table(shape.widths[network_of(row)], shape.grid, shape.order)
+    return fixed_table(shape.widths[network_of(row.ours)], shape.grid, shape.order)
 
 
 def fixed_table(width: int, grid: tuple[int, int], order: str) -> np.ndarray:
@@ -55,9 +55,9 @@ def fixed_table(width: int, grid: tuple[int, int], order: str) -> np.ndarray:
     return np.concatenate([np.zeros((1, width), np.float32), patches])[None]
 
 
-def network_of(row) -> str:
+def network_of(path: str) -> str:
     """ "encoder" for "target_params/encoder/pos_embed"."""
-    return row.ours.split("/")[1]
+    return path.split("/")[1]
 
 
 def from_torch(state: dict[str, np.ndarray], rows, shape: Shape) -> dict:
@@ -73,7 +73,7 @@ def from_torch(state: dict[str, np.ndarray], rows, shape: Shape) -> dict:
     parts: dict[str, dict[int, np.ndarray]] = {}
     for row in rows:
         value = state[row.theirs]
-        if row.transform == "table" and not (shape.learned and network_of(row) == "encoder"):
+        if row.transform == "table" and not (shape.learned and network_of(row.ours) == "encoder"):
             check_table(row, value, shape)
             continue
         value = TRANSFORMS[row.transform][0](value, shape)

@@ -30,6 +30,7 @@ def new_folder(path: str):
     if place.exists():
         raise UserError(f"--out={path} exists: give another, or remove it")
     beside = place.absolute().with_name(f".{place.name}.{os.getpid()}")
+    above = [parent for parent in beside.parents if not parent.exists()]
     try:
         beside.mkdir(parents=True)
     except OSError as error:
@@ -37,8 +38,12 @@ def new_folder(path: str):
     try:
         yield beside
         os.rename(beside, place)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(beside)
+        for parent in above:
+            with contextlib.suppress(OSError):  # another export may have come to live there
+                parent.rmdir()
+        raise
 
 
 def quoted(path: str) -> str:
