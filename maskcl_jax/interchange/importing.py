@@ -200,14 +200,16 @@ def completed(tree: dict, config, method) -> tuple[train_state.TrainState, list[
 
 def check_shapes(given: dict[str, np.ndarray], known: dict[str, Any]) -> None:
     """Raises UserError listing arrays for which a config's networks have no place, or one of another shape."""
+    here = {path: np.shape(value) for path, value in known.items()}
     wrong = [
-        f"{path} is {np.shape(value)} in the weights, {np.shape(known[path]) if path in known else 'absent'} in the config"
+        f"{path} is {np.shape(value)} in the weights, {here.get(path, 'absent')} in the config"
         for path, value in given.items()
-        if path not in known or np.shape(value) != np.shape(known[path])
+        if np.shape(value) != here.get(path)
     ]
     if wrong:
         raise UserError(
-            f"the config is of other networks: {convert.listed(wrong)}: give --config=FILE with --config.method.FIELD=VALUE"
+            f"the config is of other networks: {convert.listed(wrong)}: give --config=FILE with "
+            "--config.method.FIELD=VALUE for each"
         )
 
 
