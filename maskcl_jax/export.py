@@ -17,7 +17,7 @@ import pathlib
 from absl import flags
 
 from maskcl_jax import cli
-from maskcl_jax.checkpoint import restore_run
+from maskcl_jax.checkpoint import Run, restore_run
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import check as checking
 from maskcl_jax.interchange.catalog import LAYOUTS
@@ -48,33 +48,30 @@ def main(argv: list[str]) -> None:
     print(said)
 
 
-def export(
-    workdir: str,
-    format: str,
-    out: str,
-    *,
-    network: str = "online",
-    full: bool = False,
-    step: int | None = None,
-    check: bool | None = None,
+def export(workdir: str, format: str, out: str, *, step: int | None = None, **options) -> str:
+    """Exports the run in `workdir`: see `export_run`."""
+    if pathlib.Path(out).exists():
+        raise UserError(f"--out={out} exists: give another, or remove it")
+    return export_run(restore_run(workdir, step), format, out, **options)
+
+
+def export_run(
+    run: Run, format: str, out: str, *, network: str = "online", full: bool = False, check: bool | None = None
 ) -> str:
-    """Exports the run in `workdir` into the new folder `out`; returns its README.
+    """Exports a run into the new folder `out`; returns its README.
 
     check: None checks where the libraries are installed. Raises UserError, and leaves nothing, where something does not
     fit or the check fails.
     """
     if full and network == "target":
         raise UserError("--full exports both networks: leave --network out")
-    if pathlib.Path(out).exists():
-        raise UserError(f"--out={out} exists: give another, or remove it")
-    product = product_of(restore_run(workdir, step), format=format, network=network, full=full)
+    product = product_of(run, format=format, network=network, full=full)
     check_fits(product)
     with new_folder(out) as folder:
         fill(product, folder)
-        verdict = verdict_of(product, str(folder), check)
-        readme_text = readme(product, out, verdict)
-        (folder / "README.md").write_text(readme_text)
-    return readme_text
+        text = readme(product, out, verdict_of(product, str(folder), check))
+        (folder / "README.md").write_text(text)
+    return text
 
 
 def verdict_of(product, folder: str, wanted: bool | None) -> str:

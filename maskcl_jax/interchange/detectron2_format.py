@@ -11,10 +11,10 @@ def lacks(p: Product) -> str:
     """ResNets that its `build_resnet_backbone` knows."""
     if p.encoder.stem == "small":
         return "detectron2 has no ResNet with the small stem"
-    if p.encoder.depth not in torchvision_format.STOCK:
-        return f"detectron2 has no ResNet-{p.encoder.depth}"
     if p.channels != 3:
         return f"detectron2 reads colour images, not {p.channels} channels"
+    if p.encoder.depth not in torchvision_format.STOCK:
+        return f"detectron2 has no ResNet-{p.encoder.depth}"
     return torchvision_format.unusual(p)
 
 

@@ -125,9 +125,12 @@ def read_torch(path: pathlib.Path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if found := re.search(r"(?:GLOBAL|class)\s+([\w.]+\.[\w.]+)", str(error)):
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(refusal(path, f"it wants to run {found[1]}")) from None
-        raise
+        raise UserError(
+            f"{path} is refused: it is no PyTorch file, or one that cannot be read without running what lies in it; "
+            "save its state dict alone with torch.save"
+        ) from None
     return tensors_to_numpy(content, torch)
 
 

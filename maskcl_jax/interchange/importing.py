@@ -37,27 +37,45 @@ class Weights(NamedTuple):
     notes: tuple[str, ...]
 
 
-def import_run(path: str, source: str, out: str, config=None) -> list[str]:
-    """Makes `out` a run at step 0 with the weights of `path`, named as `source` (a key of `LAYOUTS`) names them.
+class Imported(NamedTuple):
+    """A run before it is saved. kind: of the weights. fresh: the parts with first values. told: what to tell."""
 
-    config: of the run; default: that of the run that was exported, or the published one of the method, with the
-    encoder's size as the weights have it. Returns what to tell the user. Raises UserError, and leaves nothing, where
-    something does not fit.
+    config: Any
+    state: train_state.TrainState
+    kind: str
+    fresh: list[str]
+    told: list[str]
+
+
+def import_run(path: str, source: str, out: str, config=None) -> list[str]:
+    """Makes `out` a run at step 0 of `imported`; returns what to tell the user.
+
+    Raises UserError, and leaves nothing, where something does not fit.
     """
     with files.new_folder(out) as folder:
-        weights = read(path, source)
-        config = fitted(weights, source, config)
-        tree, told = place_tables(weights, config)
-        method = methods.create(config)
-        state, fresh = completed(tree, config, method)
-        checkpoint.claim(str(folder), config)
+        run = imported(path, source, config)
+        checkpoint.claim(str(folder), run.config)
         checkpoints = checkpoint.Checkpoints(str(folder))
-        checkpoints.save(0, state)
+        checkpoints.save(0, run.state)
         checkpoints.close()
-        origin = {"file": path, "layout": source, "kind": weights.kind, "new": fresh}
+        origin = {"file": path, "layout": source, "kind": run.kind, "new": run.fresh}
         checkpoint.write_text(folder / "origin.json", json.dumps(origin, indent=1))
+    return run.told
+
+
+def imported(path: str, source: str, config=None) -> Imported:
+    """A run with the weights of `path`, named as `source` (a key of `LAYOUTS`) names them.
+
+    config: of the run; default: that of the run that was exported, or the published one of the method, with the
+    encoder's size as the weights have it. Raises UserError where something does not fit.
+    """
+    weights = read(path, source)
+    config = fitted(weights, source, config)
+    tree, told = place_tables(weights, config)
+    state, fresh = completed(tree, config, methods.create(config))
     new = f"new: {', '.join(fresh)}" if fresh else "nothing is new"
-    return [*weights.notes, *told, f"{config.method.name} at step 0; {new} (but for the optimiser)"]
+    told = [*weights.notes, *told, f"{config.method.name} at step 0; {new} (but for the optimiser)"]
+    return Imported(config, state, weights.kind, fresh, told)
 
 
 def read(path: str, source: str) -> Weights:
@@ -187,7 +205,7 @@ def completed(tree: dict, config, method) -> tuple[train_state.TrainState, list[
             copies["target_batch_stats"] = method.target_state_of({"batch_stats": mine["batch_stats"]})["batch_stats"]
         given |= convert.paths_of(copies)
     places = laid(places, given)
-    new = {"/".join(path.split("/")[:2]) for path in known if path not in given}
+    new = {network_name(path) for path in known if path not in given and not path.startswith("batch_stats/")}
     state = state.replace(
         params=places["params"],
         target_params=places.get("target_params"),
@@ -195,7 +213,15 @@ def completed(tree: dict, config, method) -> tuple[train_state.TrainState, list[
         target_state={"batch_stats": places["target_batch_stats"]} if state.target_state else state.target_state,
         queue=places.get("queue"),
     )
-    return state, sorted(new) + (["the target, a copy"] if copied else [])
+    return state, sorted(new) + (["the target (a copy)"] if copied else [])
+
+
+def network_name(path: str) -> str:
+    """What to call the part that a path leads into: `decoder`, `queue`, `encoder/norm`."""
+    where, part, *below = path.split("/")
+    if where == "queue":
+        return "queue"
+    return f"{part}/{below[0]}" if part == "encoder" else part
 
 
 def check_shapes(given: dict[str, np.ndarray], known: dict[str, Any]) -> None:
