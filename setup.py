@@ -19,6 +19,7 @@ REQUIREMENTS = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30",
     "pillow",
+    "safetensors",
     "scikit-image",  # its wheel carries the photographs of the embedded data set
     "scikit-learn",  # likewise (china.jpg, flower.jpg)
     "tensorboard",
@@ -29,7 +30,7 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "test": ["pytest", "pytest-xdist", "ruff"],
-    "torch": ["torch", "safetensors", "timm"],
+    "torch": ["torch", "timm", "transformers>=4.57"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
 }

@@ -1,5 +1,6 @@
 """The command line that every program of the package shares: flags, config files, and one-line errors."""
 
+import functools
 import pathlib
 import runpy
 import sys
@@ -11,13 +12,14 @@ from maskcl_jax.config import flat, suggestion
 from maskcl_jax.errors import Diverged, UserError
 
 
-def run(main) -> None:
+def run(main, *, positional: str = "") -> None:
     """Runs `main(argv)` after parsing the flags; errors that need no traceback become one line on stderr.
 
+    positional: the name of the one argument without --, "" for none.
     Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite any more (Diverged).
     """
     try:
-        app.run(quietly(main), flags_parser=parse_flags)
+        app.run(quietly(main), flags_parser=functools.partial(parse_flags, positional=positional))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -47,15 +49,19 @@ def config_stem() -> str:
     return pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
     """absl's parser, with what a user may get wrong told in one line. Raises UserError."""
     check_config_flags(argv)
+    flags.FLAGS.set_gnu_getopt(bool(positional))  # flags may follow the argument
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(str(error)) from None
-    if len(rest) > 1:
-        raise UserError(f"argument {rest[1]!r} is not understood: every argument starts with --")
+    allowed = 2 if positional else 1
+    if len(rest) > allowed:
+        raise UserError(f"argument {rest[allowed]!r} is not understood: every argument starts with --")
+    if len(rest) < allowed:
+        raise UserError(f"{positional} is missing: write it before the flags")
     return rest
 
 

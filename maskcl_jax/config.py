@@ -260,3 +260,15 @@ def flat(config) -> dict:
         else:
             fields[key] = list(value) if isinstance(value, tuple) else value
     return fields
+
+
+def unflat(fields: dict) -> ml_collections.ConfigDict:
+    """The config of which `flat`, read back from JSON, is `fields`."""
+    nested: dict = {}
+    for path, value in fields.items():
+        *parents, name = path.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = tuple(value) if isinstance(value, list) else value
+    return ml_collections.ConfigDict(nested)

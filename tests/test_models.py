@@ -165,7 +165,7 @@ def test_a_timm_vit_of_any_shape_gives_our_features(patch, channels):
     ).eval()
     model = vit(image_size=(32, 48), patch_size=patch, channels=channels, width=48, heads=3, positions="learned")
     state = {key: value.numpy() for key, value in theirs.state_dict().items()}
-    shape = convert.Shape(patch, channels, model.grid, {})
+    shape = convert.Shape(patch, channels, model.grid, learned=True)
     params = convert.from_torch(state, layouts.timm_vit(2), shape)["params"]["encoder"]
     images = np.random.default_rng(0).normal(size=(2, 32, 48, channels)).astype(np.float32)
     with torch.no_grad():

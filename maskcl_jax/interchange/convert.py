@@ -18,6 +18,7 @@ class Shape(NamedTuple):
     grid: tuple[int, int] = (0, 0)
     widths: Mapping[str, int] = MappingProxyType({})  # {"encoder": ..., "decoder": ...}, of the fixed position tables
     order: str = "mae"  # of their halves
+    learned: bool = False  # the encoders' tables are parameters
 
 
 def patch_kernel(weight: np.ndarray, shape: Shape) -> np.ndarray:
@@ -38,13 +39,25 @@ TRANSFORMS = {
     "patch_conv": (patch_kernel, patch_conv),
     "conv": (lambda x, s: x.transpose(2, 3, 1, 0), lambda x, s: x.transpose(3, 2, 0, 1)),
     "counter": (lambda x, s: np.asarray(x, np.int32), lambda x, s: np.asarray(x, np.int64)),
+    "pointer": (lambda x, s: np.asarray(x, np.int32).reshape(()), lambda x, s: np.asarray(x, np.int64).reshape(1)),
+    "table": (lambda x, s: x, lambda x, s: x),  # where it is a parameter
 }
 
 
 def table(row, shape: Shape) -> np.ndarray:
     """(1, 1 + N, D): a fixed position table as they store it, zeros for the cls token."""
-    patches = sincos_table(shape.widths[row.ours], shape.grid, order=shape.order)
-    return np.concatenate([np.zeros((1, patches.shape[1]), np.float32), patches])[None]
+    return fixed_table(shape.widths[network_of(row.ours)], shape.grid, shape.order)
+
+
+def fixed_table(width: int, grid: tuple[int, int], order: str) -> np.ndarray:
+    """(1, 1 + N, width)."""
+    patches = sincos_table(width, grid, order=order)
+    return np.concatenate([np.zeros((1, width), np.float32), patches])[None]
+
+
+def network_of(path: str) -> str:
+    """ "encoder" for "target_params/encoder/pos_embed"."""
+    return path.split("/")[1]
 
 
 def from_torch(state: dict[str, np.ndarray], rows, shape: Shape) -> dict:
@@ -57,12 +70,19 @@ def from_torch(state: dict[str, np.ndarray], rows, shape: Shape) -> dict:
     if missing or extra:
         raise UserError(f"the weights do not fit: missing {listed(missing)}; left over {listed(extra)}")
     tree: dict = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}
     for row in rows:
         value = state[row.theirs]
-        if row.transform == "table":
+        if row.transform == "table" and not (shape.learned and network_of(row.ours) == "encoder"):
             check_table(row, value, shape)
+            continue
+        value = TRANSFORMS[row.transform][0](value, shape)
+        if row.part is None:
+            set_path(tree, row.ours, value)
         else:
-            set_path(tree, row.ours, TRANSFORMS[row.transform][0](value, shape))
+            parts.setdefault(row.ours, {})[row.part] = value
+    for path, values in parts.items():
+        set_path(tree, path, np.concatenate([values[i] for i in sorted(values)], axis=-1))
     return tree
 
 
@@ -70,16 +90,19 @@ def to_torch(tree: dict, rows, shape: Shape) -> dict[str, np.ndarray]:
     """{"params": ..., "batch_stats": ...} -> a complete state dict."""
     state = {}
     for row in rows:
-        if row.transform == "table":
+        if row.transform == "table" and not has_path(tree, row.ours):
             state[row.theirs] = table(row, shape)
-        else:
-            state[row.theirs] = TRANSFORMS[row.transform][1](np.asarray(get_path(tree, row.ours)), shape)
+            continue
+        value = np.asarray(get_path(tree, row.ours))
+        if row.part is not None:
+            value = np.split(value, 3, axis=-1)[row.part]
+        state[row.theirs] = TRANSFORMS[row.transform][1](value, shape)
     return state
 
 
 def gradients_to_torch(grads: dict, rows, shape: Shape) -> dict[str, np.ndarray]:
     """The gradients of `params` under their keys and in their shapes; what has no gradient is left out."""
-    trained = [row for row in rows if row.ours.startswith("params/")]
+    trained = [row for row in rows if row.ours.startswith("params/") and row.transform != "table"]
     return to_torch({"params": grads}, trained, shape)
 
 
@@ -111,3 +134,21 @@ def get_path(tree: dict, path: str):
     for name in path.split("/"):
         tree = tree[name]
     return tree
+
+
+def has_path(tree: dict, path: str) -> bool:
+    """Whether tree["a"]["b"] is there."""
+    for name in path.split("/"):
+        if name not in tree:
+            return False
+        tree = tree[name]
+    return True
+
+
+def paths_of(tree: dict, above: str = "") -> dict[str, np.ndarray]:
+    """{"a/b": leaf, ...} of nested dicts."""
+    found = {}
+    for name, value in tree.items():
+        path = f"{above}{name}"
+        found |= paths_of(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
+    return found

@@ -1,7 +1,7 @@
 """Layouts: which parameter of ours is which tensor of theirs. Data, read in both directions by `convert`.
 
 A row is (our path, their key, transform). Our paths start with `params` or `batch_stats`; those of an EMA target with
-`target_params` or `target_batch_stats`.
+`target_params` or `target_batch_stats`, those of a queue with `queue`.
 """
 
 from typing import NamedTuple
@@ -10,17 +10,21 @@ from maskcl_jax.models.resnet import RESNET_DEPTHS
 
 
 class Row(NamedTuple):
-    """One tensor: our path, their key, and the name of a transform in `convert.TRANSFORMS`."""
+    """One tensor: our path, their key, and the name of a transform in `convert.TRANSFORMS`.
+
+    part: where they hold three tensors for one of ours, which third of our last dimension this is.
+    """
 
     ours: str
     theirs: str
     transform: str = "same"
+    part: int | None = None
 
 
-def linear(ours: str, theirs: str, *, bias: bool = True) -> list[Row]:
-    """A dense layer."""
-    rows = [Row(f"{ours}/kernel", f"{theirs}.weight", "transpose")]
-    return [*rows, Row(f"{ours}/bias", f"{theirs}.bias")] if bias else rows
+def linear(ours: str, theirs: str, *, bias: bool = True, part: int | None = None) -> list[Row]:
+    """A dense layer, or a third of one."""
+    rows = [Row(f"{ours}/kernel", f"{theirs}.weight", "transpose", part)]
+    return [*rows, Row(f"{ours}/bias", f"{theirs}.bias", part=part)] if bias else rows
 
 
 def norm(ours: str, theirs: str) -> list[Row]:
@@ -38,18 +42,45 @@ def running(ours: str, theirs: str) -> list[Row]:
 
 
 class Names(NamedTuple):
-    """What a code base calls the parts of a ViT."""
+    """What a code base calls the parts of a ViT; qkv: of one fused layer, or of three."""
 
+    cls_token: str = "cls_token"
+    positions: str = "pos_embed"
     patch_embed: str = "patch_embed.proj"
     blocks: str = "blocks"
     norm1: str = "norm1"
+    qkv: tuple[str, ...] = ("attn.qkv",)
+    proj: str = "attn.proj"
     norm2: str = "norm2"
     fc1: str = "mlp.fc1"
     fc2: str = "mlp.fc2"
+    norm: str = "norm"
 
 
 TIMM = Names()
-MMENGINE = Names("patch_embed.projection", "layers", "ln1", "ln2", "ffn.layers.0.0", "ffn.layers.1")
+MMENGINE = Names(
+    patch_embed="patch_embed.projection",
+    blocks="layers",
+    norm1="ln1",
+    norm2="ln2",
+    fc1="ffn.layers.0.0",
+    fc2="ffn.layers.1",
+    norm="ln1",
+)
+# On disk in transformers 4 and 5; version 5 has other names in memory.
+HF = Names(
+    cls_token="embeddings.cls_token",
+    positions="embeddings.position_embeddings",
+    patch_embed="embeddings.patch_embeddings.projection",
+    blocks="encoder.layer",
+    norm1="layernorm_before",
+    qkv=tuple(f"attention.attention.{name}" for name in ("query", "key", "value")),
+    proj="attention.output.dense",
+    norm2="layernorm_after",
+    fc1="intermediate.dense",
+    fc2="output.dense",
+    norm="layernorm",
+)
 
 
 def blocks(ours: str, theirs: str, depth: int, names: Names = TIMM) -> list[Row]:
@@ -57,45 +88,64 @@ def blocks(ours: str, theirs: str, depth: int, names: Names = TIMM) -> list[Row]
     rows = []
     for i in range(depth):
         a, b = f"{ours}/blocks_{i}", f"{theirs}.{i}"
-        rows += norm(f"{a}/norm1", f"{b}.{names.norm1}") + linear(f"{a}/attn/qkv", f"{b}.attn.qkv")
-        rows += linear(f"{a}/attn/proj", f"{b}.attn.proj") + norm(f"{a}/norm2", f"{b}.{names.norm2}")
+        rows += norm(f"{a}/norm1", f"{b}.{names.norm1}") + norm(f"{a}/norm2", f"{b}.{names.norm2}")
+        for part, name in enumerate(names.qkv):
+            rows += linear(f"{a}/attn/qkv", f"{b}.{name}", part=None if len(names.qkv) == 1 else part)
+        rows += linear(f"{a}/attn/proj", f"{b}.{names.proj}")
         rows += linear(f"{a}/mlp/fc1", f"{b}.{names.fc1}") + linear(f"{a}/mlp/fc2", f"{b}.{names.fc2}")
     return rows
 
 
-def encoder(depth: int, ours: str = "params/encoder", prefix: str = "", names: Names = TIMM) -> list[Row]:
-    """A ViT without positions and final norm; their keys begin with `prefix`."""
+def vit(
+    depth: int, ours: str = "params/encoder", prefix: str = "", names: Names = TIMM, *, final_norm: bool = True
+) -> list[Row]:
+    """A ViT without a head; their keys begin with `prefix`."""
     return [
-        Row(f"{ours}/cls_token", f"{prefix}cls_token"),
+        Row(f"{ours}/cls_token", f"{prefix}{names.cls_token}"),
+        Row(f"{ours}/pos_embed", f"{prefix}{names.positions}", "table"),
         Row(f"{ours}/patch_embed/kernel", f"{prefix}{names.patch_embed}.weight", "patch_conv"),
         Row(f"{ours}/patch_embed/bias", f"{prefix}{names.patch_embed}.bias"),
         *blocks(ours, f"{prefix}{names.blocks}", depth, names),
+        *(norm(f"{ours}/norm", f"{prefix}{names.norm}") if final_norm else []),
     ]
 
 
 def timm_vit(depth: int) -> list[Row]:
-    """timm's VisionTransformer with learned positions, without its head."""
+    """timm's VisionTransformer without its head."""
+    return vit(depth)
+
+
+def decoder(
+    depth: int,
+    ours: str = "decoder",
+    prefix: str = "",
+    names: Names = TIMM,
+    *,
+    layers: str = "decoder_blocks",
+    last_norm: str = "decoder_norm",
+) -> list[Row]:
+    """The decoder of a masked autoencoder; their keys begin with `prefix`."""
+    path = f"params/{ours}"
     return [
-        *encoder(depth),
-        Row("params/encoder/pos_embed", "pos_embed"),
-        *norm("params/encoder/norm", "norm"),
+        Row(f"{path}/mask_token", f"{prefix}mask_token"),
+        Row(f"{path}/pos_embed", f"{prefix}decoder_pos_embed", "table"),
+        *linear(f"{path}/embed", f"{prefix}decoder_embed"),
+        *blocks(path, f"{prefix}{layers}", depth, names),
+        *norm(f"{path}/norm", f"{prefix}{last_norm}"),
+        *linear(f"{path}/pred", f"{prefix}decoder_pred"),
     ]
 
 
 def mae(depth: int, decoder_depth: int) -> list[Row]:
     """facebookresearch/mae `models_mae.py`, encoder and decoder."""
-    decoder = "params/decoder"
-    return [
-        *encoder(depth),
-        Row("encoder", "pos_embed", "table"),
-        *norm("params/encoder/norm", "norm"),
-        *linear(f"{decoder}/embed", "decoder_embed"),
-        Row(f"{decoder}/mask_token", "mask_token"),
-        Row("decoder", "decoder_pos_embed", "table"),
-        *blocks(decoder, "decoder_blocks", decoder_depth),
-        *norm(f"{decoder}/norm", "decoder_norm"),
-        *linear(f"{decoder}/pred", "decoder_pred"),
-    ]
+    return vit(depth) + decoder(decoder_depth)
+
+
+def hf_mae(depth: int, decoder_depth: int) -> list[Row]:
+    """transformers' ViTMAEForPreTraining: the spelling of version 4, which version 5 reads too (but does not write)."""
+    return vit(depth, prefix="vit.", names=HF) + decoder(
+        decoder_depth, prefix="decoder.", names=HF, layers="decoder_layers"
+    )
 
 
 def ccmim(depth: int, decoder_depth: int) -> list[Row]:
@@ -114,22 +164,11 @@ def ccmim(depth: int, decoder_depth: int) -> list[Row]:
 def cmae(depth: int, pixel_depth: int, feature_depth: int) -> list[Row]:
     """ZhichengHuang/CMAE: online and target networks, both decoders, heads; the heads' running statistics apart."""
     rows = [
-        *encoder(depth, "params/encoder", "backbone.", MMENGINE),
-        Row("encoder", "backbone.pos_embed", "table"),
-        *norm("params/encoder/norm", "backbone.ln1"),
-        *encoder(depth, "target_params/encoder", "target_backbone.", MMENGINE),
-        Row("encoder", "target_backbone.pos_embed", "table"),
+        *vit(depth, "params/encoder", "backbone.", MMENGINE),
+        *vit(depth, "target_params/encoder", "target_backbone.", MMENGINE, final_norm=False),
+        *decoder(pixel_depth, "decoder", "pixel_decoder.", MMENGINE, last_norm="ln1"),
+        *decoder(feature_depth, "feature_decoder", "feature_decoder.", MMENGINE, last_norm="ln1"),
     ]
-    decoders = (("decoder", "pixel_decoder", pixel_depth), ("feature_decoder", "feature_decoder", feature_depth))
-    for ours, theirs, decoder_depth in decoders:
-        rows += [
-            Row(f"params/{ours}/mask_token", f"{theirs}.mask_token"),
-            Row(ours, f"{theirs}.decoder_pos_embed", "table"),
-            *linear(f"params/{ours}/embed", f"{theirs}.decoder_embed"),
-            *blocks(f"params/{ours}", f"{theirs}.decoder_blocks", decoder_depth, MMENGINE),
-            *norm(f"params/{ours}/norm", f"{theirs}.ln1"),
-            *linear(f"params/{ours}/pred", f"{theirs}.decoder_pred"),
-        ]
     heads = (
         ("params/projector", "projector"),
         ("target_params/projector", "target_projector"),
@@ -158,9 +197,7 @@ def mocov3(depth: int) -> list[Row]:
     rows = []
     for ours, theirs in (("", "base_encoder."), ("target_", "momentum_encoder.")):
         rows += [
-            *encoder(depth, f"{ours}params/encoder", theirs),
-            Row("encoder", f"{theirs}pos_embed", "table"),
-            *norm(f"{ours}params/encoder/norm", f"{theirs}norm"),
+            *vit(depth, f"{ours}params/encoder", theirs),
             *mocov3_head(ours, "projector", f"{theirs}head", layers=3),
         ]
     return rows + mocov3_head("", "predictor", "predictor", layers=2)
@@ -182,33 +219,76 @@ def batch_norm(ours: str, theirs: str, target: str = "") -> list[Row]:
     return [*norm(f"{target}params/{ours}", theirs), *running(f"{target}batch_stats/{ours}", theirs)]
 
 
-def resnet(depth: int, ours: str = "encoder", prefix: str = "", target: str = "") -> list[Row]:
-    """torchvision's and timm's ResNet without its classifier; their keys begin with `prefix`.
+class ConvNames(NamedTuple):
+    """What a code base calls the parts of a ResNet: of each layer its convolution and its BatchNorm.
+
+    {stage} counts from first_stage, {n} from first_conv, {i} from 0.
+    """
+
+    stem: tuple[str, str] = ("conv1", "bn1")
+    block: str = "layer{stage}.{i}."
+    layer: tuple[str, str] = ("conv{n}", "bn{n}")
+    shortcut: tuple[str, str] = ("downsample.0", "downsample.1")
+    first_stage: int = 1
+    first_conv: int = 1
+
+
+TORCHVISION = ConvNames()  # timm's, too
+HF_RESNET = ConvNames(
+    stem=("embedder.embedder.convolution", "embedder.embedder.normalization"),
+    block="encoder.stages.{stage}.layers.{i}.",
+    layer=("layer.{n}.convolution", "layer.{n}.normalization"),
+    shortcut=("shortcut.convolution", "shortcut.normalization"),
+    first_stage=0,
+    first_conv=0,
+)
+# Source: facebookresearch/moco `detection/convert-pretrain.py`.
+DETECTRON2 = ConvNames(
+    stem=("stem.conv1", "stem.conv1.norm"),
+    block="res{stage}.{i}.",
+    layer=("conv{n}", "conv{n}.norm"),
+    shortcut=("shortcut", "shortcut.norm"),
+    first_stage=2,
+)
+
+
+def resnet(
+    depth: int, ours: str = "encoder", prefix: str = "", target: str = "", names: ConvNames = TORCHVISION
+) -> list[Row]:
+    """A ResNet without its classifier; their keys begin with `prefix`.
 
     target: "target_" for an EMA target's. The shortcut of the first stage has a convolution in bottlenecks only.
     """
     counts, bottleneck = RESNET_DEPTHS[depth]
 
-    def layer(a: str, b: str, conv: str, bn: str, suffix: str) -> list[Row]:
-        kernel = Row(f"{target}params/{a}conv{suffix}/kernel", f"{prefix}{b}{conv}.weight", "conv")
-        return [kernel, *batch_norm(f"{a}bn{suffix}", f"{prefix}{b}{bn}", target)]
+    def layer(a: str, suffix: str, theirs: tuple[str, str], above: str = "", **numbers) -> list[Row]:
+        conv, bn = (f"{prefix}{above}{name.format(**numbers)}" for name in theirs)
+        kernel = Row(f"{target}params/{a}conv{suffix}/kernel", f"{conv}.weight", "conv")
+        return [kernel, *batch_norm(f"{a}bn{suffix}", bn, target)]
 
-    rows = layer(f"{ours}/", "", "conv1", "bn1", "1")
-    for stage, count in enumerate(counts, start=1):
+    rows = layer(f"{ours}/", "1", names.stem)
+    for stage, count in enumerate(counts):
         for i in range(count):
-            a, b = f"{ours}/layer{stage}_{i}/", f"layer{stage}.{i}."
-            for n in range(1, 4 if bottleneck else 3):
-                rows += layer(a, b, f"conv{n}", f"bn{n}", str(n))
-            if i == 0 and (stage > 1 or bottleneck):
-                rows += layer(a, b, "downsample.0", "downsample.1", "_shortcut")
+            a = f"{ours}/layer{stage + 1}_{i}/"
+            b = names.block.format(stage=stage + names.first_stage, i=i)
+            for n in range(3 if bottleneck else 2):
+                rows += layer(a, str(n + 1), names.layer, b, n=n + names.first_conv)
+            if i == 0 and (stage or bottleneck):
+                rows += layer(a, "_shortcut", names.shortcut, b)
     return rows
 
 
-def mocov2(depth: int) -> list[Row]:
-    """facebookresearch/moco `MoCo` with --mlp: query and key encoder, each with its head as `fc`."""
+def mocov2(depth: int, layers: int = 2) -> list[Row]:
+    """facebookresearch/moco `MoCo`: query and key encoder, each with its head as `fc`."""
     rows = []
     for target, theirs in (("", "encoder_q."), ("target_", "encoder_k.")):
         rows += resnet(depth, prefix=theirs, target=target)
-        rows += linear(f"{target}params/projector/fc1", f"{theirs}fc.0")
-        rows += linear(f"{target}params/projector/fc2", f"{theirs}fc.2")
+        for i in range(layers):  # of a torch Sequential; one layer alone is none
+            name = f"{theirs}fc.{2 * i}" if layers > 1 else f"{theirs}fc"
+            rows += linear(f"{target}params/projector/fc{i + 1}", name)
     return rows
+
+
+def mocov2_queue() -> list[Row]:
+    """The queue of facebookresearch/moco: keys are columns there."""
+    return [Row("queue/keys", "queue", "transpose"), Row("queue/pointer", "queue_ptr", "pointer")]

@@ -132,9 +132,13 @@ def denormalize(images, mean, std):
 
 
 def encoder_of(config, **fields) -> ViT:
-    """The encoder of `config.model`. Raises UserError where it does not fit the images."""
+    """The encoder of `config.model`. Raises UserError where it does not fit the images.
+
+    `config.model.positions`, which only the runs of imported weights have, wins over the method's position table.
+    """
     check_encoder(config)
     m = config.model
+    fields["positions"] = getattr(m, "positions", fields["positions"])
     return ViT(
         image_size=tuple(config.data.image_size),
         channels=config.data.channels,

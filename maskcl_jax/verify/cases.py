@@ -186,7 +186,7 @@ def vit_forward(c: dict, weights: dict, inputs: dict) -> dict:
         positions="learned",
     )
     others = {key: weights[key] for key in weights if key.startswith(("fc_norm.", "head."))}
-    shape = convert.Shape(c["patch_size"], c["in_chans"], model.grid, {})
+    shape = convert.Shape(c["patch_size"], c["in_chans"], model.grid, learned=True)
     encoder = {key: value for key, value in weights.items() if key not in others}
     params = convert.from_torch(encoder, layouts.timm_vit(c["depth"]), shape)["params"]["encoder"]
     images = channels_last(inputs["images"])

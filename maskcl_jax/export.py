@@ -1,0 +1,90 @@
+"""Exports a run to PyTorch: `python -m maskcl_jax.export --workdir=RUN --format=F --out=DIR`.
+
+  timm         a folder for timm.create_model("local-dir:DIR", pretrained=True)
+  hf           a folder for transformers' from_pretrained; --full: ViTMAEForPreTraining with its decoder
+  torchvision  a ResNet state dict, with the lines that build the network
+  detectron2   a .pkl for DetectionCheckpointer, with the YAML lines that its config needs
+  mmpretrain, mmdet   a .pth for init_cfg=dict(type='Pretrained', ...)
+  mae, cmae    the authors' names; --full: all networks and heads, for continued training
+  ccmim, mocov3, moco_v2   likewise, with --full alone
+
+Every folder has a README.md with the lines that load it. Where PyTorch is installed the export is loaded as a user
+would load it and compared with the run on photographs; a difference above 1e-4 leaves nothing behind.
+"""
+
+import pathlib
+
+from absl import flags
+
+from maskcl_jax import cli
+from maskcl_jax.checkpoint import Run, restore_run
+from maskcl_jax.errors import UserError
+from maskcl_jax.interchange import check as checking
+from maskcl_jax.interchange.catalog import LAYOUTS
+from maskcl_jax.interchange.files import new_folder
+from maskcl_jax.interchange.product import product_of
+from maskcl_jax.interchange.writing import check_fits, fill, readme
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+FORMAT = flags.DEFINE_enum("format", None, list(LAYOUTS), "What to export to.")
+OUT = flags.DEFINE_string("out", None, "The new folder.")
+STEP = flags.DEFINE_integer("step", None, "Of the checkpoint; default: the newest.")
+NETWORK = flags.DEFINE_enum("network", "online", ["online", "target"], "Which encoder: the trained one, or its EMA.")
+FULL = flags.DEFINE_bool("full", False, "The whole pre-training model, where the format has names for it.")
+CHECK = flags.DEFINE_bool("check", None, "Load it and compare; default: where the libraries are installed.")
+
+
+def main(argv: list[str]) -> None:
+    """Writes the folder and says how to load it."""
+    said = export(
+        WORKDIR.value,
+        FORMAT.value,
+        OUT.value,
+        network=NETWORK.value,
+        full=FULL.value,
+        step=STEP.value,
+        check=CHECK.value,
+    )
+    print(said)
+
+
+def export(workdir: str, format: str, out: str, *, step: int | None = None, **options) -> str:
+    """Exports the run in `workdir`: see `export_run`."""
+    if pathlib.Path(out).exists():
+        raise UserError(f"--out={out} exists: give another, or remove it")
+    return export_run(restore_run(workdir, step), format, out, **options)
+
+
+def export_run(
+    run: Run, format: str, out: str, *, network: str = "online", full: bool = False, check: bool | None = None
+) -> str:
+    """Exports a run into the new folder `out`; returns its README.
+
+    check: None checks where the libraries are installed. Raises UserError, and leaves nothing, where something does not
+    fit or the check fails.
+    """
+    if full and network == "target":
+        raise UserError("--full exports both networks: leave --network out")
+    product = product_of(run, format=format, network=network, full=full)
+    check_fits(product)
+    with new_folder(out) as folder:
+        fill(product, folder)
+        text = readme(product, out, verdict_of(product, str(folder), check))
+        (folder / "README.md").write_text(text)
+    return text
+
+
+def verdict_of(product, folder: str, wanted: bool | None) -> str:
+    """What the check says, or why there was none."""
+    if wanted is False:
+        return "not checked: --nocheck"
+    if reason := checking.missing(product):
+        if wanted:
+            raise UserError(f"--check: {reason}: install it, or write --nocheck")
+        return f"not checked: {reason}"
+    return checking.check(product, folder)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir", "format", "out"])
+    cli.run(main)

@@ -1,0 +1,121 @@
+"""What files of weights say of the network: read off the tensors, and off the JSON files beside them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.interchange.files import RECORD
+from maskcl_jax.models.vit import LAYER_NORM_EPS, VIT_SIZES
+
+# Width -> heads, where nothing else tells. No error would: the shapes are the same.
+HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()}
+MOCO_V3_HEADS = HEADS | {384: 12}  # facebookresearch/moco-v3 `vits.py`
+
+
+class Facts(NamedTuple):
+    """model: fields of `config.model`; heads only where a file states them. The others are None where nothing tells.
+
+    record: the config of the run that was exported, flat.
+    """
+
+    model: dict
+    channels: int
+    size: tuple[int, int] | None = None
+    mean: tuple | None = None
+    std: tuple | None = None
+    feature: str | None = None
+    final_norm: bool = True
+    record: dict | None = None
+
+
+def of_tensors(state: dict[str, np.ndarray], keys: dict[str, str], depth: int) -> tuple[dict, int]:
+    """(fields of `config.model`, channels) of an encoder; keys: our path -> their key."""
+    if "params/encoder/conv1/kernel" in keys:
+        width, channels, size, _ = state[keys["params/encoder/conv1/kernel"]].shape
+        return {"depth": depth, "width": width, "stem": "imagenet" if size == 7 else "small"}, channels
+    width, channels, patch, across = state[keys["params/encoder/patch_embed/kernel"]].shape
+    if patch != across:
+        raise UserError(f"patches of {patch}x{across} pixels: only square ones are known here")
+    hidden = state[keys["params/encoder/blocks_0/mlp/fc1/bias"]].shape[0]
+    return {"width": width, "depth": depth, "mlp_ratio": hidden / width, "patch_size": patch}, channels
+
+
+def of_texts(texts: dict[str, dict], model: dict, channels: int) -> Facts:
+    """Those facts, and what the JSON files add."""
+    if RECORD in texts:
+        record = texts[RECORD]
+        return Facts(model, channels, final_norm=record["final_norm"], record=record["config"])
+    config = texts.get("config.json", {})
+    if "architecture" in config:
+        return of_timm(config, model, channels)
+    if "model_type" in config:
+        return of_transformers(config, texts.get("preprocessor_config.json", {}), model, channels)
+    return Facts(model, channels)
+
+
+def of_timm(config: dict, model: dict, channels: int) -> Facts:
+    """timm's config.json."""
+    arguments, pretrained = config.get("model_args", {}), config.get("pretrained_cfg", config)
+    if "num_heads" in arguments:
+        model = model | {"heads": arguments["num_heads"]}
+    size = arguments.get("img_size") or pretrained.get("input_size", (0, None, None))[1:]
+    pool = arguments.get("global_pool", config.get("global_pool"))
+    return Facts(
+        model,
+        channels,
+        size=pair(size),
+        mean=moments(pretrained.get("mean")),
+        std=moments(pretrained.get("std")),
+        feature={"token": "cls", "avg": "mean"}.get(pool),
+    )
+
+
+def of_transformers(config: dict, preprocessor: dict, model: dict, channels: int) -> Facts:
+    """transformers' config.json and preprocessor_config.json."""
+    ours = {"hidden_act": "relu" if config["model_type"] == "resnet" else "gelu", "downsample_in_bottleneck": False}
+    for field, value in ours.items():
+        if config.get(field, value) != value:
+            raise UserError(f"config.json: {field}={config[field]!r} makes another network than ours ({value!r})")
+    if "num_attention_heads" in config:
+        model = model | {"heads": config["num_attention_heads"]}
+    return Facts(
+        model,
+        channels,
+        size=pair(config.get("image_size")),
+        mean=moments(preprocessor.get("image_mean")),
+        std=moments(preprocessor.get("image_std")),
+    )
+
+
+def eps_warning(texts: dict[str, dict]) -> str:
+    """What to say of a transformers model whose LayerNorm is not quite ours; "" where nothing."""
+    eps = texts.get("config.json", {}).get("layer_norm_eps", LAYER_NORM_EPS)
+    if eps == LAYER_NORM_EPS:
+        return ""
+    return f"layer_norm_eps was {eps:g} there and is {LAYER_NORM_EPS:g} here: features differ slightly"
+
+
+def pair(size) -> tuple[int, int] | None:
+    """A side, or two, as two."""
+    if size is None or (isinstance(size, list | tuple) and None in size):
+        return None
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def moments(values) -> tuple | None:
+    """Means or deviations as the config has them."""
+    return None if values is None else tuple(values)
+
+
+def heads_of(facts: Facts, method: str) -> int:
+    """The heads of a ViT: stated, or those of the size of this width. Raises UserError where nothing tells."""
+    if "heads" in facts.model:
+        return facts.model["heads"]
+    known = MOCO_V3_HEADS if method == "mocov3" else HEADS
+    if facts.model["width"] not in known:
+        raise UserError(
+            f"how many heads a ViT of width {facts.model['width']} has cannot be read off its weights: give "
+            "--config=FILE with --config.model.heads=N and the other fields of model"
+        )
+    return known[facts.model["width"]]

@@ -1,0 +1,123 @@
+"""transformers: a folder for `from_pretrained`, with the names on disk that versions 4 and 5 both read."""
+
+import json
+
+from maskcl_jax import masking
+from maskcl_jax.interchange.files import quoted
+from maskcl_jax.interchange.product import Product
+from maskcl_jax.models.vit import LAYER_NORM_EPS
+
+
+def lacks(p: Product) -> str:
+    """What its classes cannot be configured to."""
+    if not p.is_vit:
+        return "transformers has no ResNet with the small stem" if p.encoder.stem == "small" else ""
+    if p.kind == "full" and p.size[0] != p.size[1]:
+        return f"transformers' ViTMAE takes square images, not {p.size[0]}x{p.size[1]}"
+    return "" if p.depths.final_norm else "transformers' ViT has a final norm, which this target encoder has not"
+
+
+def load(p: Product, folder: str) -> str:
+    """The lines that load it. A ViT's pooler is a supervised model's; this one has none."""
+    if p.kind == "full":
+        name, options = "ViTMAEForPreTraining", ""
+    else:
+        name, options = "AutoModel", ", add_pooling_layer=False" if p.is_vit else ""
+    return f"from transformers import {name}\nmodel = {name}.from_pretrained({quoted(folder)}{options}).eval()"
+
+
+def feature(p: Product) -> str:
+    """Where the feature is in what it returns; of a whole model, its prediction under given noise."""
+    if p.kind == "full":
+        return "model(images, noise=noise).logits"
+    if not p.is_vit:
+        return "model(images).pooler_output.flatten(1)"
+    row = "[:, 0]" if p.config.eval.feature == "cls" else "[:, 1:].mean(1)"
+    return f"model(images).last_hidden_state{row}"
+
+
+def texts(p: Product) -> dict[str, str]:
+    """config.json and preprocessor_config.json."""
+    config = vit_config(p) if p.is_vit else resnet_config(p)
+    return {
+        "config.json": json.dumps(config, indent=1),
+        "preprocessor_config.json": json.dumps(preprocessor(p), indent=1),
+    }
+
+
+def resnet_config(p: Product) -> dict:
+    """Of ResNetModel: any width, any depth."""
+    e = p.encoder
+    return {
+        "architectures": ["ResNetModel"],
+        "model_type": "resnet",
+        "num_channels": p.channels,
+        "embedding_size": e.width,
+        "hidden_sizes": [e.width * 2**i * (4 if p.bottleneck else 1) for i in range(4)],
+        "depths": p.blocks,
+        "layer_type": "bottleneck" if p.bottleneck else "basic",
+        "hidden_act": "relu",
+        "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False,
+    }
+
+
+def vit_config(p: Product) -> dict:
+    """Of ViTModel, or of ViTMAEForPreTraining."""
+    e = p.encoder
+    config = {
+        "architectures": ["ViTModel"],
+        "model_type": "vit",
+        "hidden_size": e.width,
+        "num_hidden_layers": e.depth,
+        "num_attention_heads": e.heads,
+        "intermediate_size": int(e.width * e.mlp_ratio),
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": LAYER_NORM_EPS,  # theirs is 1e-12
+        "image_size": p.size[0] if p.size[0] == p.size[1] else list(p.size),
+        "patch_size": e.patch_size,
+        "num_channels": p.channels,
+        "qkv_bias": True,
+    }
+    if p.kind != "full":
+        return config
+    d, ratio = p.config.method.decoder, p.config.method.mask_ratio
+    count, visible = e.grid[0] * e.grid[1], p.run.method.num_visible
+    if masking.num_visible(count, ratio) != visible:  # masked in blocks of patches, which theirs are not
+        ratio = 1 - (visible + 0.5) / count
+    return config | {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "decoder_num_attention_heads": d.heads,
+        "decoder_hidden_size": d.width,
+        "decoder_num_hidden_layers": d.depth,
+        "decoder_intermediate_size": int(d.width * d.get("mlp_ratio", 4.0)),
+        "mask_ratio": ratio,
+        "norm_pix_loss": p.config.method.norm_pix,
+    }
+
+
+def preprocessor(p: Product) -> dict:
+    """What evaluation does to an image: the whole of it, or the centre after a resize of the shorter side."""
+    mean, std = p.moments
+    resize = p.config.data.eval_resize
+    height, width = p.size
+    shared = {
+        "do_resize": True,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+    }
+    if resize == 1.0:
+        return shared | {"image_processor_type": "ViTImageProcessor", "size": {"height": height, "width": width}}
+    return shared | {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": round(resize * min(height, width))},
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+    }

@@ -1,0 +1,89 @@
+"""Position tables of weights: recognised as one of the fixed ones, or kept as a parameter, resized where needed."""
+
+import numpy as np
+
+from maskcl_jax import methods
+from maskcl_jax.errors import UserError
+from maskcl_jax.interchange import convert
+from maskcl_jax.models.position import resize_position_table
+from maskcl_jax.models.vit import ViT
+
+ORDERS = ("mae", "mocov3")
+TOLERANCE = 1e-5  # the authors computed theirs in float64, or in float32, and stored float32
+
+
+def place_tables(weights, config) -> tuple[dict, list[str]]:
+    """(the weights' tree with its learned tables, what to tell the user); sets `config.model.positions` where needed.
+
+    Raises UserError for a decoder's table that is not the fixed one, and for one whose grid cannot be known.
+    """
+    tree, tables = weights.tree, dict(weights.tables)
+    if not tables:
+        return tree, []
+    method = methods.create(config)
+    encoder = method.encoder
+    if not isinstance(encoder, ViT):
+        raise UserError(f"method.name={config.method.name!r} trains a ResNet and the weights are a ViT's")
+    table = tables["params/encoder/pos_embed"]
+    grid = grid_of(table.shape[1] - 1, weights.facts, encoder)
+    check_decoders(tables, grid, method)
+    order = order_of(table, grid) if grid == encoder.grid else None
+    if order is not None and encoder.positions != "learned":
+        told = [] if order == encoder.positions else [f"positions: the fixed table of order {order}"]
+        if told:
+            set_positions(config, order)
+        return tree, told
+    told = ["positions: kept as a parameter"] if encoder.positions != "learned" else []
+    if grid != encoder.grid:
+        told = [f"positions: resized from {grid[0]}x{grid[1]} to {encoder.grid[0]}x{encoder.grid[1]}, now a parameter"]
+    for path, value in tables.items():
+        if convert.network_of(path) == "encoder":
+            convert.set_path(tree, path, resize_position_table(value[0], grid, encoder.grid)[None])
+    set_positions(config, "learned")
+    return tree, told
+
+
+def set_positions(config, positions: str) -> None:
+    """Writes the field that only imported runs have."""
+    with config.unlocked():
+        config.model.positions = positions
+
+
+def grid_of(count: int, facts, encoder: ViT) -> tuple[int, int]:
+    """Patches down and across of a table of `count` patches: stated, or as the run has them, or a square."""
+    if facts.record is not None:
+        facts = facts._replace(size=tuple(facts.record["data.image_size"]))
+    side = round(count**0.5)
+    grids = [encoder.grid, (side, side)]
+    if facts.size is not None:
+        grids.insert(0, tuple(length // encoder.patch_size for length in facts.size))
+    for grid in grids:
+        if grid[0] * grid[1] == count:
+            return grid
+    raise UserError(
+        f"pos_embed has {count} patches, which is no square, and not the {encoder.grid[0]}x{encoder.grid[1]} of "
+        "data.image_size: give the weights' own size with --config.data.image_size"
+    )
+
+
+def order_of(table: np.ndarray, grid: tuple[int, int]) -> str | None:
+    """Which fixed table it is; None for another."""
+    width = table.shape[-1]
+    if width % 4:
+        return None
+    for order in ORDERS:
+        if np.abs(table - convert.fixed_table(width, grid, order)).max() <= TOLERANCE:
+            return order
+    return None
+
+
+def check_decoders(tables: dict[str, np.ndarray], grid: tuple[int, int], method: methods.Method) -> None:
+    """Raises UserError for a decoder's table that is not the fixed one which the method's decoder computes."""
+    for path, table in tables.items():
+        name = convert.network_of(path)
+        decoder = getattr(method, name, None)
+        if name != "encoder" and decoder is not None and order_of(table, grid) != decoder.positions:
+            raise UserError(
+                f"{name}: its position table {table.shape} is not the sine-cosine table (order {decoder.positions}) of "
+                f"{grid[0]}x{grid[1]} patches that {method.config.method.name} decodes with"
+            )

@@ -1,0 +1,146 @@
+"""What is exported: one network of a run, or all of them, as tensors under the names of a format."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from maskcl_jax import checkpoint
+from maskcl_jax.errors import UserError
+from maskcl_jax.interchange import convert
+from maskcl_jax.interchange.catalog import LAYOUTS, Depths
+from maskcl_jax.models.resnet import RESNET_DEPTHS
+from maskcl_jax.models.vit import ViT
+
+KINDS = {"vit": "ViT encoder", "resnet": "ResNet encoder", "full": "whole pre-training model"}
+
+
+class Product(NamedTuple):
+    """An export before it is written.
+
+    kind: "vit", "resnet" or "full" (see `catalog`). tree: our arrays, `params` those of the network asked for. state:
+    the same as the format has them. left_out: what the run has and the format has no name for.
+    """
+
+    format: str
+    kind: str
+    network: str
+    run: checkpoint.Run
+    depths: Depths
+    tree: dict[str, Any]
+    state: dict[str, np.ndarray]
+    left_out: tuple[str, ...]
+
+    @property
+    def config(self):
+        """The run's config."""
+        return self.run.config
+
+    @property
+    def encoder(self):
+        """The linen module of the encoder."""
+        return self.run.method.encoder
+
+    @property
+    def is_vit(self) -> bool:
+        """Whether the encoder is a ViT, not a ResNet."""
+        return isinstance(self.encoder, ViT)
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return self.config.data.channels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return tuple(self.config.data.image_size)
+
+    @property
+    def blocks(self) -> list[int]:
+        """Of a ResNet: blocks of each stage."""
+        return list(RESNET_DEPTHS[self.encoder.depth][0])
+
+    @property
+    def bottleneck(self) -> bool:
+        """Of a ResNet: whether its blocks are bottlenecks."""
+        return RESNET_DEPTHS[self.encoder.depth][1]
+
+    @property
+    def moments(self) -> tuple[list[float], list[float]]:
+        """(mean, std) of the pixels in 0..1, one value a channel."""
+        data = self.config.data
+        return tuple(list(values) * (self.channels // len(values)) for values in (data.mean, data.std))
+
+
+def product_of(run: checkpoint.Run, *, format: str, network: str, full: bool) -> Product:
+    """The tensors of an export. Raises UserError where the run has no such network, or the format no name for it."""
+    kind = "full" if full else "vit" if isinstance(run.method.encoder, ViT) else "resnet"
+    if kind not in LAYOUTS[format]:
+        known = " or ".join(f"a {KINDS[k]}" for k in LAYOUTS[format])
+        fitting = ", ".join(name for name, layouts in LAYOUTS.items() if kind in layouts)
+        raise UserError(f"--format={format} is for {known}, not for a {KINDS[kind]}: use one of {fitting}")
+    tree = whole_tree(run) if full else network_tree(run, network)
+    depths = depths_of(run, tree)
+    rows = LAYOUTS[format][kind].rows(depths)
+    named = {row.ours for row in rows}
+    has = convert.paths_of(tree)
+    if missing := sorted(row.ours for row in rows if row.transform != "table" and row.ours not in has):
+        raise UserError(
+            f"--format={format} --full names what a run of {run.config.method.name!r} as configured does not have: "
+            f"{convert.listed(missing)}"
+        )
+    state = convert.to_torch(tree, rows, shape_of(run))
+    left_out = tuple(sorted({"/".join(path.split("/")[:2]) for path in has if path not in named}))
+    return Product(format, kind, network, run, depths, tree, state, left_out)
+
+
+def network_tree(run: checkpoint.Run, network: str) -> dict:
+    """The encoder of the online or of the target network."""
+    state = run.state
+    params, stats = (state.params, state.model_state)
+    if network == "target":
+        if state.target_params is None:
+            raise UserError(f"--network=target: a run of {run.config.method.name!r} has no target network")
+        params, stats = state.target_params, state.target_state
+    tree = {"params": {"encoder": params["encoder"]}}
+    if "encoder" in (stats or {}).get("batch_stats", {}):
+        tree["batch_stats"] = {"encoder": stats["batch_stats"]["encoder"]}
+    return jax.device_get(tree)
+
+
+def whole_tree(run: checkpoint.Run) -> dict:
+    """Both networks, their statistics, and the queue."""
+    state = run.state
+    tree = {"params": state.params, **(state.model_state or {})}
+    if state.target_params is not None:
+        tree["target_params"] = state.target_params
+        tree |= {f"target_{name}": value for name, value in (state.target_state or {}).items()}
+    if state.queue is not None:
+        tree["queue"] = state.queue
+    return jax.device_get(tree)
+
+
+def depths_of(run: checkpoint.Run, tree: dict) -> Depths:
+    """The depths of a run's networks."""
+    c, encoder = run.config.method, tree["params"]["encoder"]
+    return Depths(
+        encoder=run.config.model.depth,
+        decoder=c.decoder.depth if "decoder" in c else 0,
+        feature_decoder=c.feature_decoder.depth if "feature_decoder" in c else 0,
+        head=len(tree["params"].get("projector", {})),
+        final_norm="norm" in encoder or not isinstance(run.method.encoder, ViT),
+    )
+
+
+def shape_of(run: checkpoint.Run) -> convert.Shape:
+    """What the transforms must know of a run's encoder."""
+    encoder = run.method.encoder
+    if not isinstance(encoder, ViT):
+        return convert.Shape()
+    decoders = {name: getattr(run.method, name, None) for name in ("decoder", "feature_decoder")}
+    decoders = {name: decoder for name, decoder in decoders.items() if decoder is not None}
+    widths = {"encoder": encoder.width} | {name: decoder.width for name, decoder in decoders.items()}
+    orders = [decoder.positions for decoder in decoders.values()] + [encoder.positions]
+    learned = encoder.positions == "learned"
+    return convert.Shape(encoder.patch_size, encoder.channels, encoder.grid, widths, orders[0], learned)

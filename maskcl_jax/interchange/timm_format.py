@@ -1,0 +1,90 @@
+"""timm: a folder for `timm.create_model("local-dir:...", pretrained=True)`, which brings its preprocessing along."""
+
+import json
+
+from maskcl_jax.interchange import torchvision_format
+from maskcl_jax.interchange.files import quoted
+from maskcl_jax.interchange.product import Product
+
+# Of equal width and depth; every argument is written out beside it.
+ARCHITECTURES = {192: "tiny_patch16", 384: "small_patch16", 768: "base_patch16", 1024: "large_patch16"}
+
+
+def lacks(p: Product) -> str:
+    """Stock ResNets only; any ViT."""
+    if p.is_vit:
+        return ""
+    return "timm has no ResNet with the small stem" if p.encoder.stem == "small" else torchvision_format.unusual(p)
+
+
+def load(p: Product, folder: str) -> str:
+    """The line that loads it."""
+    return f"import timm\nmodel = timm.create_model({quoted(f'local-dir:{folder}')}, pretrained=True).eval()"
+
+
+def notes(p: Product, folder: str) -> str:
+    """What may follow."""
+    return (
+        "`num_classes=10` adds a new head. The preprocessing: "
+        "`timm.data.create_transform(**timm.data.resolve_model_data_config(model))`.\n"
+    )
+
+
+def pooling(p: Product) -> str:
+    """timm's word for the run's feature."""
+    return "token" if p.config.eval.feature == "cls" else "avg"
+
+
+def vit_arguments(p: Product) -> dict:
+    """Of timm's VisionTransformer. fc_norm False: norm, then the mean, which is our order."""
+    e = p.encoder
+    return {
+        "img_size": list(p.size),
+        "patch_size": e.patch_size,
+        "in_chans": p.channels,
+        "embed_dim": e.width,
+        "depth": e.depth,
+        "num_heads": e.heads,
+        "mlp_ratio": e.mlp_ratio,
+        "global_pool": pooling(p),
+        "fc_norm": False,
+        "final_norm": p.depths.final_norm,
+    }
+
+
+def texts(p: Product) -> dict[str, str]:
+    """config.json."""
+    if p.is_vit:
+        architecture = f"vit_{ARCHITECTURES.get(p.encoder.width, 'base_patch16')}_224"
+        arguments, width = vit_arguments(p), p.encoder.width
+        first, classifier = "patch_embed.proj", "head"
+    else:
+        stock = p.encoder.depth in (18, 34, 50, 101)
+        architecture = f"resnet{p.encoder.depth}" if stock else "resnet50" if p.bottleneck else "resnet18"
+        arguments, width = {"layers": p.blocks, "in_chans": p.channels}, p.encoder.out_width
+        first, classifier = "conv1", "fc"
+    mean, std = p.moments
+    resize = p.config.data.eval_resize
+    pretrained = {
+        "tag": f"maskcl_{p.config.method.name}",
+        "input_size": [p.channels, *p.size],
+        "fixed_input_size": p.is_vit,
+        "interpolation": "bicubic",
+        "crop_pct": 1 / resize,
+        "crop_mode": "squash" if resize == 1.0 else "center",
+        "mean": mean,
+        "std": std,
+        "num_classes": 0,
+        "pool_size": None,
+        "first_conv": first,
+        "classifier": classifier,
+    }
+    config = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": width,
+        "global_pool": pooling(p),
+        "model_args": arguments,
+        "pretrained_cfg": pretrained,
+    }
+    return {"config.json": json.dumps(config, indent=1)}

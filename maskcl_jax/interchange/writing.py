@@ -1,0 +1,94 @@
+"""Writes a product: the folder with its weights, texts, README and record, whole or not at all."""
+
+import json
+import pathlib
+
+from maskcl_jax import __version__
+from maskcl_jax.config import flat
+from maskcl_jax.errors import UserError
+from maskcl_jax.interchange import files
+from maskcl_jax.interchange.formats import FORMATS
+from maskcl_jax.interchange.product import KINDS, Product
+
+
+def check_fits(p: Product) -> None:
+    """Raises UserError where the format cannot hold this network."""
+    if reason := FORMATS[p.format].lacks(p):
+        raise UserError(f"--format={p.format} cannot hold this run: {reason}")
+
+
+def fill(p: Product, folder: pathlib.Path) -> None:
+    """Writes everything but the README into a folder."""
+    form = FORMATS[p.format]
+    (folder / form.file).write_bytes(form.encode(p.state))
+    for name, content in form.texts(p).items():
+        (folder / name).write_text(content)
+    (folder / files.RECORD).write_text(json.dumps(record(p), indent=1))
+
+
+def record(p: Product) -> dict:
+    """What `import_torch` reads back: how it was made, and the config of the run."""
+    return {
+        "maskcl_jax": __version__,
+        "format": p.format,
+        "kind": p.kind,
+        "network": p.network,
+        "final_norm": p.depths.final_norm,
+        "run": str(p.run.workdir),
+        "step": p.run.step,
+        "config": flat(p.config),
+    }
+
+
+def architecture(p: Product) -> str:
+    """The network in words."""
+    e = p.encoder
+    if p.is_vit:
+        words = f"ViT, width {e.width}, {e.depth} blocks, {e.heads} heads, patches of {e.patch_size}x{e.patch_size}"
+    else:
+        words = f"ResNet-{e.depth}, {e.width} channels in the {e.stem} stem"
+    return f"{words}, images of {p.size[0]}x{p.size[1]}x{p.channels}"
+
+
+def preprocessing(p: Product) -> str:
+    """What evaluation did to an image."""
+    resize, (mean, std) = p.config.data.eval_resize, p.moments
+    height, width = p.size
+    how = (
+        f"the whole image resized to {height}x{width}"
+        if resize == 1.0
+        else f"resized until it covers {resize:.4g} times {height}x{width}, the centre of {height}x{width}"
+    )
+    return f"{how} (bicubic, antialiased), pixels / 255, minus {mean}, divided by {std}"
+
+
+def feature_words(p: Product) -> str:
+    """The feature that the run was evaluated with."""
+    if not p.is_vit:
+        return "mean over positions of the last stage"
+    norm = "after the final norm" if p.depths.final_norm else "of the last block; this network has no final norm"
+    return f"{'cls token' if p.config.eval.feature == 'cls' else 'mean of the patch tokens'}, {norm}"
+
+
+def readme(p: Product, folder: str, verdict: str) -> str:
+    """README.md: the lines that load it first."""
+    form = FORMATS[p.format]
+    feature = form.feature(p)
+    shown = form.load(p, folder) + (f"\n# of normalised images (B, C, H, W): {feature}" if feature else "")
+    rows = {
+        "run": f"{p.run.workdir}, step {p.run.step}",
+        "method": p.config.method.name,
+        "network": {"online": "online", "target": "EMA target"}[p.network] if p.kind != "full" else "all",
+        "architecture": architecture(p),
+        "feature": feature_words(p),
+        "preprocessing": preprocessing(p),
+        "left out": ", ".join(p.left_out) or "nothing" if p.kind == "full" else "all but the encoder",
+        "checked": verdict,
+    }
+    table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    back = f"python -m maskcl_jax.import_torch {folder} --method={p.format} --out=RUN"
+    title = f"# {p.config.method.name}: {KINDS[p.kind]} for {p.format}"
+    return (
+        f"{title}\n\n```python\n{shown}\n```\n\n{form.notes(p, folder)}\n| | |\n|---|---|\n{table}\n\n"
+        f"Written by maskcl_jax {__version__}; `{back}` makes a run of it again.\n"
+    )

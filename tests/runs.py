@@ -1,0 +1,64 @@
+"""Runs that were never trained: what exporting, importing and evaluating are tested on."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from test_train import filled, tiny
+
+from maskcl_jax import checkpoint, optimizer, train_state
+from maskcl_jax.methods import create
+
+
+def write_run(workdir, name: str, **fields) -> None:
+    """The folder of `made(name, **fields)`."""
+    save_run(workdir, made(name, **fields))
+
+
+def save_run(workdir, run: checkpoint.Run) -> None:
+    """The folder of a run: its config, and one checkpoint."""
+    checkpoint.claim(str(workdir), run.config)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    checkpoints.save(run.step, run.state)
+    checkpoints.close()
+
+
+@functools.lru_cache(maxsize=4)  # some are large
+def made(name: str, **fields) -> checkpoint.Run:
+    """A tiny run of noise at step 7, whose target differs from its online part. One mean and deviation, if not RGB."""
+    moments = {"data.mean": (0.4,), "data.std": (0.3,)} if fields.get("data.channels", 3) != 3 else {}
+    return run_of(tiny(name, **moments, **fields))
+
+
+def run_of(config) -> checkpoint.Run:
+    """The same of any config."""
+    method = create(config)
+    params, model_state = scaled(*filled(method))
+    moved = jax.tree.map(lambda leaf: jnp.asarray(leaf * 0.75, leaf.dtype), (params, model_state))
+    state = train_state.TrainState(
+        step=jnp.asarray(7, jnp.int32),
+        params=params,
+        target_params=method.target_of(moved[0]),
+        model_state=model_state,
+        target_state=method.target_state_of(moved[1]),
+        queue=method.new_queue(jax.random.key(1)),
+        opt_state=optimizer.create(config, lambda step: 0.1, frozen=method.frozen).init(params),
+    )
+    return checkpoint.Run(config, method, state, f"runs/{config.method.name}")
+
+
+def scaled(params, model_state):
+    """Noise as large as first values are: wide networks neither explode nor fade."""
+
+    def scale(path, leaf):
+        inputs = int(np.prod(leaf.shape[:-1]))
+        return leaf * (10 / np.sqrt(inputs)) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(scale, params), model_state
+
+
+def arrays(tree) -> dict[str, np.ndarray]:
+    """{"encoder/cls_token": ..., ...} of nested dicts."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}

@@ -1,0 +1,385 @@
+"""Exports: loaded as a user would load them, with our features; refused in one line, with nothing left behind."""
+
+import json
+import os
+import pathlib
+import pickle
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from runs import made, run_of, write_run
+from safetensors.numpy import load_file
+from test_train import ROOT, environment, tiny
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.export import export, export_run
+from maskcl_jax.interchange import check, pickles
+from maskcl_jax.interchange.catalog import LAYOUTS
+from maskcl_jax.models.vit import vit_size
+
+STOCK = {"model.stem": "imagenet", "model.width": 64}
+
+
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
+
+
+def library(name):
+    """Skips where a loader is not installed."""
+    torch()
+    module = {"hf": "transformers", "torchvision": "torchvision"}.get(name, "timm")
+    return pytest.importorskip(module, reason=f"{module} is not installed: pip install -e '.[torch]'")
+
+
+@pytest.fixture
+def strict(monkeypatch):
+    """Each format of a run must be within 1e-5 of ours, which is computed for the first of them."""
+    found, right = [], check.our_feature
+    monkeypatch.setattr(check, "LIMIT", 1e-5)
+
+    def remembered(p, pixels):
+        if not found:
+            found.append(right(p, pixels))
+        return found[0]
+
+    monkeypatch.setattr(check, "our_feature", remembered)
+
+
+def exports(run, formats, tmp_path, **options) -> list[pathlib.Path]:
+    """The run in each of the formats, checked."""
+    folders = [tmp_path / f"to_{format}" for format in formats]
+    for format, folder in zip(formats, folders, strict=True):
+        said = export_run(run, format, str(folder), check=True, **options)
+        assert "largest difference" in said
+        assert said == (folder / "README.md").read_text()
+    return folders
+
+
+VITS = [
+    ("mae", {"data.image_size": (32, 48), "eval.feature": "mean"}),
+    ("mae", {"data.channels": 1, "eval.feature": "cls", "model.mlp_ratio": 2.0}),
+    ("ccmim", {"data.channels": 2, "data.image_size": (64, 32), "model.patch_size": 16, "eval.feature": "mean"}),
+    ("cmae", {"data.channels": 4, "data.image_size": (24, 32), "eval.feature": "cls", "dtype": "bfloat16"}),
+    ("mocov3", {"model.heads": 4, "model.depth": 2, "eval.feature": "mean"}),
+    ("macrl", {"eval.feature": "cls"}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), VITS)
+def test_a_vit_gives_our_feature_everywhere(name, fields, strict, tmp_path):
+    library("timm")
+    exports(made(name, **fields), ["timm", "mae", "cmae", "mmpretrain"], tmp_path)
+
+
+@pytest.mark.parametrize(("name", "fields"), VITS)
+def test_a_vit_gives_our_feature_in_transformers(name, fields, strict, tmp_path):
+    library("hf")
+    exports(made(name, **fields), ["hf"], tmp_path)
+
+
+def detectron2_reads(path) -> dict:
+    """A `.pkl` by the rules of detectron2's DetectionCheckpointer: "model" and "__author__", numpy arrays.
+
+    The names by those of facebookresearch/moco `convert-pretrain.py`, written down apart from our table.
+    """
+    with open(path, "rb") as file:
+        data = pickle.load(file, encoding="latin1")
+    assert {"model", "__author__"} <= data.keys()
+    assert data["matching_heuristics"] is True
+    assert all(type(value) is np.ndarray for value in data["model"].values())
+    return data["model"]
+
+
+def renamed_for_detectron2(key: str) -> str:
+    if "layer" not in key:
+        key = "stem." + key
+    for t in (1, 2, 3, 4):
+        key = key.replace(f"layer{t}", f"res{t + 1}")
+    for t in (1, 2, 3):
+        key = key.replace(f"bn{t}", f"conv{t}.norm")
+    return key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_a_resnet_gives_our_feature_everywhere(depth, strict, tmp_path):
+    library("torchvision")
+    run = made("moco_v2", **STOCK, **{"model.depth": depth, "dtype": "bfloat16"})
+    formats = ["detectron2", "torchvision", "timm", "mmpretrain", "mmdet"] + (["hf"] if has_transformers() else [])
+    detectron2, same, *_ = exports(run, formats, tmp_path)
+    expected = {renamed_for_detectron2(k): v for k, v in load_file(same / "model.safetensors").items()}
+    found = detectron2_reads(detectron2 / "model.pkl")
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def test_the_detectron2_settings(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    run = made("moco_v2", **STOCK, **{"model.depth": 18})
+    said = export_run(run, "detectron2", str(tmp_path / "out"), check=False)
+    settings = yaml.safe_load((tmp_path / "out/detectron2.yaml").read_text())
+    assert settings["MODEL"]["PIXEL_MEAN"] == [123.675, 116.28, 103.53]
+    assert settings["MODEL"]["PIXEL_STD"] == [58.395, 57.12, 57.375]
+    assert settings["MODEL"]["RESNETS"] == {"DEPTH": 18, "STRIDE_IN_1X1": False, "RES2_OUT_CHANNELS": 64}
+    assert settings["INPUT"]["FORMAT"] == "RGB"
+    assert "PIXEL_MEAN: [123.675, 116.28, 103.53]" in said
+
+
+def has_transformers() -> bool:
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("fields", "formats"),
+    [
+        ({}, ["torchvision"]),  # 4 channels in the small stem
+        ({"model.depth": 14, "model.stem": "imagenet", "data.channels": 4}, ["torchvision", "hf"]),
+        ({**STOCK, "model.depth": 14, "data.channels": 1}, ["timm", "torchvision", "hf"]),
+        ({"model.width": 64, "model.depth": 18}, ["mmpretrain"]),  # ResNet_CIFAR
+    ],
+)
+def test_unusual_resnets(fields, formats, strict, tmp_path):
+    library("torchvision")
+    exports(made("moco_v2", **fields), [f for f in formats if f != "hf" or has_transformers()], tmp_path)
+
+
+@pytest.mark.parametrize(("name", "formats"), [("cmae", ["timm", "cmae", "mmpretrain"]), ("mocov3", ["timm", "mae"])])
+def test_the_target_network_too(name, formats, strict, tmp_path):
+    library("timm")
+    run = made(name)
+    folder, *_ = exports(run, formats, tmp_path, network="target")
+    assert "| network | EMA target |" in (folder / "README.md").read_text()
+    online = run.state.params["encoder"]["cls_token"]
+    np.testing.assert_allclose(load_file(folder / "model.safetensors")["cls_token"], online * 0.75, rtol=1e-6)
+
+
+WHOLE = [("mae", "mae"), ("ccmim", "ccmim"), ("cmae", "cmae"), ("mocov3", "mocov3"), ("moco_v2", "moco_v2")]
+
+
+@pytest.mark.parametrize(("name", "format"), [*WHOLE, ("macrl", "mae"), ("cmae", "mae")])
+def test_whole_models(name, format, strict, tmp_path):
+    torch()
+    library("timm" if name != "moco_v2" else "torchvision")
+    (folder,) = exports(made(name), [format], tmp_path, full=True)
+    left = re.search(r"\| left out \| (.*) \|", (folder / "README.md").read_text())[1]
+    assert (left == "nothing") == (name == format)
+    assert ("params/projector" in left) == (name != format)
+
+
+@pytest.mark.parametrize("name", ["mae", "cmae"])
+def test_transformers_reconstructs_what_we_reconstruct(name, strict, tmp_path):
+    library("hf")
+    (folder,) = exports(made(name), ["hf"], tmp_path, full=True)
+    assert "prediction on 4 photographs" in (folder / "README.md").read_text()
+
+
+def test_transformers_preprocesses_as_we_do(tmp_path):
+    transformers = library("hf")
+    from PIL import Image
+
+    for resize, kind in ((1.0, "ViT"), (1.25, "CLIP")):
+        run = made("mae", **{"data.eval_resize": resize})
+        export_run(run, "hf", str(tmp_path / f"out{resize}"), check=False)
+        processor = transformers.AutoImageProcessor.from_pretrained(str(tmp_path / f"out{resize}"))
+        assert type(processor).__name__.startswith(kind)
+        grey = Image.new("RGB", (80, 60), (128, 64, 255))
+        pixels = np.asarray(processor(images=grey, return_tensors="np")["pixel_values"])
+        expected = (np.array([128, 64, 255]) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        assert pixels.shape == (1, 3, 32, 32)
+        np.testing.assert_allclose(pixels[0].mean(axis=(1, 2)), expected, atol=1e-5)
+
+
+def test_timm_brings_preprocessing_and_takes_other_heads(tmp_path):
+    timm = library("timm")
+    run = made("mae", **{"data.eval_resize": 1.25, "data.mean": (0.1, 0.2, 0.3)})
+    export_run(run, "timm", str(tmp_path / "out"))
+    name = f"local-dir:{tmp_path / 'out'}"
+    model = timm.create_model(name, pretrained=True, num_classes=10)
+    data = timm.data.resolve_model_data_config(model)
+    assert tuple(data["mean"]) == (0.1, 0.2, 0.3)
+    assert tuple(data["std"]) == (0.229, 0.224, 0.225)
+    assert (tuple(data["input_size"]), data["crop_pct"], data["crop_mode"]) == ((3, 32, 32), 0.8, "center")
+    assert model.head.out_features == 10
+    kept = timm.create_model(name, pretrained=True).state_dict()
+    for other in (model, timm.create_model(name, pretrained=True, global_pool="token")):
+        for key, value in kept.items():
+            np.testing.assert_array_equal(other.state_dict()[key].numpy(), value.numpy())
+    larger = timm.create_model(name, pretrained=True, img_size=(48, 32))
+    assert larger.pos_embed.shape == (1, 25, 32)
+    grey = timm.create_model(name, pretrained=True, in_chans=1)
+    assert grey.patch_embed.proj.weight.shape == (32, 1, 8, 8)
+
+
+def test_pickles_name_nothing_that_numpy_1_lacks():
+    assert b"numpy._core" not in pickles.detectron2_file({"x": np.zeros(3, np.float32)})
+
+
+def test_every_readme_runs(tmp_path, monkeypatch):
+    torch()
+    monkeypatch.chdir(tmp_path)  # the paths in it are those that were given
+    runs = {"vit": made("mae"), "resnet": made("moco_v2", **STOCK, **{"model.depth": 18})}
+    ran = set()
+    for format, layouts in LAYOUTS.items():
+        if format == "hf" and not has_transformers():
+            continue
+        whole = format in ("ccmim", "mocov3", "moco_v2")
+        run = made(format) if whole else runs["vit" if "vit" in layouts else "resnet"]
+        folder = f"exports/{format}"
+        export_run(run, format, folder, check=False, full=whole)
+        (lines,) = re.findall(r"```python\n(.*?)```", pathlib.Path(folder, "README.md").read_text(), re.DOTALL)
+        namespace: dict = {}
+        exec(lines, namespace)
+        assert ("model" in namespace) == (format in ("timm", "hf", "torchvision"))
+        assert "model" in namespace or len(namespace["state"]) > 10
+        ran.add(format)
+    assert {"timm", "torchvision", "detectron2", "mae"} <= ran
+
+
+def test_a_difference_leaves_nothing_behind(tmp_path, monkeypatch):
+    library("timm")
+    monkeypatch.setattr(check, "LIMIT", 0.0)
+    with pytest.raises(UserError, match=r"--format=timm: their feature is not ours: largest difference \d"):
+        export_run(made("mae"), "timm", str(tmp_path / "deep/er/out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "timm", "torchvision", "transformers"):
+    sys.modules[name] = None
+from maskcl_jax.export import export, export_run
+for format in sys.argv[2].split(","):
+    assert "not checked: torch cannot be imported" in export(sys.argv[1], format, f"{sys.argv[1]}_{format}")
+from maskcl_jax.errors import UserError
+try:
+    export(sys.argv[1], "timm", f"{sys.argv[1]}_checked", check=True)
+except UserError as error:
+    print(error)
+assert not {"tensorflow", "torch.nn"} & sys.modules.keys()
+"""
+
+
+def test_torch_is_not_needed(tmp_path):
+    write_run(tmp_path / "run", "mae")
+    arguments = [sys.executable, "-c", WITHOUT_TORCH, str(tmp_path / "run"), "timm,hf,mae,cmae,mmpretrain"]
+    done = subprocess.run(arguments, env=environment(1), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("--check: torch cannot be imported")
+    found = torch().load(f"{tmp_path / 'run_mae'}/checkpoint.pth", weights_only=True, mmap=True)["model"]
+    assert found["pos_embed"].shape == (1, 17, 32)
+    assert not (tmp_path / "run_checked").exists()
+
+
+def command(*arguments: str):
+    """`python -m maskcl_jax.export`, as a user types it."""
+    line = [sys.executable, "-m", "maskcl_jax.export", *arguments]
+    return subprocess.run(line, env=environment(1), cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_line(tmp_path):
+    write_run(tmp_path / "run", "mae")
+    arguments = [f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'out'}", "--nocheck"]
+    done = command(*arguments, "--format=timm")
+    assert done.returncode == 0, done.stderr
+    assert f'timm.create_model("local-dir:{tmp_path / "out"}", pretrained=True)' in done.stdout
+    assert json.loads((tmp_path / "out/config.json").read_text())["global_pool"] == "avg"
+    failed = command(*arguments, "--format=time")
+    assert failed.returncode == 2
+    assert re.fullmatch(r"error: .*format=time: value should be one of <timm\|hf.*\n", failed.stderr)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "options", "words"),
+    [
+        (
+            "mae",
+            {},
+            {"format": "detectron2"},
+            "--format=detectron2 is for a ResNet encoder, not for a ViT encoder: use",
+        ),
+        ("mae", {}, {"format": "torchvision"}, "use one of timm, hf"),
+        ("moco_v2", {}, {"format": "mae"}, "not for a ResNet encoder: use one of timm, hf"),
+        ("moco_v2", {}, {"format": "timm"}, "timm has no ResNet with the small stem"),
+        ("moco_v2", {"model.stem": "imagenet"}, {"format": "timm"}, "stem has 4 channels: --format=torchvision"),
+        ("moco_v2", {}, {"format": "hf"}, "transformers has no ResNet with the small stem"),
+        ("moco_v2", {}, {"format": "mmdet"}, "mmdet has no ResNet with the small stem"),
+        ("moco_v2", STOCK, {"format": "detectron2"}, "detectron2 has no ResNet-10"),
+        ("moco_v2", STOCK, {"format": "mmpretrain"}, "mmpretrain has no ResNet-10"),
+        ("moco_v2", {"model.stem": "imagenet", "data.channels": 1}, {"format": "detectron2"}, "not 1 channels"),
+        ("cmae", {}, {"format": "hf", "network": "target"}, "has a final norm, which this target encoder has not"),
+        ("cmae", {}, {"format": "mae", "network": "target"}, "has a final norm, which this target encoder has not"),
+        ("cmae", {"data.image_size": (32, 48)}, {"format": "hf", "full": True}, "square images, not 32x48"),
+        ("cmae", {"method.feature_decoder.kind": "none"}, {"format": "cmae", "full": True}, "feature_decoder"),
+        ("mae", {}, {"format": "timm", "network": "target"}, "a run of 'mae' has no target network"),
+        ("mae", {}, {"format": "mae", "full": True, "network": "target"}, "--full exports both networks"),
+        ("mae", {}, {"format": "timm", "full": True}, "not for a whole pre-training model: use one of hf, mae"),
+        ("mae", {}, {"format": "cmae", "full": True}, "names what a run of 'mae' as configured does not have"),
+        ("mae", {}, {"format": "mocov3"}, "add --full"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(name, fields, options, words, tmp_path):
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        export_run(made(name, **fields), out=str(tmp_path / "out"), **options)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_run_is_said(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is this the folder of a run"):
+        export(str(tmp_path / "empty"), "timm", str(tmp_path / "out"))
+    write_run(tmp_path / "run", "mae")
+    with pytest.raises(UserError, match="holds no checkpoint of step 3: there are 7"):
+        export(str(tmp_path / "run"), "timm", str(tmp_path / "out"), step=3)
+    for folder in (tmp_path / "run/checkpoints").iterdir():
+        folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="holds no checkpoint: train first"):
+        export(str(tmp_path / "run"), "timm", str(tmp_path / "out"))
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match=r"--out=.*there exists: give another"):
+        export(str(tmp_path / "run"), "timm", str(tmp_path / "there"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "empty", "run", "there"]
+
+
+def test_a_broken_checkpoint_is_said(tmp_path):
+    write_run(tmp_path / "run", "mae")
+    for file in (tmp_path / "run/checkpoints").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(UserError, match="cannot be read"):
+        export(str(tmp_path / "run"), "timm", str(tmp_path / "out"))
+    write_run(tmp_path / "old", "mae")
+    record = tmp_path / "old/config.json"
+    fields = json.loads(record.read_text())
+    del fields["method.decoder.width"]
+    record.write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=r"config\.json is of another version"):
+        export(str(tmp_path / "old"), "timm", str(tmp_path / "out"))
+
+
+SIZES = [("Ti/16", (224, 224), 3), ("S/8", (96, 128), 1), ("B/16", (224, 160), 4), ("L/16", (224, 224), 3)]
+
+
+@pytest.mark.skipif(
+    "FULL_SIZE" not in os.environ, reason="minutes and gigabytes: FULL_SIZE=1 pytest -k published_sizes"
+)
+@pytest.mark.parametrize("feature", ["mean", "cls"])
+@pytest.mark.parametrize(("variant", "size", "channels"), SIZES)
+def test_published_sizes(variant, size, channels, feature, strict, tmp_path, capsys):
+    library("timm")
+    config = tiny("mae", **{"data.image_size": size, "data.channels": channels, "eval.feature": feature})
+    config.data.mean, config.data.std, config.model = (0.4,), (0.3,), vit_size(variant)
+    formats = ["timm", "mae"] + (["hf"] if has_transformers() else [])
+    for folder in exports(run_of(config), formats, tmp_path):
+        with capsys.disabled():
+            print(
+                f"\n{variant} {size} {feature}:",
+                re.search(r"checked \| (.*) \|", (folder / "README.md").read_text())[1],
+            )

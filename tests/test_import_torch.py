@@ -1,0 +1,393 @@
+"""Imports: bit for bit what was exported, complete or refused, and ready to train."""
+
+import pathlib
+import pickle
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from runs import arrays, made, write_run
+from test_train import CONFIGS, ROOT, environment, fields_of, tiny
+
+from maskcl_jax import checkpoint, config, train
+from maskcl_jax.errors import UserError
+from maskcl_jax.export import export, export_run
+from maskcl_jax.interchange import convert, facts, files, importing, pickles
+from maskcl_jax.interchange.catalog import LAYOUTS, Depths, depths_of
+from maskcl_jax.interchange.importing import import_run, imported
+from maskcl_jax.methods import create
+from maskcl_jax.models.position import resize_position_table
+
+STOCK = {"model.stem": "imagenet", "model.width": 64, "model.depth": 18}
+ROUNDS = [
+    *[(method, format, {}) for method in ("mae", "ccmim", "cmae", "macrl", "mocov3") for format in ("timm", "hf")],
+    *[("mae", format, {"data.image_size": (32, 48), "data.channels": 1}) for format in ("mae", "cmae", "mmpretrain")],
+    ("cmae", "hf", {"data.image_size": (24, 40), "eval.feature": "cls"}),
+    ("moco_v2", "torchvision", {}),
+    ("moco_v2", "hf", {"model.stem": "imagenet"}),
+    ("moco_v2", "detectron2", STOCK),
+]
+WHOLE = [
+    *[(name, name, {}) for name in ("mae", "ccmim", "cmae", "mocov3", "moco_v2")],
+    *[(name, "hf", {}) for name in ("mae", "cmae")],
+    ("macrl", "mae", {}),
+    ("moco_v2", "moco_v2", {"method.projector.layers": 1}),
+]
+
+
+def everything(state) -> dict[str, np.ndarray]:
+    """All arrays of a run but the optimiser's."""
+    slots = ("params", "target_params", "model_state", "target_state", "queue")
+    return arrays({slot: getattr(state, slot) for slot in slots if getattr(state, slot) is not None})
+
+
+def round_trip(name, format, fields, tmp_path, **options):
+    """(arrays before, arrays after, what the import said) of a run that went out and came back."""
+    run = made(name, **fields)
+    export_run(run, format, str(tmp_path / "out"), check=False, **options)
+    back = imported(str(tmp_path / "out"), format)
+    assert back.config == run.config
+    assert int(back.state.step) == 0
+    return everything(run.state), everything(back.state), back.told
+
+
+@pytest.fixture
+def without_compiling(monkeypatch):
+    """First values are zeros: what is laid over them is the matter here."""
+
+    def zeros_of(function, **options):
+        def make(*arguments):
+            return jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), jax.eval_shape(function, *arguments))
+
+        return make
+
+    monkeypatch.setattr(importing.jax, "jit", zeros_of)
+
+
+@pytest.mark.parametrize(("name", "format", "fields"), ROUNDS)
+def test_an_encoder_comes_back_bit_for_bit(name, format, fields, tmp_path, without_compiling):
+    before, after, told = round_trip(name, format, fields, tmp_path)
+    mine = [path for path in before if path.startswith(("params/encoder/", "model_state/batch_stats/encoder/"))]
+    assert len(mine) > 15
+    for path in mine:
+        np.testing.assert_array_equal(after[path], before[path], err_msg=path)
+    assert after.keys() == before.keys()
+    for path in [path for path in before if path.startswith("target_params/encoder/")]:
+        np.testing.assert_array_equal(after[path], before[path.removeprefix("target_")], err_msg=path)
+    assert "projector" in told[-1] or "new: decoder" in told[-1]
+
+
+def test_a_folder_comes_back_as_a_run(tmp_path):
+    write_run(tmp_path / "run", "ccmim")
+    export(str(tmp_path / "run"), "ccmim", str(tmp_path / "out"), check=False, full=True)
+    import_run(str(tmp_path / "out"), "ccmim", str(tmp_path / "back"))
+    run, back = (checkpoint.restore_run(str(tmp_path / folder)) for folder in ("run", "back"))
+    assert back.config == run.config
+    assert (run.step, back.step) == (7, 0)
+    jax.tree.map(np.testing.assert_array_equal, everything(back.state), everything(run.state))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "out", "run"]
+
+
+@pytest.mark.parametrize(("name", "format", "fields"), WHOLE)
+def test_a_whole_model_comes_back_bit_for_bit(name, format, fields, tmp_path, without_compiling):
+    before, after, told = round_trip(name, format, fields, tmp_path, full=True)
+    mine = list(before)
+    if name != format:
+        mine = [path for path in before if path.startswith(("params/encoder/", "params/decoder/"))]
+    for path in mine:
+        np.testing.assert_array_equal(after[path], before[path], err_msg=path)
+    assert ("nothing is new" in told[-1]) == (name in (format, "mae"))
+
+
+def test_the_target_comes_back_as_an_encoder(tmp_path, without_compiling):
+    before, after, told = round_trip("cmae", "timm", {}, tmp_path, network="target")
+    for path in [path for path in before if path.startswith("target_params/encoder/")]:
+        np.testing.assert_array_equal(after[path.removeprefix("target_")], before[path], err_msg=path)
+    assert "new: decoder, encoder/norm, feature_decoder, predictor, projector, the target (a copy)" in told[-1]
+
+
+def cmae_keys() -> dict[str, tuple[int, ...]]:
+    """The state dict of the released CMAE ViT-B/16 in pre-training: key -> shape."""
+    lines = pathlib.Path(__file__).with_name("cmae_keys.txt").read_text().splitlines()
+    pairs = (line.split(" ", 1) for line in lines)
+    return {key: tuple(int(n) for n in re.findall(r"\d+", shape)) for key, shape in pairs}
+
+
+def cmae_state() -> dict[str, np.ndarray]:
+    """Tensors of those names and shapes that take no memory; the position tables are real."""
+    state = {key: np.broadcast_to(np.float32(0.5), shape) for key, shape in cmae_keys().items()}
+    for key in state:
+        if key.endswith("pos_embed"):
+            state[key] = convert.fixed_table(state[key].shape[-1], (14, 14), "mocov3")
+    return state
+
+
+def test_the_official_cmae_keys_import_and_export(monkeypatch):
+    state = cmae_state()
+    assert len(state) == 458
+    monkeypatch.setattr(files, "read_state", lambda path: (dict(state), {}))
+    weights = importing.read("cmae.pth", "cmae")
+    c = importing.fitted(weights, "cmae", None)
+    assert (c.model.width, c.model.heads, c.model.patch_size, tuple(c.data.image_size)) == (768, 12, 16, (224, 224))
+    tree, told = importing.place_tables(weights, c)
+    assert told == []
+    method = create(c)
+    expected = checkpoint.abstract_state(c, method)
+    wanted = {
+        "params": expected.params,
+        "target_params": expected.target_params,
+        **expected.model_state,
+        "target_batch_stats": expected.target_state["batch_stats"],
+    }
+    assert {path: np.shape(leaf) for path, leaf in convert.paths_of(tree).items()} == checkpoint.shapes(wanted)
+    layout = LAYOUTS["cmae"]["full"]
+    depths = depths_of(list(state), layout)
+    assert depths == Depths(12, 8, 2)
+    shape = convert.Shape(16, 3, (14, 14), {"encoder": 768, "decoder": 512, "feature_decoder": 512}, "mocov3")
+    back = convert.to_torch(tree, layout.rows(depths), shape)
+    assert {key: value.shape for key, value in back.items()} == cmae_keys()
+
+
+def mae_encoder(tmp_path, **fields) -> dict[str, np.ndarray]:
+    """The tensors of a tiny MAE's encoder, as the authors name them."""
+    export_run(made("mae", **fields), "mae", str(tmp_path / "mae"), check=False)
+    return files.read_state(str(tmp_path / "mae"))[0]
+
+
+def saved(tmp_path, state, name="weights.safetensors") -> str:
+    """A bare file, which no record explains."""
+    file = tmp_path / name
+    file.write_bytes(pickles.torch_file(state, "model") if name.endswith(".pth") else files.write_safetensors(state))
+    return str(file)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_are_stripped(prefix, tmp_path, without_compiling):
+    state = mae_encoder(tmp_path)
+    path = saved(tmp_path, {f"{prefix}{key}": value for key, value in state.items()}, "weights.pth")
+    assert_encoder(imported(path, "mae", tiny("mae")), made("mae"))
+
+
+def assert_encoder(ours, theirs):
+    """The encoder of a run is that of another."""
+    ours, theirs = (arrays(run.state.params["encoder"]) for run in (ours, theirs))
+    assert ours.keys() == theirs.keys()
+    for path, value in theirs.items():
+        np.testing.assert_array_equal(ours[path], value, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("source", "prefix", "others"),
+    [("cmae", "backbone.", ["head.fc.weight"]), ("hf", "vit.", ["classifier.weight"]), ("timm", "", ["head.bias"])],
+)
+def test_classifiers_are_left_out_and_named(source, prefix, others, tmp_path, without_compiling):
+    export_run(made("mae"), source, str(tmp_path / "out"), check=False)
+    state = {f"{prefix}{key}": value for key, value in files.read_state(str(tmp_path / "out"))[0].items()}
+    path = saved(tmp_path, state | {key: np.zeros(3, np.float32) for key in others})
+    run = imported(path, source, tiny("mae"))
+    assert f"left out: {', '.join(others)}" in run.told
+    assert_encoder(run, made("mae"))
+
+
+def test_moco_v2_files_of_every_kind(tmp_path, without_compiling):
+    export_run(made("moco_v2"), "moco_v2", str(tmp_path / "out"), check=False, full=True)
+    state = files.read_state(str(tmp_path / "out"))[0]
+    query = {f"module.{key}": value for key, value in state.items() if key.startswith("encoder_q.")}
+    bare = {key: value for key, value in query.items() if not key.endswith("num_batches_tracked")}
+    for i, (tensors, source) in enumerate([(state, "torchvision"), (query, "moco_v2"), (bare, "torchvision")]):
+        path = saved(tmp_path, tensors, f"{i}.pth")
+        run = imported(path, source, tiny("moco_v2"))
+        assert run.told[1].startswith("left out: encoder_k.bn1.bias" if i == 0 else "left out: fc.0.bias, fc.0.weight")
+        assert_encoder(run, made("moco_v2"))
+    stats = run.state.model_state["batch_stats"]["encoder"]
+    assert int(stats["bn1"]["count"]) == 0  # files of old do not say
+
+
+def test_the_decoder_of_transformers_5_is_known(tmp_path, without_compiling):
+    export_run(made("mae"), "hf", str(tmp_path / "out"), check=False, full=True)
+    state = files.read_state(str(tmp_path / "out"))[0]
+    renamed = {k.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer."): v for k, v in state.items()}
+    assert renamed.keys() != state.keys()
+    assert imported(saved(tmp_path, renamed), "hf", tiny("mae")).fresh == []
+
+
+def test_a_position_table_of_another_size_is_resized(tmp_path, without_compiling):
+    path = saved(tmp_path, mae_encoder(tmp_path))
+    run = imported(path, "mae", tiny("mae", **{"data.image_size": (48, 24)}))
+    assert "positions: resized from 4x4 to 6x3, now a parameter" in run.told
+    table = run.state.params["encoder"]["pos_embed"]
+    old = convert.fixed_table(32, (4, 4), "mae")[0]
+    np.testing.assert_array_equal(table[0], resize_position_table(old, (4, 4), (6, 3)))
+    # And a run with such a table goes out and comes back.
+    learned = checkpoint.Run(run.config, create(run.config), run.state, "runs/learned")
+    export_run(learned, "mae", str(tmp_path / "again"), check=False)
+    assert_encoder(imported(str(tmp_path / "again"), "mae"), learned)
+
+
+def test_an_imported_run_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Monitor, "look", lambda self, state: ({}, {}))
+    fields = {"data.image_size": (24, 24), "total_steps": 2}
+    import_run(saved(tmp_path, mae_encoder(tmp_path)), "timm", str(tmp_path / "run"), tiny("mae", **fields))
+    before = checkpoint.restore_run(str(tmp_path / "run"))
+    assert before.config.model.positions == "learned"
+    train.train(config.unflat(checkpoint.read_config(str(tmp_path / "run"))), str(tmp_path / "run"))
+    after = checkpoint.restore_run(str(tmp_path / "run"))
+    assert (before.step, after.step) == (0, 2)
+    moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), before.state.params, after.state.params)
+    assert moved["encoder"]["pos_embed"] > 0
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_224", "vit_tiny_patch16_224"])
+def test_a_folder_of_timm_gives_timms_feature(name, tmp_path, without_compiling):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
+    timm = pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[torch]'")
+    small = name.startswith("vit_small")  # one has learned positions and a mean, the other a cls token
+    options = {"img_size": (32, 48), "depth": 1, "num_classes": 5} if small else {"img_size": 32, "depth": 1}
+    options |= {"global_pool": "avg", "fc_norm": False} if small else {"num_classes": 0}
+    model = timm.create_model(name, **options).eval()
+    torch.nn.init.normal_(model.pos_embed)
+    timm.models.save_for_hf(model, str(tmp_path / "hub"), model_args=options | {"embed_dim": model.embed_dim})
+    run = imported(str(tmp_path / "hub"), "timm")
+    assert "positions: kept as a parameter" in run.told
+    assert ("left out: head.bias, head.weight" in run.told) == small
+    assert run.config.model.heads == (6 if small else 3)
+    assert run.config.eval.feature == ("mean" if small else "cls")
+    run.config.dtype = "float32"
+    images = np.random.default_rng(0).integers(0, 256, (2, *run.config.data.image_size, 3), dtype=np.uint8)
+    ours = create(run.config).features(run.state.params, {}, images, kind=run.config.eval.feature)
+    mean, std = (np.asarray(values, np.float32) for values in (run.config.data.mean, run.config.data.std))
+    assert tuple(mean) == (0.5, 0.5, 0.5)  # timm's own for this model
+    with torch.no_grad():
+        pixels = torch.tensor((images / np.float32(255) - mean) / std).permute(0, 3, 1, 2)
+        theirs = model.forward_head(model.forward_features(pixels), pre_logits=True).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_heads_follow_from_the_width_where_nothing_states_them():
+    small = facts.Facts({"width": 384}, 3)
+    assert [facts.heads_of(small, name) for name in ("mae", "mocov3")] == [6, 12]
+    assert facts.heads_of(small._replace(model={"width": 384, "heads": 4}), "mae") == 4
+    with pytest.raises(UserError, match="how many heads a ViT of width 32 has"):
+        facts.heads_of(small._replace(model={"width": 32}), "mae")
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('it ran')",))
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "model.pkl", "legacy.pth"])
+def test_a_file_that_wants_to_run_code_is_refused(name, tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
+    content = {"model": {"cls_token": RunsCode()}}
+    if name == "weights.pth":
+        torch.save(content, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(UserError, match=r"is refused: it wants to run .*exec, which can do anything") as caught:
+        import_run(str(tmp_path / name), "timm", str(tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_namespace_beside_the_weights_is_harmless(tmp_path, without_compiling):
+    import argparse
+
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
+    state = {key: torch.tensor(value) for key, value in mae_encoder(tmp_path).items()}
+    torch.save({"model": state, "args": argparse.Namespace(lr=1.0), "epoch": 3}, tmp_path / "weights.pth")
+    assert_encoder(imported(str(tmp_path / "weights.pth"), "mae", tiny("mae")), made("mae"))
+
+
+def broken(kind: str, state: dict) -> dict:
+    """A state dict with one thing wrong."""
+    if kind == "left over":
+        state["head.0.weight"] = state["gamma"] = np.zeros(2, np.float32)
+    elif kind == "missing":
+        del state["norm.bias"], state["blocks.0.attn.qkv.weight"]
+    elif kind == "no positions":
+        del state["pos_embed"]
+    elif kind == "no match":
+        state = {f"trunk.{key}": value for key, value in state.items()}
+    elif kind == "shape":
+        state["blocks.0.mlp.fc2.bias"] = np.zeros(31, np.float32)
+    elif kind == "odd table":
+        state["pos_embed"] = np.zeros((1, 8, 32), np.float32)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        ("left over", {}, r"does not fit mae.*missing nothing; left over gamma"),
+        ("missing", {}, r"missing blocks\.0\.attn\.qkv\.weight, norm\.bias; left over nothing"),
+        ("no positions", {}, r"missing pos_embed"),
+        ("no match", {}, r"has no key of mae, such as decoder_embed\.weight or cls_token; it has trunk\.blocks"),
+        ("shape", {}, r"params/encoder/blocks_0/mlp/fc2/bias is \(31,\) in the weights, \(32,\) in the config"),
+        ("odd table", {}, r"pos_embed has 7 patches, which is no square, and not the 4x4"),
+        ("", {"model.width": 64}, r"model\.width is 32 in the weights, 64 in the config"),
+        ("", {"model.depth": 2, "data.channels": 1}, r"model\.depth is 1 .*; data\.channels is 3 in the weights, 1"),
+        ("", {"model.patch_size": 4}, r"model\.patch_size is 8 in the weights, 4 in the config"),
+    ],
+)
+def test_weights_that_do_not_fit_are_listed(kind, fields, words, tmp_path, without_compiling):
+    path = saved(tmp_path, broken(kind, mae_encoder(tmp_path)))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=words) as caught:
+        import_run(path, "mae", str(tmp_path / "a/b"), tiny("mae", **fields))
+    assert "\n" not in str(caught.value)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_wrong_heads_are_an_error_where_a_file_states_them(tmp_path, without_compiling):
+    for format in ("timm", "hf"):
+        export_run(made("mae"), format, str(tmp_path / format), check=False)
+        (tmp_path / format / files.RECORD).unlink()
+        with pytest.raises(UserError, match=r"model\.heads is 2 in the weights, 4 in the config"):
+            imported(str(tmp_path / format), format, tiny("mae", **{"model.heads": 4}))
+
+
+def test_files_that_are_none_are_said(tmp_path):
+    path = pathlib.Path(saved(tmp_path, mae_encoder(tmp_path)))
+    torch_file = pathlib.Path(saved(tmp_path, {"x": np.zeros(99, np.float32)}, "x.pth"))
+    cases = {}
+    for file in (path, torch_file):
+        cut = file.with_name(f"cut{file.suffix}")
+        cut.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        cases[cut] = "cannot be read"
+    empty = tmp_path / "nothing.pth"
+    empty.write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.safetensors").write_text("no weights at all")
+    (tmp_path / "numbers.pkl").write_bytes(pickle.dumps({"lr": 3}))
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"lr": 3}, protocol=4))
+    cases |= {empty: "cannot be read", tmp_path / "folder": "holds none of", tmp_path / "gone": "does not exist"}
+    cases |= {tmp_path / "text.safetensors": "cannot be read", tmp_path / "numbers.pkl": "holds no tensors"}
+    cases |= {tmp_path / "bare.pth": "is refused: it is no PyTorch file"}
+    for file, words in cases.items():
+        with pytest.raises(UserError, match=words) as caught:
+            import_run(str(file), "mae", str(tmp_path / "run"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"--out=.*folder exists"):
+        import_run(str(path), "mae", str(tmp_path / "folder"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line(tmp_path):
+    path = saved(tmp_path, mae_encoder(tmp_path))
+    overrides = [f"--config.{field}={value}" for field, value in fields_of("mae").items()]
+    line = [sys.executable, "-m", "maskcl_jax.import_torch", path, "--method=mae", f"--out={tmp_path / 'run'}"]
+    line += [f"--config={CONFIGS['mae']}:synthetic", *overrides]
+    done = subprocess.run(line, env=environment(1), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "18 tensors, mae, ViT encoder" in done.stdout
+    assert "new: decoder" in done.stdout
+    assert f"go on: python -m maskcl_jax.main --workdir={tmp_path / 'run'}" in done.stdout
+    assert_encoder(checkpoint.restore_run(str(tmp_path / "run")), made("mae"))
+    del line[3]
+    failed = subprocess.run(line, env=environment(1), cwd=ROOT, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert failed.stderr == "error: FILE|DIR is missing: write it before the flags\n"
