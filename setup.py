@@ -30,7 +30,8 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "test": ["pytest", "pytest-xdist", "ruff"],
-    "torch": ["torch", "timm", "transformers>=4.57"],
+    "torch": ["torch", "timm"],
+    "hf": ["transformers>=4.57"],
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
 }

@@ -17,13 +17,13 @@ import pathlib
 from absl import flags
 
 from maskcl_jax import cli
-from maskcl_jax.checkpoint import Run, restore_run
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import check as checking
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.files import new_folder
 from maskcl_jax.interchange.product import product_of
 from maskcl_jax.interchange.writing import check_fits, fill, readme
+from maskcl_jax.run import Run, restore_run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 FORMAT = flags.DEFINE_enum("format", None, list(LAYOUTS), "What to export to.")

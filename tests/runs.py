@@ -8,6 +8,7 @@ import numpy as np
 from test_train import filled, tiny
 
 from maskcl_jax import checkpoint, optimizer, train_state
+from maskcl_jax import run as run_lib
 from maskcl_jax.methods import create
 
 
@@ -16,7 +17,7 @@ def write_run(workdir, name: str, **fields) -> None:
     save_run(workdir, made(name, **fields))
 
 
-def save_run(workdir, run: checkpoint.Run) -> None:
+def save_run(workdir, run: run_lib.Run) -> None:
     """The folder of a run: its config, and one checkpoint."""
     checkpoint.claim(str(workdir), run.config)
     checkpoints = checkpoint.Checkpoints(workdir)
@@ -25,13 +26,13 @@ def save_run(workdir, run: checkpoint.Run) -> None:
 
 
 @functools.lru_cache(maxsize=4)  # some are large
-def made(name: str, **fields) -> checkpoint.Run:
+def made(name: str, **fields) -> run_lib.Run:
     """A tiny run of noise at step 7, whose target differs from its online part. One mean and deviation, if not RGB."""
     moments = {"data.mean": (0.4,), "data.std": (0.3,)} if fields.get("data.channels", 3) != 3 else {}
     return run_of(tiny(name, **moments, **fields))
 
 
-def run_of(config) -> checkpoint.Run:
+def run_of(config) -> run_lib.Run:
     """The same of any config."""
     method = create(config)
     params, model_state = scaled(*filled(method))
@@ -45,7 +46,7 @@ def run_of(config) -> checkpoint.Run:
         queue=method.new_queue(jax.random.key(1)),
         opt_state=optimizer.create(config, lambda step: 0.1, frozen=method.frozen).init(params),
     )
-    return checkpoint.Run(config, method, state, f"runs/{config.method.name}")
+    return run_lib.Run(config, method, state, f"runs/{config.method.name}")
 
 
 def scaled(params, model_state):

@@ -13,6 +13,7 @@ from runs import arrays, made, write_run
 from test_train import CONFIGS, ROOT, environment, fields_of, tiny
 
 from maskcl_jax import checkpoint, config, train
+from maskcl_jax import run as run_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export, export_run
 from maskcl_jax.interchange import convert, facts, files, importing, pickles
@@ -84,7 +85,7 @@ def test_a_folder_comes_back_as_a_run(tmp_path):
     write_run(tmp_path / "run", "ccmim")
     export(str(tmp_path / "run"), "ccmim", str(tmp_path / "out"), check=False, full=True)
     import_run(str(tmp_path / "out"), "ccmim", str(tmp_path / "back"))
-    run, back = (checkpoint.restore_run(str(tmp_path / folder)) for folder in ("run", "back"))
+    run, back = (run_lib.restore_run(str(tmp_path / folder)) for folder in ("run", "back"))
     assert back.config == run.config
     assert (run.step, back.step) == (7, 0)
     jax.tree.map(np.testing.assert_array_equal, everything(back.state), everything(run.state))
@@ -135,7 +136,7 @@ def test_the_official_cmae_keys_import_and_export(monkeypatch):
     tree, told = importing.place_tables(weights, c)
     assert told == []
     method = create(c)
-    expected = checkpoint.abstract_state(c, method)
+    expected = run_lib.abstract_state(c, method)
     wanted = {
         "params": expected.params,
         "target_params": expected.target_params,
@@ -222,7 +223,7 @@ def test_a_position_table_of_another_size_is_resized(tmp_path, without_compiling
     old = convert.fixed_table(32, (4, 4), "mae")[0]
     np.testing.assert_array_equal(table[0], resize_position_table(old, (4, 4), (6, 3)))
     # And a run with such a table goes out and comes back.
-    learned = checkpoint.Run(run.config, create(run.config), run.state, "runs/learned")
+    learned = run_lib.Run(run.config, create(run.config), run.state, "runs/learned")
     export_run(learned, "mae", str(tmp_path / "again"), check=False)
     assert_encoder(imported(str(tmp_path / "again"), "mae"), learned)
 
@@ -231,10 +232,10 @@ def test_an_imported_run_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(train.Monitor, "look", lambda self, state: ({}, {}))
     fields = {"data.image_size": (24, 24), "total_steps": 2}
     import_run(saved(tmp_path, mae_encoder(tmp_path)), "timm", str(tmp_path / "run"), tiny("mae", **fields))
-    before = checkpoint.restore_run(str(tmp_path / "run"))
+    before = run_lib.restore_run(str(tmp_path / "run"))
     assert before.config.model.positions == "learned"
     train.train(config.unflat(checkpoint.read_config(str(tmp_path / "run"))), str(tmp_path / "run"))
-    after = checkpoint.restore_run(str(tmp_path / "run"))
+    after = run_lib.restore_run(str(tmp_path / "run"))
     assert (before.step, after.step) == (0, 2)
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), before.state.params, after.state.params)
     assert moved["encoder"]["pos_embed"] > 0
@@ -386,7 +387,7 @@ def test_the_command_line(tmp_path):
     assert "18 tensors, mae, ViT encoder" in done.stdout
     assert "new: decoder" in done.stdout
     assert f"go on: python -m maskcl_jax.main --workdir={tmp_path / 'run'}" in done.stdout
-    assert_encoder(checkpoint.restore_run(str(tmp_path / "run")), made("mae"))
+    assert_encoder(run_lib.restore_run(str(tmp_path / "run")), made("mae"))
     del line[3]
     failed = subprocess.run(line, env=environment(1), cwd=ROOT, capture_output=True, text=True)
     assert failed.returncode == 2

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from maskcl_jax import checkpoint
+from maskcl_jax import run as run_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert
 from maskcl_jax.interchange.catalog import LAYOUTS, Depths
@@ -25,7 +25,7 @@ class Product(NamedTuple):
     format: str
     kind: str
     network: str
-    run: checkpoint.Run
+    run: run_lib.Run
     depths: Depths
     tree: dict[str, Any]
     state: dict[str, np.ndarray]
@@ -73,7 +73,7 @@ class Product(NamedTuple):
         return tuple(list(values) * (self.channels // len(values)) for values in (data.mean, data.std))
 
 
-def product_of(run: checkpoint.Run, *, format: str, network: str, full: bool) -> Product:
+def product_of(run: run_lib.Run, *, format: str, network: str, full: bool) -> Product:
     """The tensors of an export. Raises UserError where the run has no such network, or the format no name for it."""
     kind = "full" if full else "vit" if isinstance(run.method.encoder, ViT) else "resnet"
     if kind not in LAYOUTS[format]:
@@ -95,7 +95,7 @@ def product_of(run: checkpoint.Run, *, format: str, network: str, full: bool) ->
     return Product(format, kind, network, run, depths, tree, state, left_out)
 
 
-def network_tree(run: checkpoint.Run, network: str) -> dict:
+def network_tree(run: run_lib.Run, network: str) -> dict:
     """The encoder of the online or of the target network."""
     state = run.state
     params, stats = (state.params, state.model_state)
@@ -109,7 +109,7 @@ def network_tree(run: checkpoint.Run, network: str) -> dict:
     return jax.device_get(tree)
 
 
-def whole_tree(run: checkpoint.Run) -> dict:
+def whole_tree(run: run_lib.Run) -> dict:
     """Both networks, their statistics, and the queue."""
     state = run.state
     tree = {"params": state.params, **(state.model_state or {})}
@@ -121,7 +121,7 @@ def whole_tree(run: checkpoint.Run) -> dict:
     return jax.device_get(tree)
 
 
-def depths_of(run: checkpoint.Run, tree: dict) -> Depths:
+def depths_of(run: run_lib.Run, tree: dict) -> Depths:
     """The depths of a run's networks."""
     c, encoder = run.config.method, tree["params"]["encoder"]
     return Depths(
@@ -133,7 +133,7 @@ def depths_of(run: checkpoint.Run, tree: dict) -> Depths:
     )
 
 
-def shape_of(run: checkpoint.Run) -> convert.Shape:
+def shape_of(run: run_lib.Run) -> convert.Shape:
     """What the transforms must know of a run's encoder."""
     encoder = run.method.encoder
     if not isinstance(encoder, ViT):

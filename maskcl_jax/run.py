@@ -1,0 +1,59 @@
+"""A run read back from its folder: what export and evaluation start from."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from maskcl_jax import checkpoint, methods, optimizer, sharding, train_state
+from maskcl_jax import config as config_lib
+from maskcl_jax.errors import UserError
+
+
+class Run(NamedTuple):
+    """A run read back from its folder."""
+
+    config: Any
+    method: methods.Method
+    state: train_state.TrainState
+    workdir: str
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state.step)
+
+
+def restore_run(workdir: str, step: int | None = None) -> Run:
+    """The run in `workdir` at `step` (default: its newest checkpoint), replicated on this process's devices.
+
+    Raises UserError where there is no run, no checkpoint, or not that one.
+    """
+    config = config_lib.unflat(checkpoint.read_config(workdir))
+    folder = pathlib.Path(workdir) / "checkpoints"
+    steps = sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdigit())
+    if not steps or (step is not None and step not in steps):
+        raise UserError(
+            f"{folder} holds no checkpoint"
+            + (
+                f" of step {step}: there are {', '.join(map(str, steps))}"
+                if steps
+                else ": train first, or give another"
+            )
+        )
+    try:
+        method = methods.create(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{workdir}/config.json is of another version: {checkpoint.first_line(error)}") from None
+    checkpoints = checkpoint.Checkpoints(workdir)
+    state = checkpoints.restore(abstract_state(config, method), step)
+    checkpoints.close()
+    return Run(config, method, state, workdir)
+
+
+def abstract_state(config, method) -> train_state.TrainState:
+    """Shapes, dtypes and places of everything that a run of `config` saves: its schedule does not matter."""
+    tx = optimizer.create(config, lambda step: 0.0, frozen=method.frozen)
+    shapes_of = jax.eval_shape(lambda key: train_state.create(method, tx, key), jax.random.key(0))
+    placed = sharding.replicated(sharding.create_mesh())
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed), shapes_of)
