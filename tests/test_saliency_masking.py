@@ -288,6 +288,8 @@ def test_features_are_of_high_passed_images():
         ("method.focal_window", 300, r"method\.focal_window=300 is out of range: use 1 to 224"),
         ("method.negative_window", 0, r"method\.negative_window=0"),
         ("method.ema_warmup", -0.1, r"method\.ema_warmup=-0\.1"),
+        ("method.blur.taps", 30, r"method\.blur: sigma=10\.0, taps=30 is no kernel"),
+        ("method.high_pass.sigma", 0.0, r"method\.high_pass: sigma=0\.0"),
         ("method.num_hard", -1, r"method\.num_hard=-1"),
         ("method.symmetric", True, r"method\.symmetric=True"),
         ("method.queue_size", 12, r"queue_size=12 is not a multiple"),

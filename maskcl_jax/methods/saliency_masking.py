@@ -284,6 +284,13 @@ def check(config) -> None:
         base.check_range(f"method.{field}", getattr(c, field), 0.0, 1.0)
     for field in ("focal_window", "negative_window"):
         base.check_range(f"method.{field}", getattr(c, field), 1, fills.FULL_SIZE)
+    for field in ("high_pass", "blur"):
+        kernel = getattr(c, field)
+        if kernel.sigma <= 0 or kernel.taps < 3 or kernel.taps % 2 == 0:
+            raise UserError(
+                f"method.{field}: sigma={kernel.sigma}, taps={kernel.taps} is no kernel: use a sigma above 0 and "
+                "an odd number of taps from 3 on"
+            )
     if c.num_hard < 0:
         raise UserError(f"method.num_hard={c.num_hard} is out of range: use 0 for no hard negative, or more")
     if c.grid < 2 or height % c.grid or width % c.grid:
