@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from runs import made, run_of, write_run
 from safetensors.numpy import load_file
 from test_train import ROOT, environment, tiny
+from untrained import made, run_of, write_run
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export, export_run

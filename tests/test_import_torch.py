@@ -1,5 +1,6 @@
 """Imports: bit for bit what was exported, complete or refused, and ready to train."""
 
+import functools
 import pathlib
 import pickle
 import re
@@ -9,8 +10,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from runs import arrays, made, write_run
 from test_train import CONFIGS, ROOT, environment, fields_of, tiny
+from untrained import arrays, made, write_run, zeros
 
 from maskcl_jax import checkpoint, config, train
 from maskcl_jax import run as run_lib
@@ -59,13 +60,7 @@ def round_trip(name, format, fields, tmp_path, **options):
 def without_compiling(monkeypatch):
     """First values are zeros: what is laid over them is the matter here."""
 
-    def zeros_of(function, **options):
-        def make(*arguments):
-            return jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), jax.eval_shape(function, *arguments))
-
-        return make
-
-    monkeypatch.setattr(importing.jax, "jit", zeros_of)
+    monkeypatch.setattr(importing.jax, "jit", lambda function: functools.partial(zeros, function))
 
 
 @pytest.mark.parametrize(("name", "format", "fields"), ROUNDS)
@@ -301,6 +296,25 @@ def test_a_namespace_beside_the_weights_is_harmless(tmp_path, without_compiling)
     state = {key: torch.tensor(value) for key, value in mae_encoder(tmp_path).items()}
     torch.save({"model": state, "args": argparse.Namespace(lr=1.0), "epoch": 3}, tmp_path / "weights.pth")
     assert_encoder(imported(str(tmp_path / "weights.pth"), "mae", tiny("mae")), made("mae"))
+
+
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_half_precision_becomes_float32(half, tmp_path, without_compiling):
+    state = {key: value.astype(jax.numpy.dtype(half)) for key, value in mae_encoder(tmp_path).items()}
+    run = imported(saved(tmp_path, state), "mae", tiny("mae"))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(run.state.params)} == {"float32"}
+    kept = np.asarray(made("mae").state.params["encoder"]["cls_token"]).astype(state["cls_token"].dtype)
+    np.testing.assert_array_equal(run.state.params["encoder"]["cls_token"], kept.astype(np.float32))
+
+
+def test_a_record_of_another_version_is_said(tmp_path):
+    export_run(made("mae"), "mae", str(tmp_path / "out"), check=False)
+    (tmp_path / "out" / files.RECORD).write_text('{"config": {"model.width": 3}}')
+    with pytest.raises(UserError, match=r"export\.json is of another version"):
+        import_run(str(tmp_path / "out"), "mae", str(tmp_path / "run"))
+    (tmp_path / "out" / files.RECORD).write_text("{")
+    with pytest.raises(UserError, match=r"export\.json cannot be read"):
+        import_run(str(tmp_path / "out"), "mae", str(tmp_path / "run"))
 
 
 def broken(kind: str, state: dict) -> dict:

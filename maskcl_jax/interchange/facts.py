@@ -25,7 +25,6 @@ class Facts(NamedTuple):
     mean: tuple | None = None
     std: tuple | None = None
     feature: str | None = None
-    final_norm: bool = True
     record: dict | None = None
 
 
@@ -45,7 +44,7 @@ def of_texts(texts: dict[str, dict], model: dict, channels: int) -> Facts:
     """Those facts, and what the JSON files add."""
     if RECORD in texts:
         record = texts[RECORD]
-        return Facts(model, channels, final_norm=record["final_norm"], record=record["config"])
+        return Facts(model, channels, record=record.get("config", {}))
     config = texts.get("config.json", {})
     if "architecture" in config:
         return of_timm(config, model, channels)

@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 
 from maskcl_jax.errors import UserError
@@ -165,4 +166,4 @@ def arrays_of(content, path) -> dict[str, np.ndarray]:
             arrays = {key.removeprefix(prefix): value for key, value in arrays.items()}
     # What transformers 5 calls the decoder's blocks when it saves a ViTMAEForPreTraining.
     arrays = {k.replace("decoder.decoder_encoder.layer.", "decoder.decoder_layers."): v for k, v in arrays.items()}
-    return {key: v.astype(np.float32) if v.dtype.kind == "f" else v for key, v in arrays.items()}
+    return {key: v.astype(np.float32) if jnp.issubdtype(v.dtype, jnp.floating) else v for key, v in arrays.items()}

@@ -84,6 +84,8 @@ def read(path: str, source: str) -> Weights:
     kind, layout, state, others = choose(state, source, path)
     keys = list(state)
     depths = depths_of(keys, layout)
+    if depths.encoder == 0:
+        raise UserError(f"{path} does not fit {source}: missing {layout.counted['encoder']}0, the first block")
     final_norm = texts.get(files.RECORD, {}).get("final_norm", True)
     rows = layout.rows(depths._replace(final_norm=final_norm))
     # Files from before torch 0.4 do not count batches; strict loading does not ask for it.
@@ -124,7 +126,7 @@ def fitted(weights: Weights, source: str, config):
     """The config of the run, whose encoder is the one of the weights. Raises UserError where a given one's is not."""
     found, given = weights.facts, config is not None
     if not given and found.record is not None:
-        config, given = config_lib.unflat(found.record), True
+        config, given = recorded(found.record), True
     if given:
         compare(found, config)
         return config
@@ -144,6 +146,16 @@ def fitted(weights: Weights, source: str, config):
         if value := getattr(found, field):
             config.data[field] = value
     config.eval.feature = found.feature or config.eval.feature
+    return config
+
+
+def recorded(fields: dict):
+    """The config that an export of ours records. Raises UserError where this version does not know its fields."""
+    try:
+        config = config_lib.unflat(fields)
+        methods.create(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{files.RECORD} is of another version ({files.first_line(error)}): remove it") from None
     return config
 
 

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from test_train import filled, tiny
 
@@ -33,30 +32,34 @@ def made(name: str, **fields) -> run_lib.Run:
 
 
 def run_of(config) -> run_lib.Run:
-    """The same of any config."""
+    """The same of any config. In numpy: JAX would compile a program for every shape."""
     method = create(config)
-    params, model_state = scaled(*filled(method))
-    moved = jax.tree.map(lambda leaf: jnp.asarray(leaf * 0.75, leaf.dtype), (params, model_state))
+    params, model_state = jax.tree_util.tree_map_with_path(scaled, filled(method))
+    moved = jax.tree.map(lambda leaf: np.asarray(leaf * 0.75, leaf.dtype), (params, model_state))
+    tx = optimizer.create(config, lambda step: 0.1, frozen=method.frozen)
     state = train_state.TrainState(
-        step=jnp.asarray(7, jnp.int32),
+        step=np.asarray(7, np.int32),
         params=params,
         target_params=method.target_of(moved[0]),
         model_state=model_state,
         target_state=method.target_state_of(moved[1]),
-        queue=method.new_queue(jax.random.key(1)),
-        opt_state=optimizer.create(config, lambda step: 0.1, frozen=method.frozen).init(params),
+        queue=zeros(method.new_queue, jax.random.key(1)),
+        opt_state=zeros(tx.init, params),
     )
-    return run_lib.Run(config, method, state, f"runs/{config.method.name}")
+    return run_lib.Run(config, method, jax.device_put(state), f"runs/{config.method.name}")
 
 
-def scaled(params, model_state):
-    """Noise as large as first values are: wide networks neither explode nor fade."""
+def zeros(function, *arguments):
+    """What a function returns, but zeros."""
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), jax.eval_shape(function, *arguments))
 
-    def scale(path, leaf):
-        inputs = int(np.prod(leaf.shape[:-1]))
-        return leaf * (10 / np.sqrt(inputs)) if path[-1].key == "kernel" else leaf
 
-    return jax.tree_util.tree_map_with_path(scale, params), model_state
+def scaled(path, leaf) -> np.ndarray:
+    """A leaf of `filled`, kernels as large as first values are: wide networks neither explode nor fade."""
+    value = np.asarray(leaf)
+    if path[-1].key != "kernel":
+        return value
+    return value * np.float32(10 / np.sqrt(np.prod(value.shape[:-1])))
 
 
 def arrays(tree) -> dict[str, np.ndarray]:
