@@ -322,6 +322,8 @@ def test_the_command_line(tmp_path):
         ("mae", {}, {"format": "timm", "full": True}, "not for a whole pre-training model: use one of hf, mae"),
         ("mae", {}, {"format": "cmae", "full": True}, "names what a run of 'mae' as configured does not have"),
         ("mae", {}, {"format": "mocov3"}, "add --full"),
+        ("mae", {}, {"format": "moco_v2", "full": True}, "for a method with a ResNet encoder, not with a ViT encoder"),
+        ("moco_v2", {}, {"format": "mae", "full": True}, "for a method with a ViT encoder, not with a ResNet encoder"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(name, fields, options, words, tmp_path):
