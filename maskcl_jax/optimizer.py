@@ -28,7 +28,8 @@ def warmup_steps(config, *, total_steps: int, steps_per_epoch: int) -> int:
 def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
     """The schedule step -> learning rate; its peak is base_lr * batch_size / 256 (the linear scaling rule).
 
-    With `per_epoch` the rate of an epoch's first step holds to its end (facebookresearch/moco `adjust_learning_rate`).
+    With `per_epoch` the rate of an epoch's first step holds to its end (facebookresearch/moco `adjust_learning_rate`);
+    a warm-up, which is not in that recipe, rises with every step.
     """
     o = config.optimizer
     warmup = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
@@ -36,7 +37,7 @@ def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
 
     def schedule(step):
         if o.per_epoch:
-            step = step // steps_per_epoch * steps_per_epoch
+            step = jnp.where(step < warmup, step, jnp.maximum(step // steps_per_epoch * steps_per_epoch, warmup))
         return warmup_cosine(step, peak=peak, warmup=warmup, total=total_steps, minimum=o.min_lr)
 
     return schedule

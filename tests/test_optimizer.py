@@ -83,6 +83,11 @@ def test_a_rate_that_falls_once_an_epoch():
     schedule = optimizer.learning_rate(c, total_steps=30, steps_per_epoch=10)
     by_epoch = [0.5 * (1 + np.cos(np.pi * epoch / 3)) for epoch in range(3)]  # facebookresearch/moco
     np.testing.assert_allclose([schedule(s) for s in range(30)], np.repeat(by_epoch, 10), rtol=1e-5)
+    c.optimizer.warmup_epochs = 1.0
+    schedule = optimizer.learning_rate(c, total_steps=30, steps_per_epoch=10)
+    by_epoch = [0.5 * (1 + np.cos(np.pi * epoch / 2)) for epoch in range(2)]
+    expected = [*np.arange(10) / 10, *np.repeat(by_epoch, 10)]
+    np.testing.assert_allclose([schedule(s) for s in range(30)], expected, rtol=1e-5)
 
 
 def test_lars_scales_what_decays_by_the_norms():
