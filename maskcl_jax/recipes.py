@@ -227,8 +227,8 @@ def masked_convnet() -> dict[str, dict]:
     """`convnet` for the masked ConvNets: `imagenet100` is the paper's run, batch 128; grids that fit the small images.
 
     Our choice for 28 and 32 pixels: 4 pixels a cell; noise of half the standard deviation of the high-passed embedded
-    photographs, 0.15, as 0.18 is half of what photographs have at 224; in runs of minutes a hard negative that weighs as
-    any other (at 2, and a temperature of 0.1, it was seen to outweigh the rest, and the network to collapse).
+    photographs, 0.15, as 0.18 is half of what photographs have at 224. In runs of minutes a hard negative weighs as any
+    other: at 2, and a temperature of 0.1, it was seen to outweigh the rest, and the network to collapse.
     """
     fields = {"augment": {"blur_p": 0.0}, "noise_std": 0.07, "negative_noise_std": 0.055}
     small = {**MOCO_SMALL, **fields, "hard_weight": 1.0}
