@@ -54,7 +54,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first dimension split over all devices."""
-    return NamedSharding(mesh, PartitionSpec(AXES))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def split_by_size(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:

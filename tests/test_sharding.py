@@ -38,14 +38,16 @@ class Job:
         c.mesh.data, c.mesh.fsdp = data, fsdp
         self.c, self.method = c, create_method(c)
         self.mesh = sharding.create_mesh(c.mesh, jax.devices()[:devices])
-        tx = train.optimizer.create(c, lambda step: 0.01, frozen=self.method.frozen)
+        # Adam divides a gradient by its own size: where that is rounding, a step of the full rate goes any way.
+        rate = 5e-4 if c.optimizer.name == "adamw" else 0.01
+        tx = train.optimizer.create(c, lambda step: rate, frozen=self.method.frozen)
         init = create_method(c)
         self.method.init = lambda key: filled(init)
         self.new = lambda: train_state.create(self.method, tx, jax.random.key(0))
         self.shapes = jax.eval_shape(self.new)
         self.placed = sharding.place_state(self.shapes, self.mesh)
         numbers = {"seed": 0, "total_steps": 10, "accumulation": c.accumulation}
-        step = train.make_train_step(self.method, tx, lambda step: 0.01, placed=self.placed, **numbers)
+        step = train.make_train_step(self.method, tx, lambda step: rate, placed=self.placed, **numbers)
         self.step = jax.jit(step, out_shardings=(self.placed, sharding.replicated(self.mesh)))
 
     def begin(self):
@@ -98,7 +100,7 @@ def assert_same(folder, expected: str, got: str) -> None:
         np.testing.assert_allclose(many[key], value, atol=noise, rtol=0, err_msg=f"{got}: {key}")
 
 
-@pytest.mark.parametrize(("name", "label", "share"), [("mocov3", "both", 0.52), ("moco_v2", "fsdp", 0.15)])
+@pytest.mark.parametrize(("name", "label", "share"), [("mocov3", "both", 0.52), ("moco_v2", "fsdp", 0.18)])
 def test_five_steps_are_the_same_on_any_mesh(name, label, share, tmp_path):
     here = str(pathlib.Path(__file__).parent)
     arguments = [sys.executable, "-c", CHILD, here, str(tmp_path), name, "one", label]
