@@ -38,16 +38,16 @@ class Job:
         c.mesh.data, c.mesh.fsdp = data, fsdp
         self.c, self.method = c, create_method(c)
         self.mesh = sharding.create_mesh(c.mesh, jax.devices()[:devices])
-        # Adam divides a gradient by its own size: where that is rounding, a step of the full rate goes any way.
-        rate = 5e-4 if c.optimizer.name == "adamw" else 0.01
-        tx = train.optimizer.create(c, lambda step: rate, frozen=self.method.frozen)
+        # Adam divides a gradient by its own size. Before a BatchNorm a bias has none but rounding: eps hides that.
+        c.optimizer.eps = 0.01
+        tx = train.optimizer.create(c, lambda step: 0.01, frozen=self.method.frozen)
         init = create_method(c)
         self.method.init = lambda key: filled(init)
         self.new = lambda: train_state.create(self.method, tx, jax.random.key(0))
         self.shapes = jax.eval_shape(self.new)
         self.placed = sharding.place_state(self.shapes, self.mesh)
         numbers = {"seed": 0, "total_steps": 10, "accumulation": c.accumulation}
-        step = train.make_train_step(self.method, tx, lambda step: rate, placed=self.placed, **numbers)
+        step = train.make_train_step(self.method, tx, lambda step: 0.01, placed=self.placed, **numbers)
         self.step = jax.jit(step, out_shardings=(self.placed, sharding.replicated(self.mesh)))
 
     def begin(self):
