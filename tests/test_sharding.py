@@ -43,14 +43,15 @@ class Job:
         self.mesh = sharding.create_mesh(c.mesh, jax.devices()[:devices])
         # Adam divides a gradient by its own size. Before a BatchNorm a bias has none but rounding: eps hides that.
         c.optimizer.eps = 0.01
-        tx = train.optimizer.create(c, lambda step: 0.01, frozen=self.method.frozen)
+        rate = c.optimizer.base_lr * c.batch_size / 256  # the recipe's; far above it rounding grows tenfold a step
+        tx = train.optimizer.create(c, lambda step: rate, frozen=self.method.frozen)
         init = create_method(c)
         self.method.init = lambda key: filled(init)
         self.new = lambda: train_state.create(self.method, tx, jax.random.key(0))
         self.shapes = jax.eval_shape(self.new)
         self.placed = sharding.place_state(self.shapes, self.mesh)
         numbers = {"seed": 0, "total_steps": 10, "accumulation": c.accumulation}
-        step = train.make_train_step(self.method, tx, lambda step: 0.01, placed=self.placed, **numbers)
+        step = train.make_train_step(self.method, tx, lambda step: rate, placed=self.placed, **numbers)
         self.step = jax.jit(step, out_shardings=(self.placed, sharding.replicated(self.mesh)))
 
     def begin(self):
