@@ -191,8 +191,8 @@ def test_blocks_in_a_loop_or_run_twice_are_the_same_blocks():
         def loss(params, model=model):
             return jnp.mean(model.apply(params, images) ** 3)
 
-        program = str(jax.make_jaxpr(jax.grad(loss))(params))
-        assert ("scan[" in program, "optimization_barrier" in program or "checkpoint" in program) == (scan, remat)
+        program = str(jax.make_jaxpr(loss)(params))
+        assert ("scan[" in program, "remat" in program) == (scan, remat)
         results[remat, scan] = params, jax.jit(jax.value_and_grad(loss))(params)
     for one in list(results.values())[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, results[False, False])
@@ -209,6 +209,6 @@ def test_a_resnet_that_keeps_less_is_the_same_resnet():
             out, state = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
             return jnp.mean(out**2), state
 
-        assert ("checkpoint" in str(jax.make_jaxpr(loss)(variables["params"]))) == remat
+        assert ("remat" in str(jax.make_jaxpr(loss)(variables["params"]))) == remat
         results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *results)
