@@ -9,13 +9,14 @@ from maskcl_jax.errors import UserError
 DATA = "data"
 
 
-def create_mesh() -> Mesh:
-    """All devices of all processes on one `data` axis.
+def create_mesh(devices=None) -> Mesh:
+    """All devices of all processes, or those given, on one `data` axis.
 
     Auto axes: JAX's default (Explicit) rejects the product of two batch-sharded matrices that every contrastive
     loss takes.
     """
-    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
