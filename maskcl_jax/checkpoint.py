@@ -14,10 +14,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, first_line
 
-# Fields that change what is shown or kept, not what is learned: they may differ when a run is resumed.
-FREE_FIELDS = ("log.", "checkpoint.", "eval.", "data.threads", "data.cache_mb")
+# Fields that change what is shown or kept, or where it is computed, not what is learned: they may differ when a run
+# is resumed.
+FREE_FIELDS = ("log.", "checkpoint.", "eval.", "data.threads", "data.cache_mb", "mesh.", "remat", "scan")
 
 
 class Checkpoints:
@@ -33,11 +34,17 @@ class Checkpoints:
     def save(self, step: int, state) -> None:
         """Starts saving in the background; the state's arrays are copied before this returns."""
         if step not in self.manager.all_steps():
-            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+            self.manager.save(step, args=args, custom_metadata=machines())
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step, or None."""
         return self.manager.latest_step()
+
+    def made_on(self) -> dict[str, int]:
+        """`machines` when the newest checkpoint was made; {} where there is none, or it does not say."""
+        step = self.latest()
+        return {} if step is None else dict(self.manager.metadata(step).custom_metadata or {})
 
     def restore(self, abstract_state, step: int | None = None):
         """The state at `step` (default: the newest), placed as `abstract_state` says (shapes, dtypes, shardings).
@@ -65,9 +72,9 @@ class Checkpoints:
         self.manager.close()
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an exception's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def machines() -> dict[str, int]:
+    """{processes, devices} of this run."""
+    return {"processes": jax.process_count(), "devices": jax.device_count()}
 
 
 def shapes(tree) -> dict[str, tuple[int, ...]]:
@@ -101,7 +108,7 @@ def compare_shapes(saved: dict, wanted: dict, where) -> None:
 
 def differences(config, other: dict) -> list[str]:
     """The fields, apart from FREE_FIELDS, in which a config differs from a stored one."""
-    mine = config_lib.flat(config)
+    mine, other = config_lib.flat(config), config_lib.completed(other)
     return [
         f"{field}: {other.get(field, 'absent')} there, {mine.get(field, 'absent')} here"
         for field in sorted(mine.keys() | other.keys())
@@ -132,7 +139,8 @@ def claim(workdir: str, config) -> None:
                 "give another with --workdir=DIR, or remove that folder"
             )
         return
-    write_text(record, json.dumps(config_lib.flat(config), indent=1))
+    if jax.process_index() == 0:
+        write_text(record, json.dumps(config_lib.flat(config), indent=1))
 
 
 def read_config(workdir: str) -> dict:

@@ -22,6 +22,14 @@ DEFAULTS = {
     "total_steps": 0,  # wins over epochs where it is not 0
     "batch_size": 256,
     "dtype": "float32",  # of the computation; parameters, optimiser, statistics, softmax and losses stay float32
+    # Devices: -1 takes what the other axis leaves. The batch is split over all of them; parameters, optimiser and EMA
+    # target over `fsdp` (see `sharding`). May change when a run is resumed.
+    "mesh": {"data": -1, "fsdp": 1},
+    # Micro-batches a step, one after the other, for batches that memory cannot hold. Losses without negatives and
+    # BatchNorm are those of the whole batch; what others see of it: `train.accumulated`.
+    "accumulation": 1,
+    "remat": "none",  # blocks: of a block's forward pass only its input is kept; its backward pass runs it again
+    "scan": False,  # a ViT's blocks as one compiled loop: a large one compiles in a fraction of the time
     "data": {
         "source": "",
         "name": "",  # tfds: the data set
@@ -59,6 +67,7 @@ DEFAULTS = {
         "b1": 0.9,
         "b2": 0.95,
         "eps": 1e-8,
+        "mu_dtype": "float32",  # of adamw's first moment; bfloat16 halves its bytes
         "momentum": 0.9,  # sgd and lars
         "clip_norm": 0.0,
     },
@@ -232,6 +241,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         "eval.k": config.eval.k,
         "eval.temperature": config.eval.temperature,
         "data.channels": config.data.channels,
+        "accumulation": config.accumulation,
     }
     for field, value in positive.items():
         if value <= 0:
@@ -247,8 +257,13 @@ def check(config: ml_collections.ConfigDict) -> None:
                 f"data.{field}={tuple(values)} has {len(values)} values for data.channels={config.data.channels}: "
                 "give one for every channel, or one for all"
             )
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype={config.dtype!r} is unknown: use float32 or bfloat16")
+    for field, value, known in (
+        ("dtype", config.dtype, ("float32", "bfloat16")),
+        ("optimizer.mu_dtype", config.optimizer.mu_dtype, ("float32", "bfloat16")),
+        ("remat", config.remat, ("none", "blocks")),
+    ):
+        if value not in known:
+            raise UserError(f"{field}={value!r} is unknown: use {known[0]} or {known[1]}")
 
 
 def flat(config) -> dict:
@@ -262,10 +277,18 @@ def flat(config) -> dict:
     return fields
 
 
+def completed(fields: dict) -> dict:
+    """A flat config with the defaults of all fields that the version which wrote it did not know.
+
+    So a new field's default must be what was done before there was the field.
+    """
+    return flat(DEFAULTS) | fields
+
+
 def unflat(fields: dict) -> ml_collections.ConfigDict:
-    """The config of which `flat`, read back from JSON, is `fields`."""
+    """The config of which `flat`, read back from JSON, is `fields`; `completed`."""
     nested: dict = {}
-    for path, value in fields.items():
+    for path, value in completed(fields).items():
         *parents, name = path.split(".")
         place = nested
         for parent in parents:

@@ -82,7 +82,7 @@ def frozen_mask(params, frozen):
 def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> optax.GradientTransformation:
     """The optax chain of `config.optimizer`.
 
-    Fields: name ("adamw" | "sgd" | "lars"), b1, b2, eps (AdamW), momentum (SGD, LARS), weight_decay, decay_on
+    Fields: name ("adamw" | "sgd" | "lars"), b1, b2, eps, mu_dtype (AdamW), momentum (SGD, LARS), weight_decay, decay_on
     ("matrices" | "kernels" | "all"), clip_norm (0 = none). LARS scales the parameters that decay, no others. frozen:
     paths of parameters that never change, by decay neither.
     """
@@ -91,7 +91,9 @@ def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> opt
         raise UserError(f"optimizer.decay_on={o.decay_on!r} is unknown: use one of {', '.join(DECAY_RULES)}")
     mask = DECAY_RULES[o.decay_on]
     if o.name == "adamw":
-        update = optax.adamw(schedule, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay, mask=mask)
+        update = optax.adamw(
+            schedule, b1=o.b1, b2=o.b2, eps=o.eps, mu_dtype=o.mu_dtype, weight_decay=o.weight_decay, mask=mask
+        )
     elif o.name == "sgd":
         update = optax.chain(
             optax.add_decayed_weights(o.weight_decay, mask=mask), optax.sgd(schedule, momentum=o.momentum)

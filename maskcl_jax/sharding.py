@@ -1,4 +1,9 @@
-"""The mesh, where arrays lie on it, and the road of a host batch onto the devices."""
+"""The mesh, where arrays lie on it, and the road of a host batch onto the devices.
+
+Two axes. Over both the batch is split; over `fsdp` the parameters are, too, and with them the optimiser's moments and
+the EMA target. BatchNorm's statistics, the queue and the step count lie whole on every device: the first are small,
+and of the queue every step reads all and writes rows that lie anywhere.
+"""
 
 import jax
 import numpy as np
@@ -6,17 +11,38 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from maskcl_jax.errors import UserError
 
-DATA = "data"
+DATA, FSDP = "data", "fsdp"
+AXES = (DATA, FSDP)
+SPLIT_FIELDS = ("params", "target_params", "opt_state")  # of the train state
+# Numbers in an array below which it lies whole on every device: what a split saves is less than the message costs.
+# The biases and norms of encoders up to ViT-L are smaller, their matrices larger.
+MIN_SIZE = 4096
 
 
-def create_mesh(devices=None) -> Mesh:
-    """All devices of all processes, or those given, on one `data` axis.
+def create_mesh(sizes=None, devices=None) -> Mesh:
+    """All devices of all processes on the axes `data` and `fsdp`.
 
+    sizes: `config.mesh`, with -1 for what the other axis leaves; default: everything on `data`. devices: default all.
     Auto axes: JAX's default (Explicit) rejects the product of two batch-sharded matrices that every contrastive
-    loss takes.
+    loss takes. Raises UserError where the sizes do not multiply to the devices.
     """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+    shape = (-1, 1) if sizes is None else (sizes.data, sizes.fsdp)
+    return jax.make_mesh(filled(shape, len(devices)), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def filled(shape: tuple[int, int], count: int) -> tuple[int, int]:
+    """(data, fsdp) for `count` devices, without -1. Raises UserError where that cannot be."""
+    data, fsdp = shape
+    known = max(data, 1) * max(fsdp, 1)
+    if min(data, fsdp) < -1 or 0 in shape or shape == (-1, -1):
+        raise UserError(f"mesh.data={data}, mesh.fsdp={fsdp}: use 1 or more, and -1 for at most one, which is the rest")
+    if count % known or (-1 not in shape and known != count):
+        raise UserError(
+            f"mesh.data={data}, mesh.fsdp={fsdp} does not multiply to the {count} devices: write for instance "
+            f"mesh.data=-1 and mesh.fsdp={np.gcd(fsdp, count) if fsdp > 0 else 1}"
+        )
+    return tuple(count // known if size == -1 else size for size in shape)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -25,17 +51,52 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first dimension split over the `data` axis."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    """The first dimension split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def check_batch(batch_size: int, mesh: Mesh, *, field: str = "batch_size") -> None:
-    """Raises UserError where a batch cannot be split evenly over the devices."""
-    devices = mesh.shape[DATA]
-    if batch_size < 1 or batch_size % devices:
-        fitting = max(devices, batch_size // devices * devices)
+def split_by_size(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """FSDP's rule: the largest dimension that `fsdp` divides, the last of equals, is split; a small array is not."""
+    parts = mesh.shape[FSDP]
+    fitting = [i for i, side in enumerate(shape) if side % parts == 0]
+    if parts == 1 or not fitting or np.prod(shape) < MIN_SIZE:
+        return replicated(mesh)
+    longest = max(fitting, key=lambda i: (shape[i], i))
+    return NamedSharding(mesh, PartitionSpec(*(FSDP if i == longest else None for i in range(len(shape)))))
+
+
+def place_state(shapes, mesh: Mesh):
+    """Where every array of a train state lies, from its shapes (`jax.eval_shape`): a state of shardings."""
+    whole = replicated(mesh)
+    everywhere = jax.tree.map(lambda leaf: whole, shapes)
+    split = {
+        name: jax.tree.map(lambda leaf: split_by_size(leaf.shape, mesh), getattr(shapes, name)) for name in SPLIT_FIELDS
+    }
+    return everywhere.replace(**split)
+
+
+def placed_shapes(shapes, placed):
+    """Shapes with their places, from which a checkpoint is restored without a whole copy anywhere."""
+    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, placed)
+
+
+def bytes_per_device(shapes, placed) -> int:
+    """What a state takes on each device."""
+    sizes = jax.tree.map(lambda s, p: np.prod(p.shard_shape(s.shape)) * s.dtype.itemsize, shapes, placed)
+    return int(sum(jax.tree.leaves(sizes)))
+
+
+def check_batch(batch_size: int, mesh: Mesh, *, field: str = "batch_size", parts: int = 1) -> None:
+    """Raises UserError where a batch cannot be split evenly over the devices, each share into `parts` micro-batches."""
+    if parts < 1:
+        raise UserError(f"accumulation={parts} is out of range: use 1 or more")
+    devices = mesh.size
+    if batch_size < 1 or batch_size % (devices * parts):
+        fitting = max(1, batch_size // (devices * parts)) * devices * parts
+        each = f" times accumulation={parts}" if parts > 1 else ""
         raise UserError(
-            f"{field}={batch_size} is not divisible by the {devices} devices: use a multiple, for instance {fitting}"
+            f"{field}={batch_size} is not divisible by the {devices} devices{each}: use a multiple, for instance "
+            f"{fitting}"
         )
 
 

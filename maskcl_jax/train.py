@@ -2,18 +2,19 @@
 
 import contextlib
 import dataclasses
-import signal
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from maskcl_jax import checkpoint, metrics, optimizer, sharding, train_state
+from maskcl_jax import checkpoint, distributed, metrics, optimizer, sharding, train_state
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
-from maskcl_jax.methods import Carried
+from maskcl_jax.methods import Aux, Carried
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.monitor import Monitor, closing_rows
+from maskcl_jax.preemption import StopSignal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,37 @@ class Plan:
         return step == self.total or (every > 0 and step % every == 0)
 
 
-def make_train_step(method, tx, schedule, *, seed: int, total_steps: int):
+def accumulated(loss, params, carried: Carried, batch, rng, *, parts: int):
+    """(gradients, Aux) of a batch taken as `parts` micro-batches in turn: the memory of one, and the mean of all.
+
+    loss: `Method.loss`. Micro-batch i has the rows i, i + parts, ...: of every device's share as many, so that no image
+    moves. What a loss sees is its micro-batch, batch_size / parts images:
+    - reconstructions, means over images: loss and gradient are those of the whole batch;
+    - in-batch negatives and BatchNorm: those of the micro-batch alone; a contrast is against fewer;
+    - running statistics and queue move after each micro-batch, so that later ones find the keys of earlier ones;
+    - parameters and EMA target move once a step;
+    - device randomness (noise, MoCo's shuffle) is drawn from `rng` folded with i: another draw than the whole batch's.
+    """
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    if parts == 1:
+        (_, aux), grads = gradient(params, carried, batch, rng)
+        return grads, aux
+    micro_batches = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+
+    def add(so_far, numbered):
+        total, (model_state, target_state, queue) = so_far
+        i, micro_batch = numbered
+        seen = carried._replace(model_state=model_state, target_state=target_state, queue=queue)
+        (_, aux), grads = gradient(params, seen, micro_batch, jax.random.fold_in(rng, i))
+        return (jax.tree.map(jnp.add, total, grads), tuple(aux[1:])), aux.metrics
+
+    begin = jax.tree.map(jnp.zeros_like, params), (carried.model_state, carried.target_state, carried.queue)
+    (total, left), rows = jax.lax.scan(add, begin, (jnp.arange(parts), micro_batches))
+    means = jax.tree.map(lambda x: x.mean(axis=0), rows)
+    return jax.tree.map(lambda g: g / parts, total), Aux(means, *left)
+
+
+def make_train_step(method, tx, schedule, *, seed: int, total_steps: int, accumulation: int = 1):
     """(state, batch) -> (state, metrics): one update, a pure function for jit.
 
     All randomness on the device comes from (seed, step), so a resumed run draws what the first would have drawn.
@@ -65,11 +96,7 @@ def make_train_step(method, tx, schedule, *, seed: int, total_steps: int):
         target_params = moved(state.target_params, state.params) if method.ema_first else state.target_params
         progress = state.step / total_steps
         carried = Carried(state.model_state, target_params, state.target_state, state.queue, progress)
-
-        def loss_of(params):
-            return method.loss(params, carried, batch, rng)
-
-        (_, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        grads, aux = accumulated(method.loss, state.params, carried, batch, rng, parts=accumulation)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if not method.ema_first:
@@ -93,48 +120,46 @@ def make_train_step(method, tx, schedule, *, seed: int, total_steps: int):
     return train_step
 
 
-class StopSignal:
-    """Remembers a SIGINT or SIGTERM, so that the loop can save between two steps; a second one ends at once."""
+def open_state(checkpoints, new_state, key, mesh):
+    """(state, where its arrays lie): the newest checkpoint's, or a new one where there is none.
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self):
-        self.received: signal.Signals | None = None
-
-    def __enter__(self) -> "StopSignal":
-        self.before = {s: signal.signal(s, self.receive) for s in self.SIGNALS}
-        return self
-
-    def receive(self, number, frame):
-        self.received = signal.Signals(number)
-        self.__exit__()
-
-    def __exit__(self, *exception):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-def open_state(checkpoints, new_state, key, placed):
-    """The newest checkpoint's state, or a new one where there is none; either lies as `placed` says."""
+    No device and no host ever holds more of it than its part.
+    """
+    shapes = jax.eval_shape(new_state, key)
+    placed = sharding.place_state(shapes, mesh)
     if checkpoints.latest() is None:
-        return new_state(key)
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
-        jax.eval_shape(new_state, key),
-    )
-    return checkpoints.restore(abstract)
+        return jax.jit(new_state, out_shardings=placed)(key), placed
+    return checkpoints.restore(sharding.placed_shapes(shapes, placed)), placed
+
+
+def opening_line(source, state, made_on: dict) -> str:
+    """What is said of the state that a run begins with.
+
+    made_on: `Checkpoints.made_on`. On other hosts and devices the state is the same; the order of some data is not.
+    """
+    step, now = int(state.step), checkpoint.machines()
+    if step == 0:
+        return metrics.parameter_overview(state.params)
+    text = f"resumed from step {step}"
+    if not made_on or made_on == now:
+        return text
+    text += " on {processes} processes with {devices} devices".format(**now)
+    text += ", before on {processes} with {devices}".format(**made_on)
+    if made_on["processes"] != now["processes"] and pipeline.read_in_parts(source):
+        text += f": from step {step + 1} on the images come in another order, as each process reads its own part"
+    return text
 
 
 def train(config, workdir: str) -> dict[str, str]:
     """Trains `config` in `workdir`, or goes on from the newest checkpoint there.
 
-    Returns the closing table, name -> text. Raises UserError for what the user can mend (nothing is written
-    then) and Diverged where a loss is not finite.
+    Returns the closing table, name -> text, on process 0. Raises UserError for what the user can mend (nothing is
+    written then) and Diverged where a loss is not finite.
     """
     # --- Everything that can be refused is refused before anything is built -----------------------------------
     config_lib.check(config)
-    mesh = sharding.create_mesh()
-    sharding.check_batch(config.batch_size, mesh)
+    mesh = sharding.create_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
     method = create_method(config)
     source = open_source(config.data)
@@ -159,16 +184,16 @@ def train(config, workdir: str) -> dict[str, str]:
         live.say(warning)
 
     # --- State and step ---------------------------------------------------------------------------------------
-    placed = sharding.replicated(mesh)
-    new_state = jax.jit(lambda key: train_state.create(method, tx, key), out_shardings=placed)
     checkpoints = checkpoint.Checkpoints(workdir, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every)
-    state = open_state(checkpoints, new_state, jax.random.key(config.seed), placed)
+    key = jax.random.key(config.seed)
+    state, placed = open_state(checkpoints, lambda key: train_state.create(method, tx, key), key, mesh)
     start = int(state.step)
-    live.say(f"resumed from step {start}" if start else metrics.parameter_overview(state.params))
+    live.say(opening_line(source, state, checkpoints.made_on()))
+    numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
     train_step = jax.jit(
-        make_train_step(method, tx, schedule, seed=config.seed, total_steps=plan.total),
+        make_train_step(method, tx, schedule, **numbers),
         donate_argnums=0,
-        out_shardings=(placed, placed),
+        out_shardings=(placed, sharding.replicated(mesh)),
     )
 
     # --- The loop ---------------------------------------------------------------------------------------------
@@ -208,6 +233,7 @@ def train(config, workdir: str) -> dict[str, str]:
         contextlib.closing(writers),
         contextlib.closing(checkpoints),
         StopSignal() as stop,
+        distributed.ending_with_the_others(),
     ):
         if start == 0:
             look(0)
@@ -216,7 +242,7 @@ def train(config, workdir: str) -> dict[str, str]:
             # Metrics are fetched one step late: the host waits for the step before while this one runs.
             report(meter.push(step, device_metrics))
             rate.step()
-            stopping = stop.received is not None
+            stopping = stop.due(step)
             if stopping or plan.due(step, plan.eval_every) or plan.due(step, plan.save_every):
                 report(meter.flush())
                 with rate.paused():
@@ -225,8 +251,10 @@ def train(config, workdir: str) -> dict[str, str]:
                     if plan.due(step, plan.save_every) or stopping:
                         checkpoints.save(step, state)
             if stopping:
-                live.say(f"stopped by {stop.received.name}: step {step} is saved; the same command goes on there")
-                raise SystemExit(128 + stop.received)
-        rows = closing_rows(config, workdir, images_per_second=rate.overall(), skipped=len(source.skipped))
+                live.say(f"stopped by {stop.signal.name}: step {step} is saved; the same command goes on there")
+                raise SystemExit(128 + stop.signal)
+    if jax.process_index() != 0:
+        return {}
+    rows = closing_rows(config, workdir, images_per_second=rate.overall(), skipped=len(source.skipped))
     live.say(metrics.summary_table(rows))
     return rows

@@ -34,6 +34,11 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
     return count // batch_size
 
 
+def read_in_parts(source: Source) -> bool:
+    """Whether every process reads its own part of the training split, so that their number changes the order."""
+    return not isinstance(source.split("train"), Arrays | Encoded)
+
+
 def open_maps(source: Source, views: list[View], data_config) -> SalientMaps | None:
     """The maps that the views' cell masks are to follow, where they are files of the user's; cheap.
 

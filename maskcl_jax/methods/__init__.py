@@ -1,7 +1,7 @@
 """The methods, by the name that `config.method.name` carries."""
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods.base import Carried, Method, check_choice
+from maskcl_jax.methods.base import Aux, Carried, Method, check_choice
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.macrl import MACRL
@@ -24,7 +24,7 @@ METHODS = {
     "saliency_masking": saliency_masking,
 }
 
-__all__ = ["METHODS", "Carried", "Method", "create"]
+__all__ = ["METHODS", "Aux", "Carried", "Method", "create"]
 
 
 def create(config) -> Method:

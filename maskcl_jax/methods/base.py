@@ -148,8 +148,14 @@ def encoder_of(config, **fields) -> ViT:
         heads=m.heads,
         mlp_ratio=m.mlp_ratio,
         dtype=jnp.dtype(config.dtype),
+        **compiled_as(config),
         **fields,
     )
+
+
+def compiled_as(config) -> dict[str, bool]:
+    """The switches of a transformer that change time and memory alone."""
+    return {"remat": config.remat == "blocks", "scan": config.scan}
 
 
 def resnet_of(config, **fields) -> ResNet:
@@ -162,7 +168,10 @@ def resnet_of(config, **fields) -> ResNet:
     if m.width < 1:
         raise UserError(f"model.width={m.width} is out of range: use 1 or more")
     check_choice("model.stem", m.stem, STEMS)
-    return ResNet(depth=m.depth, width=m.width, stem=m.stem, dtype=jnp.dtype(config.dtype), **fields)
+    if config.scan:
+        raise UserError("scan=True is for the blocks of a ViT, which are alike; a ResNet's are not: set it to False")
+    size = {"depth": m.depth, "width": m.width, "stem": m.stem}
+    return ResNet(**size, dtype=jnp.dtype(config.dtype), remat=config.remat == "blocks", **fields)
 
 
 def pooled(tokens, kind: str):
@@ -231,11 +240,14 @@ def check_contrast(config) -> None:
     c = config.method
     if c.temperature <= 0:
         raise UserError(f"method.temperature={c.temperature} is out of range: it must be greater than 0")
-    group = c.bn_group_size
-    if group < 0 or (group and config.batch_size % group):
-        raise UserError(f"method.bn_group_size={group} does not divide batch_size={config.batch_size}")
-    if min(config.batch_size, group or config.batch_size) < 2:
-        raise UserError("batch_size=1 or method.bn_group_size=1 leaves nothing to contrast with: use at least 2")
+    group, together = c.bn_group_size, config.batch_size // config.accumulation
+    size = f"batch_size={config.batch_size}" + (
+        f" / accumulation={config.accumulation}" if config.accumulation > 1 else ""
+    )
+    if group < 0 or (group and together % group):
+        raise UserError(f"method.bn_group_size={group} does not divide {size}")
+    if min(together, group or together) < 2:
+        raise UserError(f"{size} or method.bn_group_size={group} leaves nothing to contrast with: use at least 2")
 
 
 def check_encoder(config) -> None:

@@ -119,7 +119,7 @@ class CMAE(MAE):
     def target_features(self, target, images):
         """(B, D): the mean of the EMA encoder's patch tokens, before any final norm."""
         tokens = self.encode(target, ViT.embed, images)
-        return base.pooled(self.encode(target, ViT.layers, tokens)[-1], "mean")
+        return base.pooled(self.encode(target, ViT.last, tokens), "mean")
 
     def step(self, params, carried, query, key, visible, masked):
         """Every intermediate of one step, by name; query, key: normalised images."""

@@ -58,6 +58,7 @@ class MAE(base.Method):
             mlp_ratio=d.mlp_ratio,
             positions=self.positions,
             dtype=self.dtype,
+            **base.compiled_as(self.config),
         )
 
     def init(self, rng):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from maskcl_jax import masking
 from maskcl_jax.models.position import sincos_table
-from maskcl_jax.models.vit import Block, layer_norm, token_init, xavier
+from maskcl_jax.models.vit import Block, layer_norm, through, token_init, xavier
 
 
 class Decoder(nn.Module):
@@ -24,6 +24,8 @@ class Decoder(nn.Module):
     mlp_ratio: float = 4.0
     positions: str = "mae"
     dtype: Any = jnp.float32
+    remat: bool = False
+    scan: bool = False
 
     def setup(self):
         self.embed = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype)
@@ -44,6 +46,4 @@ class Decoder(nn.Module):
         patches = masking.take(jnp.concatenate([x[:, 1:], hidden], axis=1), restore)
         patches = patches + jnp.asarray(sincos_table(self.width, self.grid, order=self.positions), x.dtype)
         x = jnp.concatenate([x[:, :1], patches], axis=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)[:, 1:]
+        return self.norm(through(self.blocks, x, remat=self.remat, scan=self.scan))[:, 1:]

@@ -52,7 +52,7 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x, train: bool):
         """(B, H, W, C) -> (B, H / stride, W / stride, C')."""
         out = 4 * self.width if self.bottleneck else self.width
 
@@ -77,8 +77,9 @@ class ResNet(nn.Module):
 
     depth: one of `RESNET_DEPTHS`. width: channels of the stem; the stages have 1, 2, 4, 8 times as many (bottlenecks
     four times that at their end). stem: "imagenet" (7x7 stride 2, max-pool) or "small" (3x3, no pool; SimCLR appendix
-    B.9, and MoCo's CIFAR demo). bn_group_size: see `BatchNorm`. Padding is symmetric, as torch pads: "SAME" with stride
-    2 is another function. Stage i halves the sides but for the first.
+    B.9, and MoCo's CIFAR demo). bn_group_size: see `BatchNorm`. remat: only each block's input is kept for the
+    backward pass, which runs it again. Padding is symmetric, as torch pads: "SAME" with stride 2 is another function.
+    Stage i halves the sides but for the first.
     """
 
     depth: int
@@ -86,6 +87,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     bn_group_size: int = 0
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @property
     def out_width(self) -> int:
@@ -108,16 +110,17 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         outputs = [x]
         counts, bottleneck = RESNET_DEPTHS[self.depth]
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block  # 2: train
         for stage, count in enumerate(counts):
             for i in range(count):
-                x = Block(
+                x = block(
                     width=self.width * 2**stage,
                     bottleneck=bottleneck,
                     stride=2 if stage and i == 0 else 1,
                     bn_group_size=self.bn_group_size,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{i}",
-                )(x, train=train)
+                )(x, train)
             outputs.append(x)
         return outputs
 

@@ -130,13 +130,39 @@ class Block(nn.Module):
         return self.attn.cls_attention(self.norm1(x))
 
 
+def through(blocks, x, *, remat: bool, scan: bool):
+    """(B, T, D) -> (B, T, D) after all blocks, which are alike. The switches change time and memory, not the numbers.
+
+    remat: only each block's input is kept for the backward pass, which runs it again. scan: one compiled block in a
+    loop over the stacked parameters, which are stored as without it.
+    """
+    if blocks[0].is_initializing() or not (remat or scan):
+        for block in blocks:
+            x = block(x)
+        return x
+    modules, variables = zip(*(block.unbind() for block in blocks), strict=True)
+
+    def step(x, of_block):
+        return modules[0].apply(of_block, x)
+
+    if remat:
+        # In a loop the compiler cannot undo it by finding the same values twice, elsewhere it must be kept from that.
+        step = jax.checkpoint(step, prevent_cse=not scan)
+    if not scan:
+        for of_block in variables:
+            x = step(x, of_block)
+        return x
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
+    return jax.lax.scan(lambda x, of_block: (step(x, of_block), None), x, stacked)[0]
+
+
 class ViT(nn.Module):
     """MAE's encoder: patches with positions, a cls token, blocks, a final norm.
 
     image_size: (height, width); sides divisible by patch_size. channels: any number. positions: the fixed tables
     "mae" or "mocov3" (see `position`), or "learned" (a parameter, with a row for the cls token, as timm's).
     init_rule: "mae" (one bound for the fused qkv, cls 0.02, patch bias as torch's convolution) or "mocov3" (q, k, v
-    apart, cls 1e-6, patch bias 0).
+    apart, cls 1e-6, patch bias 0). remat, scan: see `through`.
     """
 
     image_size: tuple[int, int]
@@ -149,6 +175,8 @@ class ViT(nn.Module):
     positions: str = "mae"
     dtype: Any = jnp.float32
     init_rule: str = "mae"
+    remat: bool = False
+    scan: bool = False
 
     def setup(self):
         as_moco = self.init_rule == "mocov3"
@@ -190,9 +218,13 @@ class ViT(nn.Module):
             outputs.append(x)
         return outputs
 
+    def last(self, tokens):
+        """Patch tokens (B, n, D) -> the output of the last block, (B, 1 + n, D), before the final norm."""
+        return through(self.blocks, self.with_cls(tokens), remat=self.remat, scan=self.scan)
+
     def encode(self, tokens):
         """Patch tokens (B, n, D), any subset -> (B, 1 + n, D) after the final norm, cls first."""
-        return self.norm(self.layers(tokens)[-1])
+        return self.norm(self.last(tokens))
 
     def cls_attention(self, tokens, layers: tuple[int, ...] = ()):
         """What the cls token attends to in each of `layers` (default: all blocks): (len(layers), B, n) float32.
