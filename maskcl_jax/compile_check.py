@@ -134,22 +134,27 @@ def devices_of(topology: str) -> list:
 def traced_step(config, devices):
     """(lowered step, `flops.matrix_flops` of it, state) of a config on devices; the state is of placed shapes."""
     config_lib.check(config)
-    mesh = sharding.create_mesh(devices)
-    sharding.check_batch(config.batch_size, mesh)
+    mesh = sharding.create_mesh(config.mesh, devices)
+    sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
     method = create_method(config)
     plan = train.Plan.of(config, max(1, IMAGES.get(config.data.name, OTHER_DATA) // config.batch_size))
     schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
     tx = optimizer.create(config, schedule, frozen=method.frozen)
-    placed, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     shapes = jax.eval_shape(lambda key: train_state.create(method, tx, key), jax.random.key(0))
-    state = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed), shapes)
+    placed, split = sharding.place_state(shapes, mesh), sharding.batch_sharding(mesh)
     described = batch_shapes(method.views, config.batch_size, config.data.channels)
     batch = {
         key: jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype), sharding=split)
         for key, (shape, dtype) in described.items()
     }
-    step = train.make_train_step(method, tx, schedule, seed=config.seed, total_steps=plan.total)
-    traced = jax.jit(step, donate_argnums=0, out_shardings=(placed, placed)).trace(state, batch)
+    numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
+    step = jax.jit(
+        train.make_train_step(method, tx, schedule, **numbers),
+        donate_argnums=0,
+        out_shardings=(placed, sharding.replicated(mesh)),
+    )
+    state = sharding.placed_shapes(shapes, placed)
+    traced = step.trace(state, batch)
     return traced.lower(), flops.matrix_flops(traced.jaxpr), state
 
 
@@ -172,7 +177,7 @@ def check(config, topology: str, devices) -> Report:
         batch_size=config.batch_size,
         fits=compiled is not None,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        state_bytes=sum(bytes_on_chip(leaf) for leaf in jax.tree.leaves(state)),
+        state_bytes=sharding.bytes_per_device(state, jax.tree.map(lambda leaf: leaf.sharding, state)),
         peak_bytes=needed,
         usable_bytes=int(chip_of(topology).usable_gib * GIB),
         matrix_flops=matrix_flops / len(devices),
@@ -206,12 +211,6 @@ def peak_bytes(memory) -> int:
     """The most that a step holds at once: what comes in, what goes out to other places than it came from, the rest."""
     new_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + new_outputs + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-
-
-def bytes_on_chip(leaf) -> int:
-    """Bytes of one array's part on each chip."""
-    side = leaf.sharding.shard_shape(leaf.shape)
-    return jax.ShapeDtypeStruct(side, leaf.dtype).size * leaf.dtype.itemsize
 
 
 def run_images(config) -> int | None:
