@@ -131,8 +131,8 @@ def devices_of(topology: str) -> list:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
 
 
-def traced_step(config, devices):
-    """(lowered step, `flops.matrix_flops` of it, state) of a config on devices; the state is of placed shapes."""
+def abstract_step(config, devices):
+    """(jitted step, state, batch) of a config on devices; the latter two of placed shapes. Raises UserError."""
     config_lib.check(config)
     mesh = sharding.create_mesh(devices)
     sharding.check_batch(config.batch_size, mesh)
@@ -149,15 +149,15 @@ def traced_step(config, devices):
         for key, (shape, dtype) in described.items()
     }
     step = train.make_train_step(method, tx, schedule, seed=config.seed, total_steps=plan.total)
-    traced = jax.jit(step, donate_argnums=0, out_shardings=(placed, placed)).trace(state, batch)
-    return traced.lower(), flops.matrix_flops(traced.jaxpr), state
+    return jax.jit(step, donate_argnums=0, out_shardings=(placed, placed)), state, batch
 
 
 def check(config, topology: str, devices) -> Report:
     """Compiles the training step of `config` for all chips of a topology. Raises UserError for what cannot work."""
-    lowered, matrix_flops, state = traced_step(config, devices)
+    step, state, batch = abstract_step(config, devices)
+    traced = step.trace(state, batch)
     begin = time.monotonic()
-    compiled, needed = compiled_or_needed(lowered)
+    compiled, needed = compiled_or_needed(traced.lower())
     seconds = time.monotonic() - begin
     known = {}
     if compiled is not None:
@@ -175,7 +175,7 @@ def check(config, topology: str, devices) -> Report:
         state_bytes=sum(bytes_on_chip(leaf) for leaf in jax.tree.leaves(state)),
         peak_bytes=needed,
         usable_bytes=int(chip_of(topology).usable_gib * GIB),
-        matrix_flops=matrix_flops / len(devices),
+        matrix_flops=flops.matrix_flops(traced.jaxpr) / len(devices),
         compile_seconds=seconds,
         versions=f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}",
         images=run_images(config),
