@@ -44,8 +44,8 @@ IMAGES = {
 }
 OTHER_DATA = 1_281_167
 
-# This machine is no TPU VM: nobody answers the question which one it is, so it is not asked, and told for libtpu's peace
-# of mind that it is a small one. No chip is touched, so several programs may compile at once.
+# This machine is no TPU VM: nobody answers the question which one it is, so libtpu is told that it is a small one, and
+# does not ask. No chip is touched, so several programs may compile at once.
 LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -75,6 +75,7 @@ class Report:
     peak_bytes: int | None  # of a step that does not fit: what the compiler says it would need, if it says
     usable_bytes: int
     matrix_flops: float  # `flops.matrix_flops`
+    model_flops: float  # the same without what `remat` does twice
     compiler_flops: float | None  # `cost_analysis`, which takes a loop's body once
     collectives: dict[str, hlo.Traffic] | None
     compile_seconds: float
@@ -84,8 +85,8 @@ class Report:
 
     @property
     def flops_per_image(self) -> float:
-        """FLOPs of a training step, for one source image."""
-        return self.matrix_flops * self.chips / self.batch_size
+        """FLOPs of a training step, for one source image, without what `remat` does twice."""
+        return self.model_flops * self.chips / self.batch_size
 
     def chip_hours(self, mfu: float) -> float | None:
         """Of the whole run, at a share `mfu` of the peak."""
@@ -131,8 +132,8 @@ def devices_of(topology: str) -> list:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
 
 
-def traced_step(config, devices):
-    """(lowered step, `flops.matrix_flops` of it, state) of a config on devices; the state is of placed shapes."""
+def abstract_step(config, devices):
+    """(jitted step, state, batch) of a config on devices; the latter two of placed shapes. Raises UserError."""
     config_lib.check(config)
     mesh = sharding.create_mesh(config.mesh, devices)
     sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
@@ -153,16 +154,15 @@ def traced_step(config, devices):
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(mesh)),
     )
-    state = sharding.placed_shapes(shapes, placed)
-    traced = step.trace(state, batch)
-    return traced.lower(), flops.matrix_flops(traced.jaxpr), state
+    return step, sharding.placed_shapes(shapes, placed), batch
 
 
 def check(config, topology: str, devices) -> Report:
     """Compiles the training step of `config` for all chips of a topology. Raises UserError for what cannot work."""
-    lowered, matrix_flops, state = traced_step(config, devices)
+    step, state, batch = abstract_step(config, devices)
+    traced = step.trace(state, batch)
     begin = time.monotonic()
-    compiled, needed = compiled_or_needed(lowered)
+    compiled, needed = compiled_or_needed(traced.lower())
     seconds = time.monotonic() - begin
     known = {}
     if compiled is not None:
@@ -180,12 +180,21 @@ def check(config, topology: str, devices) -> Report:
         state_bytes=sharding.bytes_per_device(state, jax.tree.map(lambda leaf: leaf.sharding, state)),
         peak_bytes=needed,
         usable_bytes=int(chip_of(topology).usable_gib * GIB),
-        matrix_flops=matrix_flops / len(devices),
+        matrix_flops=flops.matrix_flops(traced.jaxpr) / len(devices),
+        model_flops=model_flops(config, devices) / len(devices),
         compile_seconds=seconds,
         versions=f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}",
         images=run_images(config),
         **{"collectives": None, "compiler_flops": None, **known},
     )
+
+
+def model_flops(config, devices) -> float:
+    """`flops.matrix_flops` of all chips' step, without what `remat` does twice."""
+    plain = config.copy_and_resolve_references()
+    plain.remat = "none"
+    step, *arguments = abstract_step(plain, devices)
+    return flops.matrix_flops(step.trace(*arguments).jaxpr)
 
 
 def compiled_or_needed(lowered):
@@ -276,8 +285,10 @@ def as_text(report: Report, mfu: float) -> str:
         "fits": ("yes" if r.fits else "NO") + f": {peak} of {gib(r.usable_bytes)} HBM that a program may use",
         "parameters": f"{r.parameters / 1e6:.1f} M",
         "state": f"{gib(r.state_bytes)} a chip: parameters, EMA target, optimiser, statistics, queue",
-        "FLOPs": f"{r.matrix_flops / 1e12:.2f} T a chip and step, {r.flops_per_image / 1e9:.1f} G an image",
+        "FLOPs": f"{r.model_flops / 1e12:.2f} T a chip and step, {r.flops_per_image / 1e9:.1f} G an image",
     }
+    if r.matrix_flops > r.model_flops:
+        rows["with remat"] = f"{r.matrix_flops / 1e12:.2f} T a chip and step"
     if r.compiler_flops is not None:
         rows["compiler's"] = f"{r.compiler_flops / 1e12:.2f} T a chip and step; a loop counts once"
     if r.collectives is not None:
