@@ -206,7 +206,8 @@ def describe_platform() -> str:
     devices = jax.devices()
     kinds = ", ".join(sorted({device.device_kind for device in devices}))
     plural = "s" if len(devices) > 1 else ""
-    return f"{jax.default_backend()}, {len(devices)} device{plural} ({kinds}), jax {jax.__version__}"
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{jax.default_backend()}, {len(devices)} device{plural} ({kinds}){processes}, jax {jax.__version__}"
 
 
 def memory_in_use() -> int | None:

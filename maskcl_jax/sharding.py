@@ -5,6 +5,8 @@ the EMA target. BatchNorm's statistics, the queue and the step count lie whole o
 and of the queue every step reads all and writes rows that lie anywhere.
 """
 
+import functools
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -52,7 +54,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first dimension split over all devices."""
-    return NamedSharding(mesh, PartitionSpec(AXES))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def split_by_size(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
@@ -73,6 +75,26 @@ def place_state(shapes, mesh: Mesh):
         name: jax.tree.map(lambda leaf: split_by_size(leaf.shape, mesh), getattr(shapes, name)) for name in SPLIT_FIELDS
     }
     return everywhere.replace(**split)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gather(leaf, place: NamedSharding):
+    """An array that lies as `place` says, whole on every device; its gradient is split again."""
+    return jax.lax.with_sharding_constraint(leaf, replicated(place.mesh))
+
+
+gather.defvjp(
+    lambda leaf, place: (gather(leaf, place), None),
+    lambda place, _, gradient: (jax.lax.with_sharding_constraint(gradient, place),),
+)
+
+
+def gathered(tree, placed):
+    """Parameters to compute with: those that are split are put together where they are used.
+
+    Left to itself the partitioner may move the activations between devices in place of the parameters.
+    """
+    return jax.tree.map(lambda leaf, place: leaf if place.is_fully_replicated else gather(leaf, place), tree, placed)
 
 
 def placed_shapes(shapes, placed):

@@ -77,11 +77,19 @@ def accumulated(loss, params, carried: Carried, batch, rng, *, parts: int):
     return jax.tree.map(lambda g: g / parts, total), Aux(means, *left)
 
 
-def make_train_step(method, tx, schedule, *, seed: int, total_steps: int, accumulation: int = 1):
+def make_train_step(method, tx, schedule, *, seed: int, total_steps: int, accumulation: int = 1, placed=None):
     """(state, batch) -> (state, metrics): one update, a pure function for jit.
 
     All randomness on the device comes from (seed, step), so a resumed run draws what the first would have drawn.
+    placed: where the state's arrays lie (`sharding.place_state`), if it may be split over `fsdp`.
     """
+
+    def loss(params, carried, batch, rng):
+        if placed is not None:
+            params = sharding.gathered(params, placed.params)
+            target_params = sharding.gathered(carried.target_params, placed.target_params)
+            carried = carried._replace(target_params=target_params)
+        return method.loss(params, carried, batch, rng)
 
     def train_step(state: train_state.TrainState, batch):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -96,7 +104,7 @@ def make_train_step(method, tx, schedule, *, seed: int, total_steps: int, accumu
         target_params = moved(state.target_params, state.params) if method.ema_first else state.target_params
         progress = state.step / total_steps
         carried = Carried(state.model_state, target_params, state.target_state, state.queue, progress)
-        grads, aux = accumulated(method.loss, state.params, carried, batch, rng, parts=accumulation)
+        grads, aux = accumulated(loss, state.params, carried, batch, rng, parts=accumulation)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if not method.ema_first:
@@ -191,7 +199,7 @@ def train(config, workdir: str) -> dict[str, str]:
     live.say(opening_line(source, state, checkpoints.made_on()))
     numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
     train_step = jax.jit(
-        make_train_step(method, tx, schedule, **numbers),
+        make_train_step(method, tx, schedule, placed=placed, **numbers),
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(mesh)),
     )

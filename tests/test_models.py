@@ -1,5 +1,7 @@
 """Networks: init statistics, shapes of every kind, BatchNorm by groups, and timm as the reference."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,3 +173,42 @@ def test_a_timm_vit_of_any_shape_gives_our_features(patch, channels):
     with torch.no_grad():
         expected = theirs.forward_features(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_allclose(model.apply({"params": params}, images), expected, atol=1e-5)
+
+
+def filled(shapes):
+    """Noise of such shapes."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(1.0 + 0.1 * rng.standard_normal(s.shape), s.dtype), shapes)
+
+
+def test_blocks_in_a_loop_or_run_twice_are_the_same_blocks():
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((2, 16, 24, 3)), jnp.float32)
+    results = {}
+    for remat, scan in ((False, False), (True, False), (False, True), (True, True)):
+        model = vit(width=32, heads=2, depth=3, remat=remat, scan=scan)
+        params = filled(jax.eval_shape(model.init, jax.random.key(0), images))
+
+        def loss(params, model=model):
+            return jnp.mean(model.apply(params, images) ** 3)
+
+        program = str(jax.make_jaxpr(jax.grad(loss))(params))
+        assert ("scan[" in program, "optimization_barrier" in program or "checkpoint" in program) == (scan, remat)
+        results[remat, scan] = params, jax.jit(jax.value_and_grad(loss))(params)
+    for one in list(results.values())[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, results[False, False])
+
+
+def test_a_resnet_that_keeps_less_is_the_same_resnet():
+    images = jnp.asarray(np.random.default_rng(1).standard_normal((4, 8, 8, 3)), jnp.float32)
+    results = []
+    for remat in (False, True):
+        model = ResNet(depth=10, width=8, stem="small", remat=remat)
+        variables = filled(jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), images))
+
+        def loss(params, model=model, variables=variables):
+            out, state = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+            return jnp.mean(out**2), state
+
+        assert ("checkpoint" in str(jax.make_jaxpr(loss)(variables["params"]))) == remat
+        results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *results)

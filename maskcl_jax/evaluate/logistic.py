@@ -3,8 +3,6 @@
 import warnings
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 ITERATIONS = 200
 
@@ -15,6 +13,10 @@ def logistic_accuracy(train_features, train_labels, test_features, test_labels) 
     Features (n, D) are standardised by the train split; L2 with C = 1, L-BFGS, at most ITERATIONS iterations (the
     protocol is our choice: a quick look, without augmentation, not the papers' 90 epochs of SGD).
     """
+    # Here: it takes longer to import than all else that training needs, and only `eval.linear` needs it.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     mean, std = train_features.mean(axis=0), train_features.std(axis=0)
     std = np.where(std > 1e-8, std, 1.0)
     classifier = LogisticRegression(C=1.0, max_iter=ITERATIONS)

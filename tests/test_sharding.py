@@ -1,0 +1,222 @@
+"""One state on any mesh, micro-batches, and what is refused. Runs of several processes: tests/test_distributed.py."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_methods import batch_of
+from test_train import environment, filled, tiny
+
+from maskcl_jax import checkpoint, sharding, train, train_state
+from maskcl_jax import config as config_lib
+from maskcl_jax.data import pipeline
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.errors import UserError
+from maskcl_jax.methods import Aux, Carried
+from maskcl_jax.methods import create as create_method
+
+MESHES = {"one": (1, 1, 1), "data": (8, 8, 1), "fsdp": (8, 1, 8), "both": (8, 4, 2)}  # devices, data, fsdp
+STEPS = 5
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_sharding
+test_sharding.write_steps(*sys.argv[2:])
+"""
+
+
+class Job:
+    """A tiny run on one mesh: its state, its step, its batches."""
+
+    def __init__(self, c, devices: int, data: int, fsdp: int):
+        c.mesh.data, c.mesh.fsdp = data, fsdp
+        self.c, self.method = c, create_method(c)
+        self.mesh = sharding.create_mesh(c.mesh, jax.devices()[:devices])
+        # Adam divides a gradient by its own size. Before a BatchNorm a bias has none but rounding: eps hides that.
+        c.optimizer.eps = 0.01
+        tx = train.optimizer.create(c, lambda step: 0.01, frozen=self.method.frozen)
+        init = create_method(c)
+        self.method.init = lambda key: filled(init)
+        self.new = lambda: train_state.create(self.method, tx, jax.random.key(0))
+        self.shapes = jax.eval_shape(self.new)
+        self.placed = sharding.place_state(self.shapes, self.mesh)
+        numbers = {"seed": 0, "total_steps": 10, "accumulation": c.accumulation}
+        step = train.make_train_step(self.method, tx, lambda step: 0.01, placed=self.placed, **numbers)
+        self.step = jax.jit(step, out_shardings=(self.placed, sharding.replicated(self.mesh)))
+
+    def begin(self):
+        return jax.device_put(self.new(), self.placed)
+
+    def go(self, state, start: int, steps: int):
+        """(state after so many steps, the last one's metrics)."""
+        c = self.c
+        options = {"data_config": c.data, "batch_size": c.batch_size, "seed": 0, "start_step": start}
+        with pipeline.train_batches(open_source(c.data), self.method.views, **options) as batches:
+            for _ in range(steps):
+                state, metrics = self.step(state, sharding.put(next(batches), self.mesh))
+        return state, metrics
+
+
+def leaves_of(tree) -> dict[str, np.ndarray]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+
+
+def write_steps(folder: str, name: str, *labels: str) -> None:
+    """Five steps on some of the meshes, and what the last one's checkpoint is on half the devices; a file each."""
+    sharding.MIN_SIZE = 64  # nearly everything is split: the test is about that
+    folder, facts = pathlib.Path(folder), {}
+    for label in labels:
+        job = Job(tiny(name), *MESHES[label])
+        state, metrics = job.go(job.begin(), 0, STEPS)
+        np.savez(folder / f"{label}.npz", **leaves_of((state, metrics)))
+        lying = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+        assert lying == sharding.bytes_per_device(job.shapes, job.placed)
+        facts[label] = lying
+    checkpoints = checkpoint.Checkpoints(folder / "run")
+    checkpoints.save(STEPS, state)
+    checkpoints.close()
+    checkpoints = checkpoint.Checkpoints(folder / "run")
+    half = Job(tiny(name), 4, 1, 4)
+    restored = checkpoints.restore(sharding.placed_shapes(half.shapes, half.placed))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
+    assert jax.tree.map(lambda leaf: leaf.sharding, restored) == half.placed
+    facts["made_on"] = checkpoints.made_on()
+    checkpoints.close()
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def assert_same(folder, expected: str, got: str) -> None:
+    one, many = (dict(np.load(folder / f"{label}.npz")) for label in (expected, got))
+    assert one.keys() == many.keys()
+    for key, value in one.items():
+        noise = 5e-6 + 1e-4 * np.sqrt(np.mean(np.float64(value) ** 2))  # as in test_train
+        np.testing.assert_allclose(many[key], value, atol=noise, rtol=0, err_msg=f"{got}: {key}")
+
+
+@pytest.mark.parametrize(("name", "label", "share"), [("mocov3", "both", 0.52), ("moco_v2", "fsdp", 0.18)])
+def test_five_steps_are_the_same_on_any_mesh(name, label, share, tmp_path):
+    here = str(pathlib.Path(__file__).parent)
+    arguments = [sys.executable, "-c", CHILD, here, str(tmp_path), name, "one", label]
+    subprocess.run(arguments, env=environment(8), check=True)
+    assert_same(tmp_path, "one", label)
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["made_on"] == {"processes": 1, "devices": 8}
+    assert 1 / MESHES[label][2] < facts[label] / facts["one"] < share  # statistics, queue and the tiny are not split
+
+
+def test_micro_batches_of_a_mean_over_images_are_the_batch():
+    method = create_method(tiny("mae"))
+    params, state = filled(method)
+
+    def both(batch):
+        rng, carried = jax.random.key(0), Carried(state)
+        return [train.accumulated(method.loss, params, carried, batch, rng, parts=parts) for parts in (1, 4)]
+
+    (whole, aux), (parts, means) = jax.jit(both)(batch_of(method))
+    np.testing.assert_allclose(aux.metrics["loss"], means.metrics["loss"], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parts, whole)
+
+
+def test_a_micro_batch_is_a_batch_to_a_contrast():
+    """A loss with all that a contrastive one has, by hand: negatives, statistics, a queue, noise."""
+
+    def loss(params, carried, batch, rng):
+        x = batch["x"] * params["w"] + jax.random.normal(rng, batch["x"].shape)
+        value = jnp.mean((x - x.mean()) ** 2) + jnp.sum(carried.queue) * jnp.sum(params["w"]) + carried.target_params
+        left = {"mean": 0.5 * carried.model_state["mean"] + x.mean()}
+        return value, Aux({"loss": value}, left, carried.target_state + 1, jnp.roll(carried.queue, 1).at[0].set(x[0]))
+
+    x, rng = np.random.default_rng(0).standard_normal(12).astype(np.float32), jax.random.key(2)
+    params = {"w": jnp.asarray(1.5)}
+    carried = Carried({"mean": jnp.asarray(0.1)}, jnp.asarray(3.0), jnp.asarray(0), jnp.zeros(4))
+    grads, aux = train.accumulated(loss, params, carried, {"x": x}, rng, parts=3)
+
+    values, gradients = [], []
+    for i in range(3):
+        part = {"x": x[i::3]}
+        (value, left), gradient = jax.value_and_grad(loss, has_aux=True)(
+            params, carried, part, jax.random.fold_in(rng, i)
+        )
+        carried = Carried(left.model_state, carried.target_params, left.target_state, left.queue)
+        values, gradients = [*values, value], [*gradients, gradient["w"]]
+    assert int(aux.target_state) == 3
+    expected = [np.mean(values), np.mean(gradients), carried.model_state["mean"], carried.queue]
+    found = [aux.metrics["loss"], grads["w"], aux.model_state["mean"], aux.queue]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_largest_dimension_that_divides_is_split():
+    mesh = jax.sharding.AbstractMesh((2, 4), sharding.AXES)
+
+    def rule(*shape):
+        return tuple(sharding.split_by_size(shape, mesh).spec)
+
+    assert rule(384, 1152) == (None, "fsdp")
+    assert rule(512, 512) == (None, "fsdp")
+    assert rule(3, 3, 2048, 510) == (None, None, "fsdp", None)
+    assert rule(1, 197, 768) == (None, None, "fsdp")
+    assert rule(512) == ()
+    assert rule(1023, 1021) == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"), [((-1, 1), (8, 1)), ((-1, 4), (2, 4)), ((2, -1), (2, 4)), ((4, 2), (4, 2)), ((1, 8), (1, 8))]
+)
+def test_the_mesh_takes_all_devices(shape, found):
+    assert sharding.filled(shape, 8) == found
+
+
+@pytest.mark.parametrize("shape", [(-1, 3), (3, 2), (2, 2), (16, 1), (-1, 16), (0, 8), (-1, -1), (-2, 8)])
+def test_a_mesh_that_does_not_multiply_to_the_devices_is_refused(shape):
+    with pytest.raises(UserError, match=rf"mesh\.data={shape[0]}, mesh\.fsdp={shape[1]}"):
+        sharding.filled(shape, 8)
+
+
+def test_a_batch_must_divide_into_micro_batches():
+    mesh = jax.sharding.AbstractMesh((2, 4), sharding.AXES)
+    sharding.check_batch(64, mesh, parts=4)
+    with pytest.raises(UserError, match=r"batch_size=40.*8 devices times accumulation=4.*for instance 32"):
+        sharding.check_batch(40, mesh, parts=4)
+    with pytest.raises(UserError, match=r"bn_group_size=4 does not divide batch_size=8 / accumulation=4"):
+        create_method(tiny("moco_v2", accumulation=4))
+
+
+def test_a_run_of_a_version_without_the_fields_goes_on(tmp_path):
+    new = ("mesh.", "accumulation", "remat", "scan", "optimizer.mu_dtype")
+    c = tiny("mae")
+    old = {key: value for key, value in config_lib.flat(c).items() if not key.startswith(new)}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert config_lib.flat(config_lib.unflat(checkpoint.read_config(tmp_path))) == json.loads(
+        json.dumps(config_lib.flat(c))
+    )
+    c.mesh.fsdp, c.remat = 4, "blocks"  # where it is computed may change
+    checkpoint.claim(tmp_path, c)
+    c.accumulation = 2
+    with pytest.raises(UserError, match="accumulation: 1 there, 2 here"):
+        checkpoint.claim(tmp_path, c)
+
+
+def test_another_order_of_the_images_is_told(monkeypatch):
+    state = train_state.TrainState(jnp.asarray(7), {}, None, {}, None, None, ())
+    before = {"processes": 2, "devices": 8}
+    line = "resumed from step 7 on 1 processes with 1 devices, before on 2 with 8"
+    assert train.opening_line(open_source(tiny("mae").data), state, before) == line
+    assert train.opening_line(None, state, checkpoint.machines()) == "resumed from step 7"
+    monkeypatch.setattr(pipeline, "read_in_parts", lambda source: True)
+    assert "from step 8 on the images come in another order" in train.opening_line(None, state, before)
+
+
+def test_the_first_moment_in_bfloat16_is_half_as_large():
+    c = tiny("mae", **{"optimizer.mu_dtype": "bfloat16"})
+    params, _ = filled(create_method(c))
+    state = train.optimizer.create(c, lambda step: 0.1).init(params)
+    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(state)}
+    assert dtypes == {"float32", "bfloat16", "int32"}
