@@ -44,8 +44,8 @@ IMAGES = {
 }
 OTHER_DATA = 1_281_167
 
-# This machine is no TPU VM: nobody answers the question which one it is, so it is not asked, and told for libtpu's peace
-# of mind that it is a small one. No chip is touched, so several programs may compile at once.
+# This machine is no TPU VM: nobody answers the question which one it is, so libtpu is told that it is a small one, and
+# does not ask. No chip is touched, so several programs may compile at once.
 LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
