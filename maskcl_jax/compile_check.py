@@ -150,7 +150,7 @@ def abstract_step(config, devices):
     }
     numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
     step = jax.jit(
-        train.make_train_step(method, tx, schedule, **numbers),
+        train.make_train_step(method, tx, schedule, placed=placed, **numbers),
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(mesh)),
     )

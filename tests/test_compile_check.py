@@ -205,6 +205,7 @@ def report(**fields):
         "peak_bytes": None,
         "usable_bytes": 2**34,
         "matrix_flops": 197e12,
+        "model_flops": 197e12,
         "compiler_flops": None,
         "collectives": None,
         "compile_seconds": 1.0,
@@ -219,6 +220,12 @@ def test_a_step_that_does_not_fit_is_told_with_what_is_known():
     assert "NO: the compiler does not say of 16.00 GiB" in text
     assert "collectives" not in text
     # One second at the peak a step, 3600 steps, 16 chips, at half of the peak.
+    assert "32 chip-hours at an assumed 50% of v5e's peak" in text
+
+
+def test_what_remat_does_twice_is_no_work_of_the_model():
+    text = compile_check.as_text(report(matrix_flops=2 * 197e12), 0.5)
+    assert "394.00 T a chip and step" in text
     assert "32 chip-hours at an assumed 50% of v5e's peak" in text
 
 
