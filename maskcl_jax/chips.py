@@ -13,7 +13,7 @@ import dataclasses
 class Chip:
     """One kind of chip.
 
-    kind: `jax.Device.device_kind`, whole of a TPU, a part of it of a GPU. bf16_flops: peak FLOP/s of the whole chip.
+    kind: `jax.Device.device_kind`, whole of a TPU, the end of it of a GPU. bf16_flops: peak FLOP/s of the whole chip.
     hbm_gib, usable_gib: memory of the whole chip, GiB (a GPU's: the GB of its data sheet). devices: JAX devices it is.
     """
 
@@ -34,8 +34,8 @@ CHIPS = (
     Chip(name="v6e", kind="TPU v6 lite", bf16_flops=918e12, hbm_gib=32, usable_gib=31.25),
     Chip(name="tpu7x", kind="TPU7x", bf16_flops=2307e12, hbm_gib=192, usable_gib=189.5, devices=2),
     Chip(name="T4", kind="Tesla T4", bf16_flops=65e12, hbm_gib=16),
-    Chip(name="V100 16 GB", kind="V100-SXM2-16GB", bf16_flops=125e12, hbm_gib=16),
-    Chip(name="V100 32 GB", kind="V100-SXM2-32GB", bf16_flops=125e12, hbm_gib=32),
+    Chip(name="V100 16 GB", kind="Tesla V100-SXM2-16GB", bf16_flops=125e12, hbm_gib=16),
+    Chip(name="V100 32 GB", kind="Tesla V100-SXM2-32GB", bf16_flops=125e12, hbm_gib=32),
     Chip(name="A100 40 GB", kind="A100-SXM4-40GB", bf16_flops=312e12, hbm_gib=40),
     Chip(name="A100 80 GB", kind="A100-SXM4-80GB", bf16_flops=312e12, hbm_gib=80),
     Chip(name="A100 PCIe 40 GB", kind="A100-PCIE-40GB", bf16_flops=312e12, hbm_gib=40),
@@ -50,14 +50,8 @@ CHIPS = (
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that a `jax.Device.device_kind` names; None where this table has none."""
+    """The chip that a `jax.Device.device_kind` names; None where this table has none (of a laptop's, say)."""
     for chip in CHIPS:
-        if device_kind == chip.kind or (not chip.kind.startswith("TPU") and ends_a_word(chip.kind, device_kind)):
+        if device_kind == chip.kind or (not chip.kind.startswith("TPU") and device_kind.endswith(f" {chip.kind}")):
             return chip
     return None
-
-
-def ends_a_word(part: str, text: str) -> bool:
-    """Whether `text` has `part`, not followed by more of the same word: "NVIDIA L4" is not in "NVIDIA L40S"."""
-    _, found, rest = text.partition(part)
-    return bool(found) and not rest[:1].isalnum()

@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-BITS = {"pred": 8}  # all other types carry their bits in their names: bf16, f32, s4, f8e4m3fn, c64
+BITS = {"pred": 8, "token": 0}  # all other types carry their bits in their names: bf16, f32, s4, f8e4m3fn, c64
 
 FUNCTION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*-> .*\{$")
 OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\(%?([\w.-]*)")
@@ -67,7 +67,7 @@ def array_bytes(shape: str) -> int:
     """Bytes of `f32[64,128]{1,0}` or of a tuple of such."""
     bits = 0
     for dtype, sides in ARRAY.findall(shape):
-        width = BITS.get(dtype) or int(re.search(r"\d+", dtype)[0])
+        width = BITS[dtype] if dtype in BITS else int(re.search(r"\d+", dtype)[0])
         bits += math.prod(int(side) for side in sides.split(",") if side) * width
     return bits // 8
 
