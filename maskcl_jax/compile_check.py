@@ -5,12 +5,13 @@
     ... --json               one JSON object
     ... --mfu=0.4            what is assumed for the chip-hours of the whole run
 
-Needs the TPU compiler (`pip install 'jax[tpu]'`), no TPU, no account, no data and no TensorFlow. One to three minutes
-of a CPU a compilation. Nothing is run: times are never measured here. Exit status: 0 it fits, 1 it does not, 2 what was
-written cannot work.
+Needs the TPU compiler (`pip install 'jax[tpu]'`), no TPU, no account, no data and no TensorFlow. A compilation takes some
+minutes of a CPU and up to 8 GB of memory for a ViT-B. Nothing is run: times are never measured here. Exit status: 0 it
+fits, 1 it does not, 2 what was written cannot work.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> None:
     devices = devices_of(TOPOLOGY.value)
     report = check(CONFIG.value, TOPOLOGY.value, devices)
     if SEARCH.value:
-        say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+        say = functools.partial(print, file=sys.stderr, flush=True)
         report = dataclasses.replace(report, largest_batch=largest_batch(CONFIG.value, report, devices, say))
     print(json.dumps(as_json(report, MFU.value), indent=1) if JSON.value else as_text(report, MFU.value))
     sys.exit(0 if report.fits else 1)
