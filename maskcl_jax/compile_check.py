@@ -5,9 +5,9 @@
     ... --json               one JSON object
     ... --mfu=0.4            what is assumed for the chip-hours of the whole run
 
-Needs the TPU compiler (`pip install 'jax[tpu]'`), no TPU, no account, no data and no TensorFlow. A compilation takes some
-minutes of a CPU and up to 8 GB of memory for a ViT-B. Nothing is run: times are never measured here. Exit status: 0 it
-fits, 1 it does not, 2 what was written cannot work.
+Needs the TPU compiler (`pip install 'jax[tpu]'`), no TPU, no account, no data and no TensorFlow. A compilation takes
+some minutes of a CPU and up to 8 GB of memory for a ViT-B. Nothing is run: times are never measured here. Exit status:
+0 it fits, 1 it does not, 2 what was written cannot work.
 """
 
 import dataclasses
