@@ -116,12 +116,22 @@ def differences(config, other: dict) -> list[str]:
     ]
 
 
+def folder_of(workdir: str) -> pathlib.Path:
+    """The run's folder. Raises UserError for a bucket's address, which pathlib takes for the name of a folder here."""
+    if "://" in workdir:
+        raise UserError(
+            f"--workdir={workdir} is the address of a bucket, not a folder: mount the bucket (gcsfuse BUCKET DIR) and "
+            "give a folder in DIR"
+        )
+    return pathlib.Path(workdir)
+
+
 def claim(workdir: str, config) -> None:
     """Makes `workdir` this run's: writes config.json, or checks the one that is there.
 
     Raises UserError where the folder cannot be written or holds the run of another config.
     """
-    folder = pathlib.Path(workdir)
+    folder = folder_of(workdir)
     record = folder / "config.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +155,7 @@ def claim(workdir: str, config) -> None:
 
 def read_config(workdir: str) -> dict:
     """The flat config that a run was started with. Raises UserError where there is none."""
-    record = pathlib.Path(workdir) / "config.json"
+    record = folder_of(workdir) / "config.json"
     try:
         return json.loads(record.read_text())
     except (OSError, json.JSONDecodeError) as error:

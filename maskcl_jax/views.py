@@ -160,3 +160,42 @@ class View:
     def key(self, suffix: str) -> str:
         """The batch key of something that belongs to this view: `visible` or `query_visible`."""
         return suffix if self.name == IMAGE else f"{self.name}_{suffix}"
+
+
+def batch_shapes(views, batch_size: int, channels: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{key: (shape, name of the dtype)} of a batch of these views, for those who need no pixels."""
+    out: dict[str, tuple[tuple[int, ...], str]] = {}
+    for view in views:
+        out[view.name] = (*view.size, channels), "uint8"
+        if view.photometric is not None:
+            out[view.key("photometric")] = (len(PHOTOMETRIC),), "float32"
+        if view.shift:
+            out[view.key("shift")] = (2,), "int32"
+        if view.boxes is not None:
+            for key in (f"{view.boxes.shared_with}_boxes", view.key("boxes")):
+                out[key] = (view.boxes.count, 4), "float32"
+        out |= _patch_shapes(view) | _cell_shapes(view)
+    out |= {"label": ((), "int32"), "index": ((), "int64")}
+    return {key: ((batch_size, *shape), dtype) for key, (shape, dtype) in out.items()}
+
+
+def _patch_shapes(view: View) -> dict:
+    if (mask := view.mask) is None:
+        return {}
+    if mask.kind == "noise":
+        return {view.key("mask_noise"): ((mask.num_patches,), "float32")}
+    counts = {"visible": mask.num_visible, "masked": mask.num_patches - mask.num_visible}
+    return {view.key(name): ((count,), "int32") for name, count in counts.items()}
+
+
+def _cell_shapes(view: View) -> dict:
+    if (masks := view.cells) is None:
+        return {}
+    square = (masks.grid, masks.grid)
+    out = {view.key("activation"): (square, "float32")}
+    for rule in masks.rules:
+        cells = (*square, rule.channels)
+        out |= {f"{rule.name}_cells": (cells, "bool"), f"{rule.name}_window": ((4,), "int32")}
+        if rule.redraw:
+            out |= {f"{rule.name}_noise": (cells, "float32"), f"{rule.name}_ratio": ((), "float32")}
+    return out
