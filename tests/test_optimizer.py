@@ -98,8 +98,8 @@ def test_lars_scales_what_decays_by_the_norms():
         slope = {"kernel": grads["kernel"] + 0.1 * expected["kernel"], "bias": grads["bias"]}
         norm = {key: np.linalg.norm(value) for key, value in slope.items()}
         slope["kernel"] = slope["kernel"] * 0.001 * np.linalg.norm(expected["kernel"]) / norm["kernel"]
-        speed = {key: 0.9 * speed[key] + rate * slope[key] for key in slope}
-        expected = {key: expected[key] - speed[key] for key in slope}
+        speed = {key: 0.9 * speed[key] + slope[key] for key in slope}
+        expected = {key: expected[key] - rate * speed[key] for key in slope}
     for key, value in expected.items():
         np.testing.assert_allclose(params[key], value, rtol=1e-6)
 
