@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import signal
 
 import jax
 import optax
@@ -14,6 +13,7 @@ from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import Carried
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.monitor import Monitor, closing_rows
+from maskcl_jax.stopping import StopSignal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,27 +91,6 @@ def make_train_step(method, tx, schedule, *, seed: int, total_steps: int):
         }
 
     return train_step
-
-
-class StopSignal:
-    """Remembers a SIGINT or SIGTERM, so that the loop can save between two steps; a second one ends at once."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self):
-        self.received: signal.Signals | None = None
-
-    def __enter__(self) -> "StopSignal":
-        self.before = {s: signal.signal(s, self.receive) for s in self.SIGNALS}
-        return self
-
-    def receive(self, number, frame):
-        self.received = signal.Signals(number)
-        self.__exit__()
-
-    def __exit__(self, *exception):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def open_state(checkpoints, new_state, key, placed):
