@@ -69,12 +69,11 @@ class Encoder(NamedTuple):
         return tokens.reshape(len(images), *self.module.grid, -1)
 
     def cls_attention(self, variables, images):
-        """uint8 images -> (B, h, w) float32: what the cls token of the last block attends to, mean over heads."""
-
-        def attention(module, x):
-            return module.cls_attention(module.embed(x), layers=(-1,))[0]
-
-        return self.module.apply(variables, self.prepared(images), method=attention).reshape(-1, *self.module.grid)
+        """uint8 images -> (depth, B, h, w) float32: what the cls token attends to in each block, mean over heads."""
+        weights = self.module.apply(
+            variables, self.prepared(images), method=lambda module, x: module.cls_attention(module.embed(x))
+        )
+        return weights.reshape(*weights.shape[:2], *self.module.grid)
 
 
 def open_encoder(run, *, network: str = "online", image_size=None, seed: int = 0) -> Encoder:

@@ -18,7 +18,7 @@ from maskcl_jax.models.classifier import ResNetClassifier, ViTClassifier, drop_p
 def run_finetune(session) -> dict:
     """Trains on the labelled images, then tests once."""
     s = session.settings
-    check(session, s)
+    check(s)
     count = session.source.num_examples("train")
     size = batches.fitted_batch(s.batch_size, count, session.mesh)
     total, per_epoch = batches.total_steps(s, count, size)
@@ -39,11 +39,9 @@ def run_finetune(session) -> dict:
     return {"entries": [entry | {"init": s.init}]}
 
 
-def check(session, s) -> None:
+def check(s) -> None:
     """Raises UserError for fields that cannot be."""
     base.check_choice("init", s.init, ("pretrained", "scratch"))
-    if session.encoder.is_vit:
-        base.check_choice("pool", s.pool, ("mean", "cls"))
     for field in ("drop_path", "erase_p", "label_smoothing", "ema"):
         base.check_range(field, s[field], 0.0, 1.0)
     for field in ("mixup", "cutmix"):

@@ -9,24 +9,27 @@ import numpy as np
 
 from maskcl_jax import checkpoint, sharding
 from maskcl_jax.data import pipeline, subsets
+from maskcl_jax.data.segmentation import open_pairs
 from maskcl_jax.data.sources import Source, open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate import knn
 from maskcl_jax.evaluate.settings import name_of
+from maskcl_jax.methods import base
 from maskcl_jax.run import Run
-
-UNLABELLED = ("features", "segment")  # protocols that need no class labels
 
 
 class Session(NamedTuple):
-    """One evaluation. source: its "train" split holds the labelled subset alone. folder: where its files go."""
+    """One evaluation. folder: where its files go.
+
+    source: a Source whose "train" split holds the labelled subset alone; of segmentation `data.segmentation.Pairs`.
+    """
 
     settings: Any
     run: Run
     encoder: encoder_lib.Encoder
     feature: str
-    source: Source
+    source: Any
     mesh: Any
     folder: pathlib.Path
     cache: dict  # features already computed in this process, shared by the protocols that run one after the other
@@ -90,11 +93,14 @@ def open_session(run: Run, settings, cache: dict | None = None) -> Session:
     )
     feature = settings.feature or encoder_lib.default_feature(run)
     if settings.protocol == "finetune" and encoder.is_vit:
+        base.check_choice("pool", settings.pool, ("mean", "cls"))
         feature = settings.pool
     encoder_lib.check_feature(feature, encoder.module)
     folder = pathlib.Path(run.workdir) / "evaluate"
+    if settings.protocol == "segment":
+        return Session(settings, run, encoder, feature, open_pairs(settings), mesh, folder, {})
     source = open_source(settings.data)
-    if settings.protocol not in UNLABELLED:
+    if settings.protocol != "features":
         check_labels(source, settings)
         source = labelled(source, settings, folder)
     return Session(settings, run, encoder, feature, source, mesh, folder, {} if cache is None else cache)
