@@ -155,13 +155,13 @@ def test_features_go_on_where_they_broke_off(small, tmp_path, monkeypatch):
     def counted(compute, batches, put, **options):
         computed.append(1)
         if len(computed) == 3:
-            raise KeyboardInterrupt
+            raise OSError
         return whole(compute, batches, put, **options)
 
     monkeypatch.setattr(knn, "feature_batches", counted)
     out = f"out={tmp_path}/embedded.npz"
     s = opened(small, "features", tmp_path, "batch_size=16", "split=train", out, "pictures=2", "neighbours=3")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(OSError):
         features.run_features(s)
     features.run_features(s)
     assert len(computed) == 3 + 2  # of four batches two were done
@@ -311,15 +311,17 @@ def test_features_of_each_kind(small):
     chosen = encoder_lib.open_encoder(small)
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
 
-    def feature(kind):
-        return np.asarray(chosen.features(chosen.variables, images, kind))
+    @jax.jit
+    def both(params):
+        ours = {kind: chosen.features({"params": params["encoder"]}, images, kind) for kind in kinds}
+        return ours, {kind: small.method.features(params, {}, images, kind=kind) for kind in ("cls", "mean")}
 
-    cls, mean = feature("cls"), feature("mean")
-    for kind, ours in (("cls", cls), ("mean", mean), ("last1", cls)):
-        theirs = small.method.features(small.state.params, {}, images, kind="cls" if kind == "last1" else kind)
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-    np.testing.assert_array_equal(feature("mean+cls"), np.concatenate([mean, cls], axis=1))
-    assert feature("pixels").shape == (3, 64)
+    kinds = ("cls", "mean", "last1", "mean+cls", "pixels")
+    ours, theirs = both(small.state.params)
+    for kind, expected in (("cls", "cls"), ("mean", "mean"), ("last1", "cls")):
+        np.testing.assert_allclose(ours[kind], theirs[expected], atol=1e-5)
+    np.testing.assert_array_equal(ours["mean+cls"], np.concatenate([ours["mean"], ours["cls"]], axis=1))
+    assert ours["pixels"].shape == (3, 64)
 
 
 def test_another_image_size_resizes_the_positions(small):
@@ -333,10 +335,13 @@ def test_a_resnet_has_pooled_features_and_a_target():
     run = run_of(made("moco_v2").config)
     online, target = (encoder_lib.open_encoder(run, network=name) for name in ("online", "target"))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-    ours = online.features(online.variables, images, "pool")
-    np.testing.assert_allclose(
-        ours, run.method.features(run.state.params, run.state.model_state, images, kind="mean"), rtol=1e-4, atol=1e-5
-    )
+
+    @jax.jit
+    def both(state, variables):
+        theirs = run.method.features(state.params, state.model_state, images, kind="mean")
+        return online.features(variables, images, "pool"), theirs
+
+    np.testing.assert_allclose(*both(run.state, online.variables), rtol=1e-4, atol=1e-5)
     difference = jax.tree.map(lambda a, b: abs(a - b).max(), online.variables["params"], target.variables["params"])
     assert max(jax.tree.leaves(difference)) > 0
     with pytest.raises(UserError, match="cls"):
