@@ -64,6 +64,7 @@ class Neighbours:
             blocks(features, self.block), blocks(labels, self.block), strict=True
         ):
             placed, placed_labels = map(self.split, (normalized(part), part_labels))
+            jax.block_until_ready(self.best)  # blocks that wait for the devices would pile up in memory
             self.best = [
                 self.merge(best, test, placed, placed_labels, count)
                 for best, test in zip(self.best, self.tests, strict=True)
