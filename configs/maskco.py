@@ -53,21 +53,17 @@ METHOD = {
     "negative_iou": 0.3,
 }
 
-# MoCo's demo for CIFAR-10, as in configs/moco_v2.py. Boxes of 12 to 20 of 32 pixels, 1.5 to 2.5 cells of a map of 4.
-DEMO = {
-    "temperature": 0.1,
-    "momentum": 0.99,
-    "queue_size": 4096,
-    "projector": {"layers": 1},
-    "bn_group_size": 64,
-    "query_augment": {"blur_p": 0.0},
-    "key_augment": {"blur_p": 0.0},
-    "box_side": (3 / 8, 5 / 8),
-}
-SMALL = {**DEMO, "queue_size": 2048, "projector": {"layers": 2, "out": 64}, "bn_group_size": 32}
+# Boxes of 12 to 20 of 32 pixels, 1.5 to 2.5 cells of a map of 4.
+BOXES = {"box_side": (3 / 8, 5 / 8)}
 
 
 def get_config(arg: str | None = None):
     """The config for `preset,key=value,...`; see the top of this file."""
-    presets = recipes.convnet(epochs=200, small=SMALL, cifar=DEMO, optimizer=recipes.MOCO_OPTIMIZER, published={})
+    presets = recipes.convnet(
+        epochs=200,
+        small=recipes.MOCO_SMALL | BOXES,
+        cifar=recipes.MOCO_DEMO | BOXES,
+        optimizer=recipes.MOCO_OPTIMIZER,
+        published={},
+    )
     return config_lib.build(arg, method=METHOD, recipes=presets)

@@ -41,21 +41,10 @@ METHOD = {
     "key_augment": recipes.COLOURS,
 }
 
-# MoCo's demo for CIFAR-10 (branch colab-notebook): 8 groups of BatchNorm in a batch of 512, no blur.
-DEMO = {
-    "temperature": 0.1,
-    "momentum": 0.99,
-    "queue_size": 4096,
-    "projector": {"layers": 1},
-    "bn_group_size": 64,
-    "query_augment": {"blur_p": 0.0},
-    "key_augment": {"blur_p": 0.0},
-}
-# Our choice for runs of minutes.
-SMALL = {**DEMO, "queue_size": 2048, "projector": {"layers": 2, "out": 64}, "bn_group_size": 32}
-
 
 def get_config(arg: str | None = None):
     """The config for `preset,key=value,...`; see the top of this file."""
-    presets = recipes.convnet(epochs=200, small=SMALL, cifar=DEMO, optimizer=recipes.MOCO_OPTIMIZER, published={})
+    presets = recipes.convnet(
+        epochs=200, small=recipes.MOCO_SMALL, cifar=recipes.MOCO_DEMO, optimizer=recipes.MOCO_OPTIMIZER, published={}
+    )
     return config_lib.build(arg, method=METHOD, recipes=presets)

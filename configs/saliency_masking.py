@@ -27,29 +27,7 @@ from maskcl_jax import recipes
 # Source of every number: `recipes.MASKED_CONVNET`.
 METHOD = {"name": "saliency_masking", **recipes.MASKED_CONVNET}
 
-# As in `moco_v2.py`: MoCo's demo for CIFAR-10, and our choice for runs of minutes.
-DEMO = {
-    "temperature": 0.1,
-    "momentum": 0.99,
-    "queue_size": 4096,
-    "projector": {"layers": 1},
-    "bn_group_size": 64,
-    "query_augment": {"blur_p": 0.0},
-    "key_augment": {"blur_p": 0.0},
-    "augment": {"blur_p": 0.0},
-}
-SMALL = {
-    **DEMO,
-    "queue_size": 2048,
-    "projector": {"layers": 2, "out": 64},
-    "bn_group_size": 32,
-    # Half the standard deviation of the high-passed embedded photographs, 0.15 at 32 pixels, as 0.18 is half of what
-    # photographs have at 224.
-    "noise_std": 0.07,
-    "negative_noise_std": 0.055,
-}
-
 
 def get_config(arg: str | None = None):
     """The config for `preset,key=value,...`; see the top of this file."""
-    return config_lib.build(arg, method=METHOD, recipes=recipes.masked_convnet(cifar=DEMO, small=SMALL))
+    return config_lib.build(arg, method=METHOD, recipes=recipes.masked_convnet())

@@ -28,9 +28,8 @@ ROUNDS = [
     *[(method, format, {}) for method in ("mae", "ccmim", "cmae", "macrl", "mocov3") for format in ("timm", "hf")],
     *[("mae", format, {"data.image_size": (32, 48), "data.channels": 1}) for format in ("mae", "cmae", "mmpretrain")],
     ("cmae", "hf", {"data.image_size": (24, 40), "eval.feature": "cls"}),
-    ("moco_v2", "torchvision", {}),
-    ("moco_v2", "hf", {"model.stem": "imagenet"}),
-    ("moco_v2", "detectron2", STOCK),
+    *[(method, "torchvision", {}) for method in ("moco_v2", "simclr", "maskco", "saliency_masking")],
+    *[("moco_v2", format, STOCK) for format in ("timm", "hf", "detectron2", "mmpretrain", "mmdet")],
 ]
 WHOLE = [
     *[(name, name, {}) for name in ("mae", "ccmim", "cmae", "mocov3", "moco_v2")],

@@ -106,28 +106,9 @@ def rows(workdir):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_leaves_what_it_promises(name, tmp_path, capsys):
-    closing = train.train(tiny(name), str(tmp_path / "run"))
-    out = capsys.readouterr().out
-    assert f"{name}, preset synthetic" in out
-    assert "cpu" in out.lower()
-    losses = {row["step"]: row["loss"] for row in rows(tmp_path / "run") if "loss" in row}
-    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
-    knns = {row["step"]: row["knn_accuracy"] for row in rows(tmp_path / "run") if "knn_accuracy" in row}
-    assert sorted(knns) == [0, 6]
-    assert sorted(p.name for p in (tmp_path / "run" / "pictures").iterdir()) == [
-        "step_00000000.png",
-        "step_00000006.png",
-    ]
-    assert f"{losses[1]:.4f} -> {losses[6]:.4f}" in closing["loss"]
-    assert int(saved_state(tmp_path / "run", name).step) == 6
-    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_run_that_breaks_off_ends_as_if_it_had_not(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.Monitor, "look", lambda self, state: ({}, {}))
-    train.train(tiny(name), str(tmp_path / "straight"))
+def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp_path, capsys, monkeypatch):
+    closing = train.train(tiny(name), str(tmp_path / "straight"))
+    check_promises(name, tmp_path / "straight", closing, capsys.readouterr().out)
 
     class BreaksAtStep5(metrics.Meter):
         def push(self, step, values):
@@ -135,6 +116,7 @@ def test_a_run_that_breaks_off_ends_as_if_it_had_not(name, tmp_path, monkeypatch
                 raise RuntimeError("broken off")
             return super().push(step, values)
 
+    monkeypatch.setattr(train.Monitor, "look", lambda self, state: ({}, {}))
     with monkeypatch.context() as patched:
         patched.setattr(metrics, "Meter", BreaksAtStep5)
         with pytest.raises(RuntimeError, match="broken off"):
@@ -146,6 +128,21 @@ def test_a_run_that_breaks_off_ends_as_if_it_had_not(name, tmp_path, monkeypatch
     jax.tree.map(np.testing.assert_array_equal, straight, broken)
     losses = [[r["loss"] for r in rows(tmp_path / run) if "loss" in r] for run in ("straight", "broken")]
     assert losses[0] == losses[1]
+
+
+def check_promises(name, workdir, closing, out):
+    """What a user finds after a run: words on the screen, metrics, pictures, a checkpoint."""
+    assert f"{name}, preset synthetic" in out
+    assert "cpu" in out.lower()
+    losses = {row["step"]: row["loss"] for row in rows(workdir) if "loss" in row}
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    knns = {row["step"]: row["knn_accuracy"] for row in rows(workdir) if "knn_accuracy" in row}
+    assert sorted(knns) == [0, 6]
+    pictures = sorted(path.name for path in (workdir / "pictures").iterdir())
+    assert pictures == ["step_00000000.png", "step_00000006.png"]
+    assert f"{losses[1]:.4f} -> {losses[6]:.4f}" in closing["loss"]
+    assert int(saved_state(workdir, name).step) == 6
+    assert list(workdir.rglob("events.out.tfevents*"))
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -171,7 +168,7 @@ test_train.write_one_step(sys.argv[2], sys.argv[3])
 
 
 def write_one_step(name: str, folder: str) -> None:
-    """Loss, gradients, statistics, target and queue of one step on 1, 2 and 8 devices, one file each."""
+    """Loss, gradients, statistics, target and queue of one step on 1 and on 8 devices, one file each."""
     c = tiny(name)
     method = create_method(c)
     batch = next(
@@ -192,7 +189,7 @@ def write_one_step(name: str, folder: str) -> None:
 
         return jax.value_and_grad(of_params, has_aux=True)(state.params)
 
-    for devices in (1, 2, 8):
+    for devices in (1, 8):
         auto = (sharding.AxisType.Auto,)
         mesh = jax.make_mesh((devices,), (sharding.DATA,), axis_types=auto, devices=jax.devices()[:devices])
         placed = sharding.replicated(mesh)
@@ -209,16 +206,15 @@ def environment(devices: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_one_step_is_the_same_on_1_2_and_8_devices(name, tmp_path):
+def test_one_step_is_the_same_on_1_and_on_8_devices(name, tmp_path):
     here = str(pathlib.Path(__file__).parent)
     subprocess.run([sys.executable, "-c", GRADIENTS, here, name, str(tmp_path)], env=environment(8), check=True)
-    one, two, eight = (dict(np.load(tmp_path / f"{devices}.npz")) for devices in (1, 2, 8))
-    assert one.keys() == two.keys() == eight.keys()
+    one, eight = (dict(np.load(tmp_path / f"{devices}.npz")) for devices in (1, 8))
+    assert one.keys() == eight.keys()
     for key, value in one.items():
         # Float32 noise grows with an array's scale (gradients reach 7 here, and 0.01): measured by it, as in `verify`.
         noise = 5e-6 + 1e-4 * np.sqrt(np.mean(np.float64(value) ** 2))
-        for many in (two, eight):
-            np.testing.assert_allclose(many[key], value, atol=noise, rtol=0, err_msg=key)
+        np.testing.assert_allclose(eight[key], value, atol=noise, rtol=0, err_msg=key)
 
 
 def command(*arguments: str) -> list[str]:
@@ -250,22 +246,22 @@ def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
 
 
 def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
-    overrides = {**fields_of("ccmim"), "total_steps": 60, "log.every_seconds": 0.0, "eval.pictures": 0}
+    overrides = {**fields_of("ccmim"), "total_steps": 24, "log.every_seconds": 0.0, "eval.pictures": 0}
     arguments = [f"--config={CONFIGS['ccmim']}:synthetic", *(f"--config.{k}={v}" for k, v in overrides.items())]
     victim = command(*arguments, f"--workdir={tmp_path / 'killed'}")
     process = subprocess.Popen(victim, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    last = random.randint(4, 50)
+    last = random.randint(4, 20)
     for line in process.stdout:
-        if line.startswith(f"{last}/60"):
+        if line.startswith(f"{last}/24"):
             process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     latest = checkpoint.Checkpoints(tmp_path / "killed").latest()
-    assert (latest or 0) < 60  # none, where it died before the first one was whole
+    assert (latest or 0) < 24  # none, where it died before the first one was whole
     subprocess.run(victim, env=environment(1), check=True)
-    straight = command(*arguments, f"--workdir={tmp_path / 'straight'}")
-    subprocess.run(straight, env=environment(1), check=True)
+    config = tiny("ccmim", **{"total_steps": 24, "log.every_seconds": 0.0, "eval.pictures": 0})
+    train.train(config, str(tmp_path / "straight"))
     states = [saved_state(tmp_path / run) for run in ("killed", "straight")]
-    assert int(states[0].step) == 60
+    assert int(states[0].step) == 24
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 

@@ -80,9 +80,13 @@ def product_of(run: run_lib.Run, *, format: str, network: str, full: bool) -> Pr
         known = " or ".join(f"a {KINDS[k]}" for k in LAYOUTS[format])
         fitting = ", ".join(name for name, layouts in LAYOUTS.items() if kind in layouts)
         raise UserError(f"--format={format} is for {known}, not for a {KINDS[kind]}: use one of {fitting}")
+    layout, is_vit = LAYOUTS[format][kind], isinstance(run.method.encoder, ViT)
+    if bool(layout.counted) != is_vit:
+        mine, theirs = (KINDS["vit" if vit else "resnet"] for vit in (is_vit, not is_vit))
+        raise UserError(f"--format={format} --full is for a method with a {theirs}, not with a {mine}")
     tree = whole_tree(run) if full else network_tree(run, network)
     depths = depths_of(run, tree)
-    rows = LAYOUTS[format][kind].rows(depths)
+    rows = layout.rows(depths)
     named = {row.ours for row in rows}
     has = convert.paths_of(tree)
     if missing := sorted(row.ours for row in rows if row.transform != "table" and row.ours not in has):
