@@ -1,5 +1,7 @@
 """Segmentation: images and masks cut alike, mean IoU against scikit-learn, and a journey."""
 
+import io
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 from untrained import made
 
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.data.tfds_stream import Records
 from maskcl_jax.errors import UserError
-from maskcl_jax.evaluate import segment, session, settings
+from maskcl_jax.evaluate import batches, segment, session, settings
 from maskcl_jax.models.segmenter import Segmenter
 
 COUNT = 23
@@ -48,15 +52,15 @@ def test_masks_go_where_their_images_go(run, tmp_path):
     """Away from edges, where the image blends two classes, red tells the class."""
     pairs = opened(run, tmp_path, *write_folders(tmp_path)).source
     assert pairs.num_classes == 3
-    batches = pairs.train_batches(batch_size=8, start=0, process_index=0, process_count=1)
+    feed = pairs.train_batches(batch_size=8, start=0, process_index=0, process_count=1)
     seen = 0
-    for batch in (next(batches), next(batches)):
+    for batch in (next(feed), next(feed)):
         red, classes = batch["image"][..., 0].astype(int), batch["mask"]
         flat = (classes >= 0) & (np.abs(red % 60 - 30) > 28)  # a multiple of 60, nearly
         agree = np.round(red / 60) - 1 == classes
         assert agree[flat].mean() > 0.97  # nearest and bilinear differ by a pixel at edges
         seen += flat.sum()
-    batches.close()
+    feed.close()
     assert seen > 1000
 
 
@@ -123,3 +127,66 @@ def test_a_mask_of_another_size_is_named(run, tmp_path):
         Image.new("L", (9, 9), 1).save(path)
     with pytest.raises(UserError, match="must be equal"):
         segment.run_segment(opened(run, tmp_path, *overrides))
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A tfds set `pets` of 30 images with labels and masks, image i of grey value 8 i."""
+    tf, tfds = pytest.importorskip("tensorflow"), pytest.importorskip("tensorflow_datasets")
+    folder = tmp_path_factory.mktemp("tfds")
+    shape, f = (16, 16), tfds.features
+    features = f.FeaturesDict(
+        {
+            "image": f.Image(shape=(*shape, 3)),
+            "label": f.ClassLabel(num_classes=3),
+            "segmentation_mask": f.Image(shape=(*shape, 1)),
+        }
+    )
+
+    def example(i):
+        image, mask = np.full((*shape, 3), 8 * i, np.uint8), np.full((*shape, 1), 1 + i % 3, np.uint8)
+        return {"image": image, "label": i % 3, "segmentation_mask": mask}
+
+    examples = [example(i) for i in range(30)]
+    columns = {key: np.stack([e[key] for e in examples]) for key in examples[0]}
+    split = tf.data.Dataset.from_tensor_slices(columns)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="pets", version="1.0.0", features=features, split_datasets={"train": split}, data_dir=str(folder)
+    )
+    return str(folder)
+
+
+def of_tfds(data_dir, *more):
+    return ("data.source=tfds", "data.name=pets", f"data.data_dir={data_dir}", "data.test_split=train[:5]", *more)
+
+
+def test_masks_of_a_tfds_set(run, data_dir, tmp_path):
+    pairs = opened(run, tmp_path, *of_tfds(data_dir, "first_label=1")).source
+    assert (pairs.num_classes, pairs.num_examples("train"), pairs.num_examples("test")) == (3, 30, 5)
+    feed = pairs.eval_batches("train", batch_size=30, process_index=0, process_count=1)
+    batch = next(feed)
+    feed.close()
+    numbers = batch["image"][:, 0, 0, 0] // 8
+    assert sorted(numbers) == list(range(30))
+    np.testing.assert_array_equal(batch["mask"][:, 5, 5], numbers % 3)
+    with pytest.raises(UserError, match="no such feature"):
+        opened(run, tmp_path, *of_tfds(data_dir, "mask_key=depth"))
+
+
+def test_subsets_and_held_out_parts_of_records_too_large_for_memory(run, data_dir, tmp_path):
+    streamed = of_tfds(data_dir, "data.cache_mb=0", "data.train_split=train[3:]", "batch_size=8")
+    (few,) = settings.create("finetune:small", run.config, overrides=(*streamed, "labels=2"))
+    source = session.open_session(run._replace(workdir=str(tmp_path)), few).source
+    part = source.split("train")
+    assert len(part) == 6
+    images = [int(np.asarray(Image.open(io.BytesIO(data)))[0, 0, 0]) // 8 for data in part.payloads]
+    np.testing.assert_array_equal(np.array(images) % 3, part.labels)
+    assert np.bincount(part.labels).tolist() == [2, 2, 2]
+    (whole,) = settings.create("linear", run.config, overrides=of_tfds(data_dir, "data.cache_mb=0", "holdout=0.2"))
+    source = open_source(whole.data)
+    assert isinstance(source.split("train"), Records)
+    held = batches.with_holdout(source, whole)
+    assert (held.num_examples("train"), held.num_examples("test")) == (24, 6)
+    (sliced,) = settings.create("linear", run.config, overrides=(*streamed[:-1], "holdout=0.2"))
+    with pytest.raises(UserError, match="whole split"):
+        batches.with_holdout(open_source(sliced.data), sliced)

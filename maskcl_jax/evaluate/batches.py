@@ -25,7 +25,8 @@ def fitted_batch(asked: int, count: int, mesh) -> int:
 def view_of(settings) -> View:
     """The one view of an augmented training image."""
     a, r = settings.augment, settings.get("randaugment", None)
-    ops = RandAugment(**dict(r)) if r and r.operations else None
+    fill = tuple(min(255, round(255 * mean)) for mean in settings.data.mean)
+    ops = RandAugment(**dict(r), fill=fill) if r and r.operations else None
     return View(
         size=tuple(settings.data.image_size),
         crop_scale=tuple(a.crop_scale),

@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from maskcl_jax import checkpoint, sharding, visualize
 from maskcl_jax import config as config_lib
@@ -27,7 +28,7 @@ def run_features(session) -> None:
         raise UserError(f"split={s.split!r} of {session.source.description} has no image: choose another")
     path = pathlib.Path(s.out or session.folder / f"{session.name}.npz").with_suffix(".npz")
     origin = origin_of(session)
-    if not path.exists():
+    if not there(path):
         check_origin(path.with_suffix(".parts") / "origin.json", origin)
         collect(session, path, origin)
     if jax.process_index() == 0:
@@ -86,7 +87,7 @@ def collect(session, path: pathlib.Path, origin: dict) -> None:
     with session.batches(session.settings.split, size) as batches:
         for number, batch in enumerate(batches):
             file = parts / f"{number // PART:05d}-{size}.npz"
-            if file.exists():  # of an attempt before this one
+            if there(file):  # of an attempt before this one
                 continue
             if file not in files:
                 rows = save_part(files, rows, writes)
@@ -96,6 +97,11 @@ def collect(session, path: pathlib.Path, origin: dict) -> None:
     if writes:
         join(session, parts, size, path, origin)
         shutil.rmtree(parts)
+
+
+def there(path: pathlib.Path) -> bool:
+    """Whether the first process, which writes, sees a file: all processes must go the same way."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(path.exists())))
 
 
 def save_part(files: list, rows: list, writes: bool) -> list:

@@ -9,7 +9,7 @@ BILINEAR = CROP | {"interpolation": "bilinear"}
 
 # Of any training protocol.
 LOOP = {
-    "epochs": 90,
+    "epochs": 90.0,
     "total_steps": 0,  # wins over epochs where it is not 0
     "checkpoint_every_epochs": 5.0,
     "eval_batch_size": 256,
@@ -41,7 +41,7 @@ def linear(*, batch_size: int, epochs: int, augment: dict, optimizer: dict, **fi
         "augment": augment,
         "optimizer": OPTIMIZER | optimizer,
     }
-    return LOOP | {"epochs": epochs} | shared | fields
+    return LOOP | {"epochs": float(epochs)} | shared | fields
 
 
 # Each is its authors' (facebookresearch/mae main_linprobe.py, moco-v3 main_lincls.py, moco main_lincls.py); the crop
@@ -99,7 +99,7 @@ def finetune(*, epochs: int, batch_size: int, optimizer: dict, augment: dict = C
         "augment": augment,
         "optimizer": OPTIMIZER | {"layer_decay": 1.0} | optimizer,
     }
-    return LOOP | {"epochs": epochs} | shared | NONE | fields
+    return LOOP | {"epochs": float(epochs)} | shared | NONE | fields
 
 
 def adamw(**fields) -> dict:
@@ -162,7 +162,7 @@ def segment(head: str, *, epochs: int) -> dict:
         "ignore": 255,  # value that is not counted
         "optimizer": OPTIMIZER | {"name": "adamw", "base_lr": 1.6e-2, "weight_decay": 1e-4, "warmup_epochs": 1.0},
     }
-    return LOOP | {"epochs": epochs} | fields
+    return LOOP | {"epochs": float(epochs)} | fields
 
 
 PROTOCOLS = {

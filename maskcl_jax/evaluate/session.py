@@ -11,6 +11,7 @@ from maskcl_jax import checkpoint, sharding
 from maskcl_jax.data import pipeline, subsets
 from maskcl_jax.data.segmentation import open_pairs
 from maskcl_jax.data.sources import Source, open_source
+from maskcl_jax.data.tfds_stream import Records
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate import knn
@@ -116,11 +117,12 @@ def check_labels(source: Source, settings) -> None:
 
 def labelled(source: Source, settings, folder: pathlib.Path) -> Source:
     """The source with the labelled subset as its train split; the subset is listed in a file."""
-    if settings.labels == "all":
+    data = source.evaluated("train")
+    if settings.labels == "all" and (isinstance(data, Records) or (data.labels >= 0).all()):
         return source
-    labels = subsets.labels_of(source.evaluated("train"))
+    labels = subsets.labels_of(data)
     indices = subsets.chosen(labels, settings.labels, seed=settings.seed, names=source.class_names)
-    if jax.process_index() == 0:
+    if settings.labels != "all" and jax.process_index() == 0:
         write_list(folder, source, indices, settings)
     return subsets.Part(source, {"train": ("train", indices), "test": ("test", None)})
 

@@ -28,6 +28,7 @@ def create(protocol: str, run_config, *, data: str = "", overrides: tuple[str, .
     """
     name, _, recipe = protocol.partition(":")
     if name == "all":
+        check_known(overrides)
         return [s for cheap in CHEAP for s in create(cheap, run_config, data=data, overrides=known(overrides, cheap))]
     if name not in PROTOCOLS:
         words = [*PROTOCOLS, "all", "table"]
@@ -45,10 +46,18 @@ def create(protocol: str, run_config, *, data: str = "", overrides: tuple[str, .
 
 
 def known(overrides: tuple[str, ...], protocol: str) -> tuple[str, ...]:
-    """Of several protocols at once, each takes the fields that it has."""
+    """Of several protocols at once, each takes the fields that it has; `labels` is lowshot's own."""
     fields = SHARED.keys() | PROTOCOLS[protocol][""].keys()
-    taken = lambda text: text.partition("=")[0] in fields or text.startswith("data.")  # noqa: E731
-    return tuple(text for text in overrides if taken(text))
+    taken = fields if protocol == "lowshot" else fields - {"labels"}
+    return tuple(text for text in overrides if text.partition("=")[0] in taken or text.startswith("data."))
+
+
+def check_known(overrides: tuple[str, ...]) -> None:
+    """Raises UserError for a field that none of the cheap protocols has."""
+    taken = {text for protocol in CHEAP for text in known(overrides, protocol)}
+    for text in overrides:
+        if text not in taken:
+            raise UserError(f"--config.{text} is a field of none of {', '.join(CHEAP)}: leave it out")
 
 
 def default_recipe(protocol: str, run_config) -> str:
