@@ -228,6 +228,18 @@ def test_subsets_are_balanced_fixed_and_nested():
     np.testing.assert_array_equal(subsets.chosen(np.array([0, -1, 1]), "all", seed=0), [0, 2])
 
 
+def test_several_protocols_or_labels_are_several_evaluations(small):
+    def asked(protocol, *overrides):
+        made_of = settings.create(protocol, small.config, overrides=overrides)
+        return [(s.protocol, s.recipe, s.labels) for s in made_of]
+
+    assert asked("lowshot:finetune") == [("finetune", "small", "1%"), ("finetune", "small", "10%")]
+    shots = [("lowshot", "", "5"), ("lowshot", "", "1%")]
+    assert asked("all", "labels=5,1%") == [("logistic", "", "all"), *shots, ("knn", "", "all")]
+    names = {settings.name_of(s, 7) for s in settings.create("lowshot", small.config)}
+    assert len(names) == 2
+
+
 @pytest.mark.parametrize("amount", ["0%", "200%", "many", "0", "-3", "1.5"])
 def test_amounts_that_are_none(amount):
     with pytest.raises(UserError, match="labels="):
@@ -257,6 +269,7 @@ def test_a_class_without_enough_images_is_named():
         ("knn", ("batch_size=0",), "batch_size=0"),
         ("finetune", ("pool=max",), "pool='max'"),
         ("segment", (), "no masks"),
+        ("all", ("kk=3",), "kk=3 is a field of none"),
     ],
 )
 def test_what_is_refused_in_one_line(small, tmp_path, protocol, overrides, culprit):

@@ -2,8 +2,9 @@
 
   knn                       weighted k nearest neighbours
   logistic, lowshot         logistic regression on frozen features: all labels; 1 % and 10 % (--config.labels=1%,5)
+  lowshot:finetune          all weights on 1 % and 10 % of the labels
   linear:sweep|mae|mocov3|mocov2            a linear classifier on frozen features of augmented images
-  finetune:mae_b|mae_l|mae_h|cmae_b|cmae_l|resnet|small     all weights; --config.labels=1% for few labels
+  finetune:mae_b|mae_l|mae_h|cmae_b|cmae_l|resnet|small     all weights
   segment:linear|decoder    semantic segmentation on frozen patch tokens, or the last map of a ResNet
   features                  embeddings to .npz, nearest neighbours and attention as PNG
   all                       knn, logistic and lowshot

@@ -17,11 +17,14 @@ SHARED = {
     "seed": 0,  # of subsets, of first values, of augmentation
     "labels": "all",  # of the training images: all, a share of every class as 1%, or a count of every class as 5
 }
+FIXED = ("protocol", "recipe")  # no overrides
 OF_THE_ENCODER = ("image_size", "channels", "mean", "std")  # data fields that another data set does not change
 
 
 def create(protocol: str, run_config, *, data: str = "", overrides: tuple[str, ...] = ()) -> list:
-    """The settings of each evaluation that `protocol[:recipe]` names, one ConfigDict each.
+    """The settings of each evaluation that `protocol[:recipe]` names, one ConfigDict each; several for several labels.
+
+    "all" is every protocol of CHEAP, "lowshot:finetune" the run's own recipe of finetune on lowshot's labels.
 
     data: a preset of `config.DATA` in place of the run's data; its images are shown at the run's size. overrides:
     "FIELD=VALUE"; `data.FIELD` for the data. Raises UserError for a protocol, recipe, preset or field that is unknown.
@@ -30,6 +33,9 @@ def create(protocol: str, run_config, *, data: str = "", overrides: tuple[str, .
     if name == "all":
         check_known(overrides)
         return [s for cheap in CHEAP for s in create(cheap, run_config, data=data, overrides=known(overrides, cheap))]
+    few = protocol == "lowshot:finetune"
+    if few:
+        name, recipe = "finetune", ""
     if name not in PROTOCOLS:
         words = [*PROTOCOLS, "all", "table"]
         raise UserError(
@@ -40,6 +46,8 @@ def create(protocol: str, run_config, *, data: str = "", overrides: tuple[str, .
         raise UserError(f"--protocol={name}:{recipe}: use one of {', '.join(filter(None, PROTOCOLS[name]))}")
     settings = ml_collections.ConfigDict({"protocol": name, "recipe": recipe} | SHARED | PROTOCOLS[name][recipe])
     settings.data = data_of(data, run_config)
+    if few:
+        settings.labels = PROTOCOLS["lowshot"][""]["labels"]
     for text in overrides:
         override(settings, text)
     return [with_labels(settings, amount) for amount in settings.labels.split(",")]
@@ -87,10 +95,10 @@ def override(settings, text: str) -> None:
     """Sets "a.b=value" as the type that the field has. Raises UserError for an unknown field or an unfit value."""
     path, equals, value = text.partition("=")
     fields = config_lib.flat(settings)
-    if path not in fields or path in ("protocol", "recipe"):
+    if path not in fields or path in FIXED:
         raise UserError(
             f"--config.{path} is not a field of {settings.protocol}{config_lib.suggestion(path, fields)}: it has "
-            f"{', '.join(f for f in fields if not f.startswith('data.'))}, and data.*"
+            f"{', '.join(f for f in fields if not f.startswith('data.') and f not in FIXED)}, and data.*"
         )
     *parents, name = path.split(".")
     place = settings
