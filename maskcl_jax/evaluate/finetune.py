@@ -83,7 +83,9 @@ class Tuning:
             # A fixed table is part of the architecture: a new network has it, too.
             params = params | {"encoder": params["encoder"] | self.table(given["params"])}
         average = jax.tree.map(jnp.copy, params) if self.session.settings.ema else {}
-        return {"params": params, "stats": stats, "average": average, "opt_state": self.tx.init(params)}
+        # The key is part of the state, not of the program: another seed compiles nothing anew.
+        rng = jax.random.key_data(key)
+        return {"params": params, "stats": stats, "average": average, "opt_state": self.tx.init(params), "rng": rng}
 
     def table(self, given) -> dict:
         """The encoder's position table as a parameter; nothing where it was learned, and so is drawn anew."""
@@ -98,7 +100,8 @@ class Tuning:
     def step(self, state, constants, batch, number):
         """One step; all randomness follows from the seed and the number of the step."""
         s = self.session.settings
-        to_erase, to_mix, to_paths = jax.random.split(jax.random.fold_in(jax.random.key(s.seed), number), 3)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["rng"]), number)
+        to_erase, to_mix, to_paths = jax.random.split(key, 3)
         images = self.session.encoder.prepared(batch["image"])
         if s.erase_p:
             images = mixing.erase(to_erase, images, s.erase_p)
@@ -122,7 +125,8 @@ class Tuning:
         updates, opt_state = self.tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         average = train_state.ema(state["average"], params, s.ema) if s.ema else {}
-        return {"params": params, "stats": stats, "average": average, "opt_state": opt_state}, {"loss": loss}
+        new_state = {"params": params, "stats": stats, "average": average, "opt_state": opt_state, "rng": state["rng"]}
+        return new_state, {"loss": loss}
 
     def right(self, state, batch):
         """Right answers among the valid, labelled images of a batch, and how many these are."""
