@@ -28,8 +28,9 @@ def warmup_steps(config, *, total_steps: int, steps_per_epoch: int) -> int:
 def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
     """The schedule step -> learning rate; its peak is base_lr * batch_size / 256 (the linear scaling rule).
 
-    With `per_epoch` the rate of an epoch's first step holds to its end (facebookresearch/moco `adjust_learning_rate`).
-    With `milestones`, which only evaluations have, it is a tenth from each of these epochs on, and no cosine.
+    With `per_epoch` the rate of an epoch's first step holds to its end (facebookresearch/moco `adjust_learning_rate`);
+    a warm-up, which is not in that recipe, rises with every step. With `milestones`, which only evaluations have, the
+    rate is a tenth from each of these epochs on, and no cosine.
     """
     o = config.optimizer
     warmup = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
@@ -40,7 +41,7 @@ def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
 
     def schedule(step):
         if o.per_epoch:
-            step = step // steps_per_epoch * steps_per_epoch
+            step = jnp.where(step < warmup, step, jnp.maximum(step // steps_per_epoch * steps_per_epoch, warmup))
         return warmup_cosine(step, peak=peak, warmup=warmup, total=total_steps, minimum=o.min_lr)
 
     return schedule
@@ -135,10 +136,10 @@ def scale_updates(scales) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, scales(params)))
 
 
-def lars(schedule, *, momentum: float, weight_decay: float, mask) -> optax.GradientTransformation:
+def lars_mae(schedule, *, momentum: float, weight_decay: float, mask) -> optax.GradientTransformation:
     """LARS as facebookresearch/mae `util/lars.py` and moco-v3 have it: momentum, then the rate.
 
-    optax.lars multiplies by the rate before the momentum, which is another rule as soon as the rate changes.
+    optax.lars, as SimCLR's, multiplies by the rate first: another rule as soon as the rate changes.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=mask),
@@ -151,7 +152,7 @@ def lars(schedule, *, momentum: float, weight_decay: float, mask) -> optax.Gradi
 def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> optax.GradientTransformation:
     """The optax chain of `config.optimizer`.
 
-    Fields: name ("adamw" | "sgd" | "lars"), b1, b2, eps (AdamW), momentum (SGD, LARS), weight_decay, decay_on
+    Fields: name ("adamw" | "sgd" | "lars" | "lars_mae"), b1, b2, eps (AdamW), momentum (SGD, LARS), weight_decay, decay_on
     (of DECAY_RULES), clip_norm (0 = none). LARS scales the parameters that decay, no others. layer_decay: see
     `layer_scales`; only fine-tuning has it. frozen: paths of parameters that never change, by decay neither.
     """
@@ -166,9 +167,18 @@ def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> opt
             optax.add_decayed_weights(o.weight_decay, mask=mask), optax.sgd(schedule, momentum=o.momentum)
         )
     elif o.name == "lars":
-        update = lars(schedule, momentum=o.momentum, weight_decay=o.weight_decay, mask=mask)
+        update = optax.lars(
+            schedule,
+            weight_decay=o.weight_decay,
+            weight_decay_mask=mask,
+            trust_coefficient=0.001,
+            trust_ratio_mask=mask,
+            momentum=o.momentum,
+        )
+    elif o.name == "lars_mae":
+        update = lars_mae(schedule, momentum=o.momentum, weight_decay=o.weight_decay, mask=mask)
     else:
-        raise UserError(f"optimizer.name={o.name!r} is unknown: use adamw, sgd or lars")
+        raise UserError(f"optimizer.name={o.name!r} is unknown: use adamw, sgd, lars or lars_mae")
     if o.clip_norm:
         update = optax.chain(optax.clip_by_global_norm(o.clip_norm), update)
     if getattr(o, "layer_decay", 1.0) != 1.0:

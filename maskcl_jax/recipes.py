@@ -119,8 +119,8 @@ MOCO_DEMO = {
     "query_augment": {"blur_p": 0.0},
     "key_augment": {"blur_p": 0.0},
 }
-# Our choice for runs of minutes.
-MOCO_SMALL = {**MOCO_DEMO, "queue_size": 2048, "projector": {"layers": 2, "out": 64}, "bn_group_size": 32}
+# Our choice for runs of minutes: a queue of 8 batches, whose keys are not yet old.
+MOCO_SMALL = {**MOCO_DEMO, "queue_size": 512, "projector": {"layers": 2, "out": 64}, "bn_group_size": 32}
 
 
 def convnet(*, epochs: int, small: dict, cifar: dict, optimizer: dict, published: dict) -> dict[str, dict]:
@@ -129,12 +129,16 @@ def convnet(*, epochs: int, small: dict, cifar: dict, optimizer: dict, published
     epochs, optimizer, published: of the published recipe, which `imagenet100`, `folder` and `coco` (800 epochs, as
     DenseCL trained MoCo v2 there, at MoCo's own rate) follow. small, cifar: fields
     of `config.method` for the small data sets. `cifar10` and `cifar100` are MoCo's demo on one device (branch
-    colab-notebook): ResNet-18, batch 512, rate 0.06, decay 5e-4. All other small presets are our choice.
+    colab-notebook): ResNet-18, batch 512, rate 0.06, decay 5e-4. All other small presets are our choice. They
+    warm up for some 50 steps: at the full rate, and against a queue of noise, MaskCo's projector was seen to become a
+    constant, and to stay one.
     """
+    optimizer_of_small = {**MOCO_OPTIMIZER, "base_lr": 0.24, "weight_decay": 5e-4, "per_epoch": False}
     tiny = {
         "model": dict(SMALL_RESNET),
         "method": small,
-        "optimizer": {**MOCO_OPTIMIZER, "base_lr": 0.06, "weight_decay": 5e-4, "per_epoch": False},
+        "batch_size": 64,
+        "optimizer": optimizer_of_small,
     }
     demo = {
         "variant": "R18/small",
@@ -153,16 +157,20 @@ def convnet(*, epochs: int, small: dict, cifar: dict, optimizer: dict, published
         "checkpoint": {"every_epochs": 1.0, "keep_every_epochs": 50.0},
         **published,
     }
-    photographs = tiny | {"epochs": 10, "batch_size": 128, "eval": {"every_epochs": 5.0}}
+    photographs = tiny | {
+        "epochs": 5,
+        "optimizer": optimizer_of_small | {"warmup_epochs": 0.5},
+        "eval": {"every_epochs": 2.5},
+    }
     minutes = tiny | {
-        "epochs": 2,
-        "batch_size": 256,
+        "epochs": 1,
+        "optimizer": optimizer_of_small | {"warmup_epochs": 0.05},
         "eval": {"every_epochs": 1.0, "train_examples": 10_000, "linear": True},
     }
     return {
         "embedded": photographs,
         "embedded_scenes": photographs,
-        "synthetic": tiny | {"epochs": 2, "batch_size": 64},
+        "synthetic": tiny | {"epochs": 2},
         "fashion_mnist": minutes,
         "scenes": minutes,
         "cifar10": demo,

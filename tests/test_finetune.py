@@ -42,7 +42,7 @@ def test_optaxs_own_lars_is_another_one(monkeypatch):
         fields = {"weight_decay_mask": mask, "trust_ratio_mask": mask, "momentum": momentum}
         return optax.lars(schedule, weight_decay=weight_decay, trust_coefficient=0.001, **fields)
 
-    monkeypatch.setattr(optimizer, "lars", theirs)
+    monkeypatch.setattr(optimizer, "lars_mae", theirs)
     assert any(name.startswith("outputs/lr_varies/step2") for name in failures("mae_lars"))
 
 

@@ -83,6 +83,11 @@ def test_a_rate_that_falls_once_an_epoch():
     schedule = optimizer.learning_rate(c, total_steps=30, steps_per_epoch=10)
     by_epoch = [0.5 * (1 + np.cos(np.pi * epoch / 3)) for epoch in range(3)]  # facebookresearch/moco
     np.testing.assert_allclose([schedule(s) for s in range(30)], np.repeat(by_epoch, 10), rtol=1e-5)
+    c.optimizer.warmup_epochs = 1.0
+    schedule = optimizer.learning_rate(c, total_steps=30, steps_per_epoch=10)
+    by_epoch = [0.5 * (1 + np.cos(np.pi * epoch / 2)) for epoch in range(2)]
+    expected = [*np.arange(10) / 10, *np.repeat(by_epoch, 10)]
+    np.testing.assert_allclose([schedule(s) for s in range(30)], expected, rtol=1e-5)
 
 
 def test_lars_scales_what_decays_by_the_norms():
@@ -98,8 +103,8 @@ def test_lars_scales_what_decays_by_the_norms():
         slope = {"kernel": grads["kernel"] + 0.1 * expected["kernel"], "bias": grads["bias"]}
         norm = {key: np.linalg.norm(value) for key, value in slope.items()}
         slope["kernel"] = slope["kernel"] * 0.001 * np.linalg.norm(expected["kernel"]) / norm["kernel"]
-        speed = {key: 0.9 * speed[key] + slope[key] for key in slope}
-        expected = {key: expected[key] - rate * speed[key] for key in slope}
+        speed = {key: 0.9 * speed[key] + rate * slope[key] for key in slope}
+        expected = {key: expected[key] - speed[key] for key in slope}
     for key, value in expected.items():
         np.testing.assert_allclose(params[key], value, rtol=1e-6)
 

@@ -61,7 +61,7 @@ LINEAR = {
         batch_size=16384,
         epochs=90,
         augment=CROP,
-        optimizer={"name": "lars", "base_lr": 0.1, "warmup_epochs": 10.0},
+        optimizer={"name": "lars_mae", "base_lr": 0.1, "warmup_epochs": 10.0},
         batch_norm=True,
         feature="cls",
     ),

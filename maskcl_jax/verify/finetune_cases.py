@@ -19,7 +19,7 @@ def mae_lars(c: dict, weights: dict, inputs: dict) -> dict:
     outputs = {}
     for run, settings in c["runs"].items():
         rates = jnp.asarray(settings["lr"], jnp.float32)
-        tx = optimizer.lars(
+        tx = optimizer.lars_mae(
             lambda step, rates=rates: rates[step],
             momentum=c["momentum"],
             weight_decay=settings["weight_decay"],
