@@ -152,8 +152,8 @@ def lars_mae(schedule, *, momentum: float, weight_decay: float, mask) -> optax.G
 def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> optax.GradientTransformation:
     """The optax chain of `config.optimizer`.
 
-    Fields: name ("adamw" | "sgd" | "lars" | "lars_mae"), b1, b2, eps (AdamW), momentum (SGD, LARS), weight_decay, decay_on
-    (of DECAY_RULES), clip_norm (0 = none). LARS scales the parameters that decay, no others. layer_decay: see
+    Fields: name ("adamw" | "sgd" | "lars" | "lars_mae"), b1, b2, eps (AdamW), momentum (SGD, LARS), weight_decay,
+    decay_on (of DECAY_RULES), clip_norm (0 = none). LARS scales the parameters that decay, no others. layer_decay: see
     `layer_scales`; only fine-tuning has it. frozen: paths of parameters that never change, by decay neither.
     """
     o = config.optimizer

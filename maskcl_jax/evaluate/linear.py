@@ -86,7 +86,7 @@ class Heads:
 
         losses, grads = jax.vmap(jax.value_and_grad(loss_of))(state["heads"])
         updates, opt_state = jax.vmap(self.tx.update)(grads, state["opt_state"], state["heads"])
-        # Both rules end with the rate, so a head's factor can come after the schedule.
+        # Every rule's updates are proportional to the rate: a head's factor can come after the schedule.
         updates = jax.tree.map(lambda u: u * self.factors.reshape(-1, *(1,) * (u.ndim - 1)), updates)
         heads = optax.apply_updates(state["heads"], updates)
         # A head whose rate is too high may diverge; the others go on.
