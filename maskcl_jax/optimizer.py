@@ -29,11 +29,15 @@ def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
     """The schedule step -> learning rate; its peak is base_lr * batch_size / 256 (the linear scaling rule).
 
     With `per_epoch` the rate of an epoch's first step holds to its end (facebookresearch/moco `adjust_learning_rate`);
-    a warm-up, which is not in that recipe, rises with every step.
+    a warm-up, which is not in that recipe, rises with every step. With `milestones`, which only evaluations have, the
+    rate is a tenth from each of these epochs on, and no cosine.
     """
     o = config.optimizer
     warmup = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     peak = o.base_lr * config.batch_size / 256
+    if milestones := getattr(o, "milestones", ()):
+        steps = jnp.asarray([epoch * steps_per_epoch for epoch in milestones])
+        return lambda step: peak * 0.1 ** jnp.sum(jnp.asarray(step) >= steps)
 
     def schedule(step):
         if o.per_epoch:
@@ -63,9 +67,30 @@ def decayed_by_name(params):
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def decayed_without_tokens(params):
+    """MAE's rule in fine-tuning: tensors of more than one dimension, but for the cls token and the position table."""
+    return where(params, lambda path, leaf: leaf.ndim > 1 and path[-1] not in ("cls_token", "pos_embed"))
+
+
+def decayed_but_named(params):
+    """CMAE's rule in fine-tuning: all but the encoder's norms, biases, cls token and position table; `fc_norm` does."""
+
+    def decays(path, _):
+        return path[-1] not in ("bias", "cls_token", "pos_embed") and path[-2] not in ("norm", "norm1", "norm2")
+
+    return where(params, decays)
+
+
+def where(params, chosen):
+    """The tree of chosen(path, leaf), path being a tuple of names."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: chosen(tuple(k.key for k in path), leaf), params)
+
+
 DECAY_RULES = {
     "matrices": decayed,
     "kernels": decayed_by_name,
+    "finetune_mae": decayed_without_tokens,
+    "finetune_cmae": decayed_but_named,
     "all": lambda params: jax.tree.map(lambda p: True, params),
 }
 
@@ -80,12 +105,57 @@ def frozen_mask(params, frozen):
     return jax.tree_util.tree_map_with_path(is_frozen, params)
 
 
+def layer_scales(params, decay: float):
+    """The factor of each parameter's learning rate: decay^(depth + 1 - layer) in a ViT {encoder, fc_norm, head}.
+
+    Layer 0: cls token, positions, patch embedding; i + 1: block i; depth + 1: all after them, of factor 1. Source:
+    facebookresearch/mae `util/lr_decay.py`. A ResNet's stem and stages 1 to 4 are its layers (our choice).
+    """
+    names = {name: layer_number(name) for name in params["encoder"]}
+    last = 1 + max(number for number in names.values() if number is not None)
+
+    def scale(path, _):
+        number = names[path[1]] if path[0] == "encoder" else None
+        return decay ** (last - (last if number is None else number))
+
+    return where(params, scale)
+
+
+def layer_number(name: str) -> int | None:
+    """Which layer an encoder's part belongs to: `blocks_3` -> 4, `layer2_0` -> 2; None: after all blocks."""
+    if name in ("cls_token", "pos_embed", "patch_embed", "conv1", "bn1"):
+        return 0
+    kind, _, number = name.partition("_")
+    if kind == "blocks":
+        return int(number) + 1
+    return int(kind.removeprefix("layer")) if kind.startswith("layer") else None
+
+
+def scale_updates(scales) -> optax.GradientTransformation:
+    """Updates times a tree of factors, last in a chain: the rate, and with it the decay, of each parameter."""
+    return optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, scales(params)))
+
+
+def lars_mae(schedule, *, momentum: float, weight_decay: float, mask) -> optax.GradientTransformation:
+    """LARS as facebookresearch/mae `util/lars.py` and moco-v3 have it: momentum, then the rate.
+
+    optax.lars, as SimCLR's, multiplies by the rate first: another rule as soon as the rate changes.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask=mask),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), mask),
+        optax.trace(decay=momentum),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
 def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> optax.GradientTransformation:
     """The optax chain of `config.optimizer`.
 
-    Fields: name ("adamw" | "sgd" | "lars"), b1, b2, eps, mu_dtype (AdamW), momentum (SGD, LARS), weight_decay, decay_on
-    ("matrices" | "kernels" | "all"), clip_norm (0 = none). LARS scales the parameters that decay, no others. frozen:
-    paths of parameters that never change, by decay neither.
+    Fields: name ("adamw" | "sgd" | "lars" | "lars_mae"), b1, b2, eps, mu_dtype (AdamW), momentum (SGD, LARS),
+    weight_decay, decay_on (of DECAY_RULES), clip_norm (0 = none). LARS scales the parameters that decay, no others.
+    layer_decay: see `layer_scales`; only fine-tuning has it. frozen: paths of parameters that never change, by decay
+    neither.
     """
     o = config.optimizer
     if o.decay_on not in DECAY_RULES:
@@ -108,10 +178,14 @@ def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> opt
             trust_ratio_mask=mask,
             momentum=o.momentum,
         )
+    elif o.name == "lars_mae":
+        update = lars_mae(schedule, momentum=o.momentum, weight_decay=o.weight_decay, mask=mask)
     else:
-        raise UserError(f"optimizer.name={o.name!r} is unknown: use adamw, sgd or lars")
+        raise UserError(f"optimizer.name={o.name!r} is unknown: use adamw, sgd, lars or lars_mae")
     if o.clip_norm:
         update = optax.chain(optax.clip_by_global_norm(o.clip_norm), update)
+    if getattr(o, "layer_decay", 1.0) != 1.0:
+        update = optax.chain(update, scale_updates(lambda params: layer_scales(params, o.layer_decay)))
     if frozen:
         update = optax.chain(update, optax.masked(optax.set_to_zero(), lambda params: frozen_mask(params, frozen)))
     return update

@@ -115,6 +115,21 @@ class Photometric:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RandAugment:
+    """Random operations on the pixels of a view, by the host: timm's `rand-m{magnitude}-mstd{std}-inc1`.
+
+    operations: so many an image, each of them with `probability`. magnitude: mean of a normal distribution of deviation
+    std, cut to 0..10. fill: the colour, one number a channel, of what turns and shears leave empty.
+    """
+
+    operations: int = 2
+    magnitude: float = 9.0
+    std: float = 0.5
+    probability: float = 0.5
+    fill: tuple[int, ...] = (0,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Boxes:
     """Boxes in what two views both show: the same places of an image, once in the pixels of each.
 
@@ -139,8 +154,9 @@ class View:
     antialiased). flip: mirror left-right with probability 1/2.
     master: where given, the crop is resized to this (height, width), flipped, and a window of `size` cut from it, whose
     corner lies 0..shift pixels down and across, drawn uniformly. crop: the name of the crop; views that carry the same
-    one show the same crop, flipped alike ("": the view's own name). photometric: for the device to apply. boxes: shared
-    with an earlier view; neither then has a master. cells: masks over the cells of a ConvNet's view.
+    one show the same crop, flipped alike ("": the view's own name). photometric: for the device to apply. randaugment:
+    by the host, on what the batch holds. boxes: shared with an earlier view; neither then has a master. cells: masks
+    over the cells of a ConvNet's view.
     """
 
     name: str = IMAGE
@@ -153,6 +169,7 @@ class View:
     master: tuple[int, int] | None = None
     shift: int = 0
     photometric: Photometric | None = None
+    randaugment: RandAugment | None = None
     boxes: Boxes | None = None
     mask: PatchMask | None = None
     cells: CellMasks | None = None

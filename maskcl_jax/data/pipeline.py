@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskcl_jax.data import arrays, boxes, cells, crops, decoding, masks, order, photometric
+from maskcl_jax.data import arrays, boxes, cells, crops, decoding, masks, order, photometric, randaugment
 from maskcl_jax.data.crops import EvalView
 from maskcl_jax.data.pixels import check_interpolation
 from maskcl_jax.data.prefetch import Prefetcher
@@ -132,6 +132,7 @@ def _train_batch(epoch, slots, labels, pictures, chosen, views, seed, maps) -> d
     batch = {name: picture if whole else picture[chosen] for name, picture in pictures.items()}
     indices = slots.indices[chosen]
     for view in views:
+        batch |= randaugment.draw(view, batch[view.name], seed=seed, epoch=epoch, indices=indices)
         batch |= masks.draw(view, seed=seed, epoch=epoch, indices=indices)
         batch |= photometric.draw(view, seed=seed, epoch=epoch, indices=indices)
         batch |= cells.draw(view, batch[view.name], seed=seed, epoch=epoch, indices=indices, maps=maps)

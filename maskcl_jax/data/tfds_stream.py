@@ -76,6 +76,25 @@ class Records:
         for step in range(-(-share // size)):
             yield self._request(step, 0, next(batches, None), size)
 
+    def all_labels(self) -> np.ndarray:
+        """(N,) int32: reads the whole split, without decoding an image."""
+        return np.concatenate([labels for _, labels in self._scan()])
+
+    def pick(self, indices: np.ndarray) -> tuple[list[bytes], np.ndarray]:
+        """(encoded images, labels) at ascending places of the split, which is read once."""
+        payloads, found, start = [], [], 0
+        for images, labels in self._scan():
+            first, last = np.searchsorted(indices, [start, start + len(labels)])
+            places = indices[first:last] - start
+            payloads += images[places].tolist()
+            found.append(labels[places])
+            start += len(labels)
+        return payloads, np.concatenate(found)
+
+    def _scan(self):
+        for examples in self._source.dataset(self._instruction).batch(1024).as_numpy_iterator():
+            yield self._source.images(examples), self._source.labels(examples)
+
     def _request(self, step: int, epoch: int, examples: dict | None, size: int) -> Request:
         """examples: a batch of undecoded examples, None for a batch that is padding alone."""
         if examples is None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from maskcl_jax import sharding
 from maskcl_jax.errors import UserError
 
 TRAIN_BLOCK = 16384  # train features compared at once: no similarity matrix is larger than TRAIN_BLOCK x TEST_BLOCK
@@ -33,18 +34,52 @@ def knn_predict(
     train label outside 0..num_classes-1.
     """
     check(train_labels, test_features, k=k, num_classes=num_classes)
-    train, labels = normalized(train_features), np.asarray(train_labels, np.int32)
-    test = normalized(test_features)
-    block, test_block = min(block, len(train)), min(test_block, len(test))
-    # The train features pass the device once; the far fewer test features stay there.
-    tests = [jnp.asarray(part) for part, _ in blocks(test, test_block)]
-    k = min(k, len(train))
-    best = [(jnp.full((test_block, k), -jnp.inf, jnp.float32), jnp.zeros((test_block, k), jnp.int32)) for _ in tests]
-    for (part, count), (part_labels, _) in zip(blocks(train, block), blocks(labels, block), strict=True):
-        part, part_labels = jnp.asarray(part), jnp.asarray(part_labels)
-        best = [merge(b, t, part, part_labels, count) for b, t in zip(best, tests, strict=True)]
-    votes = [np.asarray(vote(b, temperature, num_classes=num_classes)) for b in best]
-    return np.concatenate(votes)[: len(test)]
+    found = Neighbours(test_features, k=min(k, len(train_labels)), block=min(block, len(train_labels)), rows=test_block)
+    found.add(train_features, train_labels)
+    return found.vote(temperature=temperature, num_classes=num_classes)
+
+
+class Neighbours:
+    """The k most similar train features of every test feature, found while the train features pass by.
+
+    The test features (n, D) stay on the devices, all of them on each; of the train features one block at a time does,
+    split over the devices, so memory does not grow with their number. All processes pass the same arrays.
+    """
+
+    def __init__(self, test_features, *, k: int, block: int = TRAIN_BLOCK, rows: int = TEST_BLOCK):
+        self.n, self.mesh = len(test_features), sharding.create_mesh()
+        whole_on_each = sharding.replicated(self.mesh)
+        rows = min(rows, self.n)
+        self.tests = [jax.device_put(normalized(part), whole_on_each) for part, _ in blocks(test_features, rows)]
+        first = np.full((rows, k), -np.inf, np.float32), np.zeros((rows, k), np.int32)
+        self.best = [jax.device_put(first, whole_on_each) for _ in self.tests]
+        self.devices = self.mesh.size
+        self.block = -(-block // self.devices) * self.devices
+        self.merge = jax.jit(merge, out_shardings=(whole_on_each, whole_on_each)) if self.devices > 1 else merge_alone
+
+    def add(self, features, labels) -> None:
+        """More train features (m, D), any number, and their labels (m,)."""
+        labels = np.asarray(labels, np.int32)
+        for (part, count), (part_labels, _) in zip(
+            blocks(features, self.block), blocks(labels, self.block), strict=True
+        ):
+            placed, placed_labels = map(self.split, (normalized(part), part_labels))
+            jax.block_until_ready(self.best)  # blocks that wait for the devices would pile up in memory
+            self.best = [
+                self.merge(best, test, placed, placed_labels, count)
+                for best, test in zip(self.best, self.tests, strict=True)
+            ]
+
+    def split(self, rows: np.ndarray):
+        """(block, ...) -> (devices, block / devices, ...), a share on each device."""
+        rows = rows.reshape(self.devices, -1, *rows.shape[1:])
+        return jax.make_array_from_callback(rows.shape, sharding.batch_sharding(self.mesh), lambda where: rows[where])
+
+    def vote(self, *, temperature: float, num_classes: int, k: int | None = None) -> np.ndarray:
+        """(n,) int32 classes, voted by the k nearest (default: all that were kept)."""
+        nearest = [(similarity[:, :k], labels[:, :k]) for similarity, labels in self.best]
+        votes = [np.asarray(vote(pair, temperature, num_classes=num_classes)) for pair in nearest]
+        return np.concatenate(votes)[: self.n]
 
 
 def check(train_labels, test_features, *, k: int, num_classes: int) -> None:
@@ -65,20 +100,30 @@ def check(train_labels, test_features, *, k: int, num_classes: int) -> None:
 def blocks(array: np.ndarray, rows: int):
     """(rows of `array`, how many are real) in turn; the last is filled up with zeros: one shape, one compilation."""
     for start in range(0, len(array), rows):
-        part = array[start : start + rows]
-        yield np.concatenate([part, np.zeros((rows - len(part), *array.shape[1:]), array.dtype)]), len(part)
+        part = np.asarray(array[start : start + rows])
+        yield np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)]), len(part)
 
 
-@jax.jit
 def merge(best, test, train, labels, count):
-    """The k best (similarity, label) so far, and those among `count` rows of one more block of train features."""
+    """The k best (similarity, label) so far, and those among the first `count` rows of one more block.
+
+    train: (P, R, D), labels: (P, R): a block as it lies on P devices. Each first finds the k best of its own rows:
+    these travel, not the similarities.
+    """
     with jax.default_matmul_precision("highest"):
-        similarity = test @ train.T
-    similarity = jnp.where(jnp.arange(len(train)) < count, similarity, -jnp.inf)
-    similarities = jnp.concatenate([best[0], similarity], axis=1)
-    labels = jnp.concatenate([best[1], jnp.broadcast_to(labels, similarity.shape)], axis=1)
-    top, where = jax.lax.top_k(similarities, best[0].shape[1])
+        similarity = jnp.einsum("td,prd->tpr", test, train)
+    place = jnp.arange(labels.size).reshape(labels.shape)
+    similarity = jnp.where(place < count, similarity, -jnp.inf)
+    k = best[0].shape[1]
+    top, where = jax.lax.top_k(similarity, min(k, labels.shape[1]))
+    found = jnp.take_along_axis(jnp.broadcast_to(labels, similarity.shape), where, axis=2)
+    similarities = jnp.concatenate([best[0], top.reshape(len(test), -1)], axis=1)
+    labels = jnp.concatenate([best[1], found.reshape(len(test), -1)], axis=1)
+    top, where = jax.lax.top_k(similarities, k)
     return top, jnp.take_along_axis(labels, where, axis=1)
+
+
+merge_alone = jax.jit(merge)
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
@@ -97,14 +142,13 @@ def normalized(features) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def collect_features(feature_fn, batches, put, *, keep: str = "labelled"):
-    """(features (n, D) float32, labels (n,), index (n,)) of evaluation batches, the rows of all processes.
+def feature_batches(feature_fn, batches, put, *, keep: str = "labelled"):
+    """(features (n, D) float32, labels (n,), index (n,)) of each evaluation batch, the rows of all processes.
 
     batches: dicts of image, label, index and valid (B,) bool. put: host arrays -> global device arrays.
     feature_fn: device images -> (B, D). keep: `labelled`, or `valid` for images without a label too; the padding
-    of a batch is never kept. Raises UserError where no batch comes.
+    of a batch is never kept.
     """
-    rows = []
     for batch in batches:
         # The labels take the road of the images: on several processes, features come back in the mesh's order.
         placed = put({name: batch[name] for name in ("image", "label", "index", "valid")})
@@ -113,7 +157,12 @@ def collect_features(feature_fn, batches, put, *, keep: str = "labelled"):
         )
         if keep == "labelled":
             kept = kept & (label >= 0)
-        rows.append((features[kept].astype(np.float32), label[kept], index[kept]))
+        yield features[kept].astype(np.float32), label[kept], index[kept]
+
+
+def collect_features(feature_fn, batches, put, *, keep: str = "labelled"):
+    """The rows of `feature_batches` in one piece. Raises UserError where no batch comes."""
+    rows = list(feature_batches(feature_fn, batches, put, keep=keep))
     if not rows:
         raise UserError("evaluation: the split holds no image")
     return tuple(np.concatenate(column) for column in zip(*rows, strict=True))

@@ -103,7 +103,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block without dropout, drop path or LayerScale."""
+    """Pre-norm transformer block without dropout or LayerScale."""
 
     width: int
     heads: int
@@ -117,12 +117,15 @@ class Block(nn.Module):
         self.norm2 = layer_norm(self.dtype)
         self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype)
 
-    def __call__(self, x, *, return_cls_attention: bool = False):
-        """(B, T, D) -> (B, T, D), and if asked the cls token's attention (B, T - 1)."""
+    def __call__(self, x, branches=None, *, return_cls_attention: bool = False):
+        """(B, T, D) -> (B, T, D), and if asked the cls token's attention (B, T - 1).
+
+        branches: (2, B) factors of what attention and MLP add to each image (drop path); None: 1.
+        """
         mixed = self.attn(self.norm1(x), return_cls_attention=return_cls_attention)
         mixed, attention = mixed if return_cls_attention else (mixed, None)
-        x = x + mixed
-        x = x + self.mlp(self.norm2(x))
+        x = x + scaled(mixed, branches, 0)
+        x = x + scaled(self.mlp(self.norm2(x)), branches, 1)
         return (x, attention) if return_cls_attention else x
 
     def cls_attention(self, x):
@@ -154,6 +157,11 @@ def through(blocks, x, *, remat: bool, scan: bool):
         return x
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
     return jax.lax.scan(lambda x, of_block: (step(x, of_block), None), x, stacked)[0]
+
+
+def scaled(added, branches, i: int):
+    """What a branch adds to each image, times its factor."""
+    return added if branches is None else added * branches[i][:, None, None].astype(added.dtype)
 
 
 class ViT(nn.Module):
@@ -210,11 +218,14 @@ class ViT(nn.Module):
         cls = jnp.broadcast_to(cls.astype(tokens.dtype), (tokens.shape[0], 1, self.width))
         return jnp.concatenate([cls, tokens], axis=1)
 
-    def layers(self, tokens):
-        """Patch tokens (B, n, D) -> the output of every block, each (B, 1 + n, D), before the final norm."""
+    def layers(self, tokens, branches=None):
+        """Patch tokens (B, n, D) -> the output of every block, each (B, 1 + n, D), before the final norm.
+
+        branches: (depth, 2, B) factors of the blocks' residual branches (drop path); None: 1.
+        """
         x, outputs = self.with_cls(tokens), []
-        for block in self.blocks:
-            x = block(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if branches is None else branches[i])
             outputs.append(x)
         return outputs
 

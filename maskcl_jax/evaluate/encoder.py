@@ -1,0 +1,140 @@
+"""One network of a run as evaluations see it: which weights, which image size, which features."""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.methods import base
+from maskcl_jax.models.position import resize_position_table, sincos_table
+from maskcl_jax.models.resnet import ResNet, average_pool
+from maskcl_jax.models.vit import ViT
+
+NETWORKS = ("online", "target", "random")
+VIT_FEATURES = ("cls", "mean", "mean+cls", "lastN", "pixels")
+
+
+class Encoder(NamedTuple):
+    """module: a ViT or a ResNet for images of `image_size`. variables: {"params", "batch_stats" (ResNet)}.
+
+    method: of the run, for what it does to images before its encoder sees them.
+    """
+
+    module: ViT | ResNet
+    variables: dict[str, Any]
+    method: Any
+    network: str
+
+    @property
+    def is_vit(self) -> bool:
+        """A ViT or else a ResNet."""
+        return isinstance(self.module, ViT)
+
+    def prepared(self, images):
+        """uint8 (B, H, W, C) -> what the encoder takes: normalised, and high-passed where the method's encoder is."""
+        data = self.method.config.data
+        images = base.normalize(images, data.mean, data.std)
+        return self.method.filtered(images) if hasattr(self.method, "filtered") else images
+
+    def layers(self, variables, images):
+        """uint8 images -> the output of each block (B, 1 + N, D), after the final norm where the network has one."""
+        normed = "norm" in variables["params"]
+
+        def outputs(module, x):
+            layers = module.layers(module.embed(x))
+            return [module.norm(layer) if normed else layer for layer in layers]
+
+        return self.module.apply(variables, self.prepared(images), method=outputs)
+
+    def features(self, variables, images, kind: str):
+        """uint8 images (B, H, W, C) -> (B, D) float32, of the kind that `check_feature` has let pass."""
+        if kind == "pixels":
+            return self.prepared(images).reshape(len(images), -1)
+        if kind == "pool":
+            return average_pool(self.module.apply(variables, self.prepared(images), train=False))
+        layers = [layer.astype(jnp.float32) for layer in self.layers(variables, images)]
+        if match := re.fullmatch(r"last(\d+)", kind):
+            return jnp.concatenate([layer[:, 0] for layer in layers[-int(match[1]) :]], axis=1)
+        parts = {"cls": layers[-1][:, 0], "mean": layers[-1][:, 1:].mean(axis=1)}
+        return jnp.concatenate([parts[name] for name in kind.split("+")], axis=1)
+
+    def feature_map(self, variables, images):
+        """uint8 images -> (B, h, w, D) float32: the patch tokens in their places, or the last stage of a ResNet."""
+        if not self.is_vit:
+            return self.module.apply(variables, self.prepared(images), train=False).astype(jnp.float32)
+        tokens = self.layers(variables, images)[-1][:, 1:].astype(jnp.float32)
+        return tokens.reshape(len(images), *self.module.grid, -1)
+
+    def cls_attention(self, variables, images):
+        """uint8 images -> (depth, B, h, w) float32: what the cls token attends to in each block, mean over heads."""
+        weights = self.module.apply(
+            variables, self.prepared(images), method=lambda module, x: module.cls_attention(module.embed(x))
+        )
+        return weights.reshape(*weights.shape[:2], *self.module.grid)
+
+
+def open_encoder(run, *, network: str = "online", image_size=None, seed: int = 0) -> Encoder:
+    """The encoder of a run, for images of `image_size` (height, width; default: those it was trained on).
+
+    network: "online", "target" (the EMA), or "random" (first values drawn from `seed`: what training is compared
+    with). A ViT's position table is resized as MAE resizes it. Raises UserError for a network that the run does not
+    have and a size that the encoder cannot take.
+    """
+    base.check_choice("network", network, NETWORKS)
+    method, state = run.method, run.state
+    trees = {"online": (state.params, state.model_state), "target": (state.target_params, state.target_state)}
+    if network == "random":
+        params, stats = jax.jit(method.init)(jax.random.key(seed))
+    else:
+        params, stats = trees[network]
+    if not params or "encoder" not in params:
+        raise UserError(f"network={network!r}: {run.config.method.name} trains no EMA target; use online")
+    trained = tuple(run.config.data.image_size)
+    size = trained if image_size is None else tuple(image_size)
+    if not isinstance(method.encoder, ViT):
+        variables = {"params": params["encoder"], "batch_stats": (stats or {})["batch_stats"]["encoder"]}
+        return Encoder(method.encoder, variables, method, network)
+    module, params = method.encoder, params["encoder"]
+    if size != trained:
+        module, params = resized(module, params, size)
+    return Encoder(module, {"params": params}, method, network)
+
+
+def resized(module: ViT, params, size: tuple[int, int]):
+    """(module, parameters) for another image size. Raises UserError where the patches do not divide it."""
+    if min(size) < 1 or size[0] % module.patch_size or size[1] % module.patch_size:
+        raise UserError(
+            f"data.image_size={size[0]}x{size[1]} does not fit the encoder: use multiples of its patch size "
+            f"{module.patch_size}"
+        )
+    table = position_table(module, params)[0]
+    new = module.clone(image_size=size, positions="learned", parent=None)
+    return new, {**params, "pos_embed": resize_position_table(table, module.grid, new.grid)[None]}
+
+
+def position_table(module: ViT, params) -> np.ndarray:
+    """(1, 1 + N, D) float32: the learned table, or the fixed one with zeros for the cls token."""
+    if module.positions == "learned":
+        return np.asarray(params["pos_embed"])
+    table = sincos_table(module.width, module.grid, order=module.positions)
+    return np.concatenate([np.zeros((1, module.width), np.float32), table])[None]
+
+
+def default_feature(run) -> str:
+    """What the run's own evaluation reads off its encoder."""
+    return run.config.eval.feature if isinstance(run.method.encoder, ViT) else "pool"
+
+
+def check_feature(kind: str, module) -> None:
+    """Raises UserError for a kind of feature that the encoder does not have."""
+    if not isinstance(module, ViT):
+        base.check_choice("feature", kind, ("pool", "pixels"))
+        return
+    match = re.fullmatch(r"last([1-9]\d*)", kind)
+    if match is None:
+        base.check_choice("feature", kind, VIT_FEATURES)
+    if kind == "lastN" or (match and int(match[1]) > module.depth):
+        raise UserError(f"feature={kind!r} is out of range: write last1 to last{module.depth}")

@@ -1,0 +1,185 @@
+"""Embeddings of a split to .npz, a sheet of nearest neighbours, and what the cls token attends to, as PNG."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from maskcl_jax import checkpoint, sharding, visualize
+from maskcl_jax import config as config_lib
+from maskcl_jax.data import subsets
+from maskcl_jax.data.sources import SPLITS
+from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import knn
+from maskcl_jax.methods import base
+
+PART = 64  # batches a file, while the work goes on
+
+
+def run_features(session) -> None:
+    """Writes FILE.npz {features, labels, index, names, class_names, origin}, FILE-neighbours.png and -attention.png."""
+    s = session.settings
+    base.check_choice("split", s.split, SPLITS)
+    if not session.source.num_examples(s.split):
+        raise UserError(f"split={s.split!r} of {session.source.description} has no image: choose another")
+    path = pathlib.Path(s.out or session.folder / f"{session.name}.npz").with_suffix(".npz")
+    origin = origin_of(session)
+    if not there(path):
+        check_origin(path.with_suffix(".parts") / "origin.json", origin)
+        collect(session, path, origin)
+    if jax.process_index() == 0:
+        check_file(path, origin)
+        saved = np.load(path)
+        print(f"{path}: {saved['features'].shape[0]} embeddings of width {saved['features'].shape[1]}", flush=True)
+        draw_neighbours(session, saved, path.with_name(f"{path.stem}-neighbours.png"))
+        if session.encoder.is_vit:
+            draw_attention(session, saved["index"], path.with_name(f"{path.stem}-attention.png"))
+
+
+def origin_of(session) -> dict:
+    """What the embeddings depend on. A batch size is not among it."""
+    fields = config_lib.flat(session.settings)
+    same = {
+        name: value for name, value in fields.items() if name not in ("batch_size", "out", "pictures", "neighbours")
+    }
+    workdir = str(pathlib.Path(session.run.workdir).absolute())
+    return json.loads(json.dumps(same | {"workdir": workdir, "step": session.run.step, "feature": session.feature}))
+
+
+def check_file(path: pathlib.Path, origin: dict) -> None:
+    """Raises UserError where a file is not the embeddings of this very run and these settings."""
+    try:
+        found = json.loads(str(np.load(path)["origin"]))
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{path} is there and holds no embeddings: give another --config.out") from None
+    compare(path, found, origin)
+
+
+def check_origin(record: pathlib.Path, origin: dict) -> None:
+    """The same of work that was broken off."""
+    if record.exists():
+        compare(record.parent, json.loads(record.read_text()), origin)
+
+
+def compare(path: pathlib.Path, found: dict, origin: dict) -> None:
+    """Raises UserError naming the first field that differs."""
+    for field, value in origin.items():
+        if found.get(field) != value:
+            raise UserError(
+                f"{path} is there from another run ({field}: {found.get(field)} there, {value} here): give another "
+                "--config.out, or remove it"
+            )
+
+
+def collect(session, path: pathlib.Path, origin: dict) -> None:
+    """Computes what is missing, PART batches a file, and joins the files. All processes call it."""
+    parts = path.with_suffix(".parts")
+    writes = jax.process_index() == 0
+    if writes:
+        parts.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(parts / "origin.json", json.dumps(origin))
+    size = session.settings.batch_size
+    files, rows, compute = [], [], session.feature_fn()
+    with session.batches(session.settings.split, size) as batches:
+        for number, batch in enumerate(batches):
+            file = parts / f"{number // PART:05d}-{size}.npz"
+            if there(file):  # of an attempt before this one
+                continue
+            if file not in files:
+                rows = save_part(files, rows, writes)
+                files.append(file)
+            rows += knn.feature_batches(compute, [batch], session.put, keep="valid")
+    save_part(files, rows, writes)
+    if writes:
+        join(session, parts, size, path, origin)
+        shutil.rmtree(parts)
+
+
+def there(path: pathlib.Path) -> bool:
+    """Whether the first process, which writes, sees a file: all processes must go the same way."""
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(path.exists())))
+
+
+def save_part(files: list, rows: list, writes: bool) -> list:
+    """Writes the rows of the newest part, whole or not at all; what waits then: nothing."""
+    if rows and writes:
+        beside = files[-1].with_suffix(".tmp.npz")
+        np.savez(beside, *(np.concatenate(column) for column in zip(*rows, strict=True)))
+        beside.rename(files[-1])
+    return []
+
+
+def join(session, parts: pathlib.Path, size: int, path: pathlib.Path, origin: dict) -> None:
+    """All parts in one file, with the names of the images."""
+    columns = [list(np.load(file).values()) for file in sorted(parts.glob(f"*-{size}.npz"))]
+    features, labels, index = (np.concatenate(column) for column in zip(*columns, strict=True))
+    data = session.source.evaluated(session.settings.split)
+    beside = path.with_suffix(".tmp.npz")
+    np.savez(
+        beside,
+        features=features,
+        labels=labels,
+        index=index,
+        names=np.array([data.name(i) for i in index]),
+        class_names=np.array(session.source.class_names, str),
+        origin=json.dumps(origin),
+    )
+    beside.rename(path)
+
+
+def images_at(session, index: np.ndarray) -> np.ndarray:
+    """(n, H, W, C) uint8 of some images of the split, in the order of `index`."""
+    ascending = np.unique(index)
+    part = subsets.Part(session.source, {"test": (session.settings.split, ascending)})
+    size = -(-len(ascending) // session.mesh.size) * session.mesh.size
+    with session.batches("test", size, part) as batches:
+        images = np.concatenate([batch["image"][batch["valid"]] for batch in batches])
+    return images[np.searchsorted(ascending, index)]
+
+
+def draw_neighbours(session, saved, path: pathlib.Path) -> None:
+    """A row for each of a few images: itself, and the most similar others (cosine)."""
+    s, unit = session.settings, knn.normalized(saved["features"])
+    queries = spread(len(unit), s.pictures)
+    count = min(s.neighbours, len(unit) - 1)
+    if not len(queries) or count < 1:
+        return
+    similarity = unit[queries] @ unit.T
+    similarity[np.arange(len(queries)), queries] = -np.inf
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    shown = np.concatenate([queries[:, None], nearest], axis=1)
+    images = images_at(session, saved["index"][shown.ravel()]).reshape(*shown.shape, *s.data.image_size, -1)
+    titles = ["image", *(f"{i + 1}." for i in range(count))]
+    columns = {title: images[:, i] / 255.0 for i, title in enumerate(titles)}
+    visualize.save_png(path, visualize.grid(columns, max_rows=len(queries)))
+    print(f"{path}: nearest neighbours", flush=True)
+
+
+def draw_attention(session, index: np.ndarray, path: pathlib.Path) -> None:
+    """Images beside what the cls token attends to: in the last block, and summed over all (what ccMIM ranks by)."""
+    chosen = spread(len(index), session.settings.pictures)
+    if not len(chosen):
+        return
+    images = images_at(session, index[chosen])
+    attend = jax.jit(session.encoder.cls_attention, out_shardings=sharding.replicated(session.mesh))
+    attention = np.asarray(attend(session.encoder.variables, jnp.asarray(images)))
+    patch = session.encoder.module.patch_size
+    columns = {"image": images / 255.0, "last block": heat(attention[-1], patch), "all": heat(attention.sum(0), patch)}
+    visualize.save_png(path, visualize.grid(columns, max_rows=len(chosen)))
+    print(f"{path}: attention of the cls token", flush=True)
+
+
+def heat(weights: np.ndarray, patch: int) -> np.ndarray:
+    """(B, h, w) -> (B, H, W, 1), each image's from 0 to 1."""
+    low, high = weights.min(axis=(1, 2), keepdims=True), weights.max(axis=(1, 2), keepdims=True)
+    scaled = (weights - low) / np.maximum(high - low, 1e-12)
+    return scaled.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
+
+
+def spread(count: int, wanted: int) -> np.ndarray:
+    """Up to `wanted` evenly spaced places of `count`."""
+    return np.arange(min(wanted, count)) * count // max(min(wanted, count), 1)

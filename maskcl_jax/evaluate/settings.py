@@ -1,0 +1,150 @@
+"""The settings of one evaluation: a recipe by name, the run's data or others, and what the command line changes."""
+
+import ast
+import hashlib
+import json
+
+import ml_collections
+
+from maskcl_jax import config as config_lib
+from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate.recipes import CHEAP, PROTOCOLS
+
+SHARED = {
+    "network": "online",  # online | target (the EMA) | random (first values)
+    "feature": "",  # "": the recipe's, else the run's own
+    "step": -1,  # of the checkpoint; -1: the newest
+    "seed": 0,  # of subsets, of first values, of augmentation
+    "labels": "all",  # of the training images: all, a share of every class as 1%, or a count of every class as 5
+}
+FIXED = ("protocol", "recipe")  # no overrides
+OF_THE_ENCODER = ("image_size", "channels", "mean", "std")  # data fields that another data set does not change
+
+
+def create(protocol: str, run_config, *, data: str = "", overrides: tuple[str, ...] = ()) -> list:
+    """The settings of each evaluation that `protocol[:recipe]` names, one ConfigDict each; several for several labels.
+
+    "all" is every protocol of CHEAP, "lowshot:finetune" the run's own recipe of finetune on lowshot's labels.
+
+    data: a preset of `config.DATA` in place of the run's data; its images are shown at the run's size. overrides:
+    "FIELD=VALUE"; `data.FIELD` for the data. Raises UserError for a protocol, recipe, preset or field that is unknown.
+    """
+    name, _, recipe = protocol.partition(":")
+    if name == "all":
+        check_known(overrides)
+        return [s for cheap in CHEAP for s in create(cheap, run_config, data=data, overrides=known(overrides, cheap))]
+    few = protocol == "lowshot:finetune"
+    if few:
+        name, recipe = "finetune", ""
+    if name not in PROTOCOLS:
+        words = [*PROTOCOLS, "all", "table"]
+        raise UserError(
+            f"--protocol={name} is unknown{config_lib.suggestion(name, words)}: use one of {', '.join(words)}"
+        )
+    recipe = recipe or default_recipe(name, run_config)
+    if recipe not in PROTOCOLS[name]:
+        raise UserError(f"--protocol={name}:{recipe}: use one of {', '.join(filter(None, PROTOCOLS[name]))}")
+    settings = ml_collections.ConfigDict({"protocol": name, "recipe": recipe} | SHARED | PROTOCOLS[name][recipe])
+    settings.data = data_of(data, run_config)
+    if few:
+        settings.labels = PROTOCOLS["lowshot"][""]["labels"]
+    for text in overrides:
+        override(settings, text)
+    return [with_labels(settings, amount) for amount in settings.labels.split(",")]
+
+
+def known(overrides: tuple[str, ...], protocol: str) -> tuple[str, ...]:
+    """Of several protocols at once, each takes the fields that it has; `labels` is lowshot's own."""
+    fields = SHARED.keys() | PROTOCOLS[protocol][""].keys()
+    taken = fields if protocol == "lowshot" else fields - {"labels"}
+    return tuple(text for text in overrides if text.partition("=")[0] in taken or text.startswith("data."))
+
+
+def check_known(overrides: tuple[str, ...]) -> None:
+    """Raises UserError for a field that none of the cheap protocols has."""
+    taken = {text for protocol in CHEAP for text in known(overrides, protocol)}
+    for text in overrides:
+        if text not in taken:
+            raise UserError(f"--config.{text} is a field of none of {', '.join(CHEAP)}: leave it out")
+
+
+def default_recipe(protocol: str, run_config) -> str:
+    """The recipe for the run's encoder where none is named."""
+    if protocol == "finetune":
+        if "stem" in run_config.model:
+            return "resnet"
+        width = run_config.model.width
+        return "small" if width < 384 else "mae_b" if width < 1024 else "mae_l" if width < 1280 else "mae_h"
+    return next(iter(PROTOCOLS[protocol]))
+
+
+def data_of(preset: str, run_config):
+    """The run's data, or those of a preset shown as the run's encoder knows images."""
+    if not preset:
+        return ml_collections.ConfigDict(run_config.data)
+    if preset not in config_lib.DATA:
+        known_data = ", ".join(config_lib.DATA)
+        raise UserError(f"--data={preset} is unknown{config_lib.suggestion(preset, config_lib.DATA)}: use {known_data}")
+    data = ml_collections.ConfigDict(config_lib.DEFAULTS["data"] | config_lib.DATA[preset])
+    for field in OF_THE_ENCODER:
+        data[field] = run_config.data[field]
+    return data
+
+
+def override(settings, text: str) -> None:
+    """Sets "a.b=value" as the type that the field has. Raises UserError for an unknown field or an unfit value."""
+    path, equals, value = text.partition("=")
+    fields = config_lib.flat(settings)
+    if path not in fields or path in FIXED:
+        raise UserError(
+            f"--config.{path} is not a field of {settings.protocol}{config_lib.suggestion(path, fields)}: it has "
+            f"{', '.join(f for f in fields if not f.startswith('data.') and f not in FIXED)}, and data.*"
+        )
+    *parents, name = path.split(".")
+    place = settings
+    for parent in parents:
+        place = place[parent]
+    try:
+        if not equals:
+            raise ValueError
+        place[name] = parsed(value, place[name])
+    except (ValueError, SyntaxError, TypeError):
+        kind = type(place[name]).__name__
+        raise UserError(f"--config.{text} has no valid value: write --config.{path}=VALUE, a {kind}") from None
+
+
+def parsed(text: str, old):
+    """Text as the type of `old`: a tuple is written 1,2,3 (or 64x32 for sizes)."""
+    if isinstance(old, bool):
+        return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+    if isinstance(old, tuple):
+        value = ast.literal_eval(text.replace("x", ","))
+        return value if isinstance(value, tuple) else (value,)
+    if isinstance(old, int | float):
+        number = ast.literal_eval(text)
+        if isinstance(number, bool) or (isinstance(old, int) and number != int(number)):
+            raise ValueError(text)
+        return type(old)(number)
+    return text
+
+
+def with_labels(settings, amount: str):
+    """A copy for one amount of labels."""
+    copy = ml_collections.ConfigDict(settings)
+    copy.labels = amount.strip()
+    return copy
+
+
+def name_of(settings, step: int) -> str:
+    """The name of the evaluation's files: protocol, recipe, step, and a hash of all settings.
+
+    So another setting never overwrites, or goes on with, what this one left.
+    """
+    text = json.dumps(config_lib.flat(settings), sort_keys=True)
+    parts = [
+        settings.protocol,
+        settings.recipe,
+        f"step{step}",
+        hashlib.blake2b(text.encode(), digest_size=4).hexdigest(),
+    ]
+    return "-".join(part for part in parts if part)

@@ -1,0 +1,362 @@
+"""The protocols against scikit-learn, every image counted once, interruption, and what is refused."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from untrained import made, run_of, save_run
+
+from maskcl_jax import checkpoint, sharding
+from maskcl_jax.data import subsets
+from maskcl_jax.data.sources import Arrays, Source
+from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import encoder as encoder_lib
+from maskcl_jax.evaluate import features, fit, frozen, knn, linear, results, session, settings
+from maskcl_jax.evaluate.evaluation import evaluate
+from maskcl_jax.models.vit import ViT
+
+EIGHT_PIXELS = {"data.image_size": (8, 8), "data.channels": 1, "model.patch_size": 4, "data.num_examples": 61}
+LIGHT = ("batch_size=16",)
+
+
+class Blobs(Source):
+    """Three overlapping classes of noisy 8x8 images: no classifier is right everywhere."""
+
+    num_classes, description, class_names = 3, "blobs, of noise", ("a", "b", "c")
+
+    def num_examples(self, split):
+        return {"train": 1503, "test": 2003}[split]
+
+    def load(self, split):
+        count = self.num_examples(split)
+        rng = np.random.default_rng(count)
+        labels = rng.integers(3, size=count).astype(np.int32)
+        centres = np.random.default_rng(0).normal(128, 5, size=(3, 8, 8, 1))
+        noise = rng.normal(0, 30, size=(count, 8, 8, 1))
+        return Arrays(np.clip(centres[labels] + noise, 0, 255).astype(np.uint8), labels)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A run of 8x8 grey images."""
+    return made("mae", **EIGHT_PIXELS)
+
+
+@pytest.fixture(scope="module")
+def workdir(small, tmp_path_factory):
+    """Its folder."""
+    folder = tmp_path_factory.mktemp("run") / "mae"
+    save_run(folder, small)
+    return folder
+
+
+def opened(run, protocol, tmp_path, *overrides, data=""):
+    """The session of one evaluation, its files under tmp_path."""
+    (chosen,) = settings.create(protocol, run.config, data=data, overrides=overrides)
+    return session.open_session(run._replace(workdir=str(tmp_path)), chosen)
+
+
+@pytest.fixture
+def blobs(monkeypatch):
+    """All data are `Blobs`."""
+    monkeypatch.setattr(session, "open_source", lambda data: Blobs())
+
+
+def test_knn_counts_what_scikit_learn_counts(small, blobs, tmp_path):
+    s = opened(small, "knn", tmp_path, "feature=pixels", "k=5,20", "batch_size=501")
+    train, labels, _ = s.features("train")
+    test, test_labels, _ = s.features("test")
+    s.cache.clear()
+    for entry in frozen.run_knn(s)["entries"]:
+        weights = {"weights": lambda distance: np.exp((1 - distance) / 0.07)}
+        theirs = KNeighborsClassifier(entry["k"], metric="cosine", algorithm="brute", **weights).fit(train, labels)
+        assert entry["accuracy"] == theirs.score(test, test_labels)
+        assert (entry["n_train"], entry["n_test"]) == (1503, 2003)
+
+
+def test_neighbours_may_come_in_any_pieces(small):
+    rng = np.random.default_rng(0)
+    train, labels, test = rng.normal(size=(83, 6)), rng.integers(4, size=83), rng.normal(size=(31, 6))
+    whole = knn.knn_predict(train, labels, test, k=7, num_classes=4)
+    pieces = knn.Neighbours(test, k=7, block=16, rows=10)
+    for start, stop in ((0, 5), (5, 40), (40, 83)):
+        pieces.add(train[start:stop], labels[start:stop])
+    np.testing.assert_array_equal(pieces.vote(temperature=0.07, num_classes=4), whole)
+
+
+def test_the_linear_head_finds_scikit_learns_optimum(small, blobs, tmp_path):
+    s = opened(
+        small,
+        "linear",
+        tmp_path,
+        *("feature=pixels", "batch_size=451", "eval_batch_size=501", "total_steps=90", "checkpoint_every_epochs=0"),
+        *("augment.crop_scale=1,1", "augment.crop_ratio=1,1", "augment.flip=false", "factors=0.00001,3"),
+    )
+    entry = linear.run_linear(s)["entries"][0]
+    assert entry["base_lr"] == pytest.approx(0.3)  # chosen on what was held out
+    kept, held = subsets.held_out(1503, 0.1, seed=0)
+    assert entry["n_train"] == len(kept) == 1353
+    assert not set(kept) & set(held)
+    train, labels, _ = s.features("train")
+    test, test_labels, _ = s.features("test")
+    train, labels = train[kept], labels[kept]
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    theirs = LogisticRegression(C=1e6, max_iter=1000).fit((train - mean) / std, labels)
+    assert abs(entry["accuracy"] - theirs.score((test - mean) / std, test_labels)) <= 0.002
+    assert 0.5 < entry["accuracy"] < 0.95
+    assert entry["n_test"] == 2003
+
+
+def on_devices(workdir: str, out: str) -> list[dict]:
+    """Entries of a k-NN and a linear evaluation; the training images' embeddings in a file."""
+    overrides = ("batch_size=16", "data.num_examples=61")
+    found = evaluate(workdir, "knn", overrides=overrides)
+    if jax.device_count() > 1:
+        found += evaluate(workdir, "linear", overrides=(*overrides, "eval_batch_size=8", "total_steps=2"))
+    evaluate(workdir, "features", overrides=(*overrides, "split=train", f"out={out}", "pictures=0"))
+    return [content["values"]["entries"][0] for content in found]
+
+
+def test_every_image_once_on_one_device_and_on_eight(workdir, tmp_path):
+    """61 images to train on and 15 to test: 16 and 8 at once, and 8 devices, divide neither."""
+    here = pathlib.Path(__file__)
+    path = os.pathsep.join([str(here.parent), str(pathlib.Path(knn.__file__).parents[2])])
+    code = f"import json, sys, {here.stem} as t; print(json.dumps(t.on_devices(*sys.argv[1:])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(workdir), str(tmp_path / "8.npz")],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    on_eight = json.loads(done.stdout.splitlines()[-1])
+    on_one = on_devices(str(workdir), str(tmp_path / "1.npz"))
+    one, eight = (np.load(tmp_path / f"{devices}.npz") for devices in ("1", "8"))
+    for saved in (one, eight):
+        np.testing.assert_array_equal(np.sort(saved["index"]), np.arange(61))
+    order = np.argsort(one["index"]), np.argsort(eight["index"])
+    np.testing.assert_allclose(one["features"][order[0]], eight["features"][order[1]], atol=1e-5)
+    np.testing.assert_array_equal(one["labels"][order[0]], eight["labels"][order[1]])
+    assert on_one[0] == on_eight[0]
+    assert [entry["n_test"] for entry in on_one + on_eight] == [15] * 3
+
+
+def test_features_go_on_where_they_broke_off(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "PART", 1)
+    computed, whole = [], knn.feature_batches
+
+    def counted(compute, batches, put, **options):
+        computed.append(1)
+        if len(computed) == 3:
+            raise OSError
+        return whole(compute, batches, put, **options)
+
+    monkeypatch.setattr(knn, "feature_batches", counted)
+    out = f"out={tmp_path}/embedded.npz"
+    s = opened(small, "features", tmp_path, "batch_size=16", "split=train", out, "pictures=2", "neighbours=3")
+    with pytest.raises(OSError):
+        features.run_features(s)
+    features.run_features(s)
+    assert len(computed) == 3 + 2  # of four batches two were done
+    saved = np.load(tmp_path / "embedded.npz")
+    np.testing.assert_array_equal(np.sort(saved["index"]), np.arange(61))
+    assert saved["names"][0] == "example 0"
+    again = np.concatenate([row[0] for row in whole(s.feature_fn(), s.batches("train", 16), s.put, keep="valid")])
+    np.testing.assert_allclose(saved["features"], again, atol=1e-6)
+    assert not list(tmp_path.glob("*.parts"))
+    for picture in ("neighbours", "attention"):
+        assert (tmp_path / f"embedded-{picture}.png").stat().st_size > 100
+    other = opened(small, "features", tmp_path, "batch_size=16", "split=train", out, "network=random")
+    with pytest.raises(UserError, match=r"another run.*network"):
+        features.run_features(other)
+
+
+def test_an_interrupted_linear_evaluation_ends_as_if_it_had_not_been(small, blobs, tmp_path, monkeypatch):
+    overrides = ("feature=pixels", "batch_size=128", "eval_batch_size=501", "total_steps=6", "factors=1", "holdout=0")
+    straight = opened(small, "linear", tmp_path / "straight", *overrides)
+    expected = linear.run_linear(straight)
+    put, seen = sharding.put, []
+
+    def interrupted(batch, mesh):
+        seen.append(1)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put(batch, mesh)
+
+    monkeypatch.setattr(fit.sharding, "put", interrupted)
+    broken = opened(small, "linear", tmp_path / "broken", *overrides)
+    with pytest.raises(SystemExit):
+        linear.run_linear(broken)
+    assert linear.run_linear(broken) == expected
+    saved = [checkpoint.Checkpoints(str(s.folder / s.name)) for s in (straight, broken)]
+    assert [c.latest() for c in saved] == [6, 6]
+    first, second = (jax.tree.leaves(dict(c.manager.restore(6)["state"])) for c in saved)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_a_result_says_of_itself(workdir):
+    (record,) = evaluate(str(workdir), "lowshot", overrides=("labels=2", *LIGHT), command="as it was written")
+    (stored,) = (r for r in results.read_all(str(workdir)) if r["protocol"] == "lowshot")
+    assert stored == json.loads(json.dumps(record))
+    assert stored["values"]["entries"][0]["n_train"] == 2 * 8
+    assert {"network", "feature", "step", "data", "versions", "command", "settings"} <= stored.keys()
+    listed = json.loads((workdir / "evaluate" / "labels-2-seed0.json").read_text())
+    assert len(listed["indices"]) == 16
+    assert "lowshot" in results.table([record])
+
+
+LABELS = np.repeat([0, 1, 2], [200, 40, 3])
+
+
+def test_subsets_are_balanced_fixed_and_nested():
+    small, large = (subsets.chosen(LABELS, amount, seed=0) for amount in ("1%", "10%"))
+    assert np.bincount(LABELS[small]).tolist() == [2, 1, 1]
+    assert np.bincount(LABELS[large]).tolist() == [20, 4, 1]
+    assert set(small) <= set(large)
+    np.testing.assert_array_equal(large, subsets.chosen(LABELS, "10%", seed=0))
+    assert not np.array_equal(large, subsets.chosen(LABELS, "10%", seed=1))
+    assert np.bincount(LABELS[subsets.chosen(LABELS, "3", seed=0)]).tolist() == [3, 3, 3]
+    np.testing.assert_array_equal(subsets.chosen(np.array([0, -1, 1]), "all", seed=0), [0, 2])
+
+
+def test_several_protocols_or_labels_are_several_evaluations(small):
+    def asked(protocol, *overrides):
+        made_of = settings.create(protocol, small.config, overrides=overrides)
+        return [(s.protocol, s.recipe, s.labels) for s in made_of]
+
+    assert asked("lowshot:finetune") == [("finetune", "small", "1%"), ("finetune", "small", "10%")]
+    shots = [("lowshot", "", "5"), ("lowshot", "", "1%")]
+    assert asked("all", "labels=5,1%") == [("logistic", "", "all"), *shots, ("knn", "", "all")]
+    names = {settings.name_of(s, 7) for s in settings.create("lowshot", small.config)}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("amount", ["0%", "200%", "many", "0", "-3", "1.5"])
+def test_amounts_that_are_none(amount):
+    with pytest.raises(UserError, match="labels="):
+        subsets.chosen(LABELS, amount, seed=0)
+
+
+def test_a_class_without_enough_images_is_named():
+    with pytest.raises(UserError, match="'cat' has 3"):
+        subsets.chosen(LABELS, "4", seed=0, names=("ant", "bee", "cat"))
+    with pytest.raises(UserError, match="'dog' has 0"):
+        subsets.chosen(LABELS, "1%", seed=0, names=("ant", "bee", "cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "overrides", "culprit"),
+    [
+        ("knnn", (), "did you mean 'knn'"),
+        ("linear:dino", (), "linear:dino"),
+        ("knn", ("kk=3",), "kk"),
+        ("knn", ("k=three",), "k=three"),
+        ("knn", ("network=teacher",), "network='teacher'"),
+        ("knn", ("network=target",), "no EMA target"),
+        ("knn", ("feature=clss",), "feature='clss'"),
+        ("knn", ("feature=last9",), "last9"),
+        ("knn", ("labels=1000",), "labels='1000'"),
+        ("knn", ("data.image_size=10x10",), "image_size=10x10"),
+        ("knn", ("batch_size=0",), "batch_size=0"),
+        ("finetune", ("pool=max",), "pool='max'"),
+        ("segment", (), "no masks"),
+        ("all", ("kk=3",), "kk=3 is a field of none"),
+    ],
+)
+def test_what_is_refused_in_one_line(small, tmp_path, protocol, overrides, culprit):
+    with pytest.raises(UserError, match=culprit) as error:
+        opened(small, protocol, tmp_path, *overrides)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "overrides", "culprit"),
+    [
+        ("knn", ("k=0",), "k="),
+        ("knn", ("temperature=0",), "temperature"),
+        ("logistic", ("C=0",), "C=0"),
+        ("linear", ("holdout=0",), "holdout"),
+        ("linear", ("factors=-1",), "factors"),
+        ("linear", ("epochs=0",), "epochs=0"),
+        ("finetune", ("init=random",), "init='random'"),
+        ("finetune", ("feature=mean",), "feature='mean'"),
+    ],
+)
+def test_what_is_refused_before_it_is_computed(small, tmp_path, protocol, overrides, culprit):
+    from maskcl_jax.evaluate import finetune
+
+    run = {"knn": frozen.run_knn, "logistic": frozen.run_logistic, "linear": linear.run_linear}
+    with pytest.raises(UserError, match=culprit):
+        run.get(protocol, finetune.run_finetune)(opened(small, protocol, tmp_path, *overrides))
+
+
+def test_data_without_labels_are_refused(small, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="needs labels"):
+        opened(small, "knn", tmp_path, f"data.path={tmp_path}", data="folder")
+
+
+def test_a_run_without_a_checkpoint_is_refused(small, tmp_path):
+    checkpoint.claim(str(tmp_path), small.config)
+    with pytest.raises(UserError, match="no checkpoint"):
+        evaluate(str(tmp_path), "knn")
+
+
+def test_the_command_line_tells_an_error_in_one_line(workdir):
+    command = [sys.executable, "-m", "maskcl_jax.evaluate", f"--workdir={workdir}", "--protocol=finetune:huge"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(knn.__file__).parents[2])
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: --protocol=finetune:huge")
+
+
+def test_features_of_each_kind(small):
+    """The kinds are built of the blocks' outputs as the method itself reads them."""
+    chosen = encoder_lib.open_encoder(small)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+
+    @jax.jit
+    def both(params):
+        ours = {kind: chosen.features({"params": params["encoder"]}, images, kind) for kind in kinds}
+        return ours, {kind: small.method.features(params, {}, images, kind=kind) for kind in ("cls", "mean")}
+
+    kinds = ("cls", "mean", "last1", "mean+cls", "pixels")
+    ours, theirs = both(small.state.params)
+    for kind, expected in (("cls", "cls"), ("mean", "mean"), ("last1", "cls")):
+        np.testing.assert_allclose(ours[kind], theirs[expected], atol=1e-5)
+    np.testing.assert_array_equal(ours["mean+cls"], np.concatenate([ours["mean"], ours["cls"]], axis=1))
+    assert ours["pixels"].shape == (3, 64)
+
+
+def test_another_image_size_resizes_the_positions(small):
+    larger = encoder_lib.open_encoder(small, image_size=(16, 12))
+    assert isinstance(larger.module, ViT) and larger.module.grid == (4, 3)
+    shape = jax.eval_shape(lambda v, x: larger.features(v, x, "mean"), larger.variables, np.zeros((2, 16, 12, 1)))
+    assert shape.shape == (2, small.config.model.width)
+
+
+def test_a_resnet_has_pooled_features_and_a_target():
+    run = run_of(made("moco_v2").config)
+    online, target = (encoder_lib.open_encoder(run, network=name) for name in ("online", "target"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+
+    @jax.jit
+    def both(state, variables):
+        theirs = run.method.features(state.params, state.model_state, images, kind="mean")
+        return online.features(variables, images, "pool"), theirs
+
+    np.testing.assert_allclose(*both(run.state, online.variables), rtol=1e-4, atol=1e-5)
+    difference = jax.tree.map(lambda a, b: abs(a - b).max(), online.variables["params"], target.variables["params"])
+    assert max(jax.tree.leaves(difference)) > 0
+    with pytest.raises(UserError, match="cls"):
+        encoder_lib.check_feature("cls", online.module)

@@ -1,0 +1,192 @@
+"""Segmentation: images and masks cut alike, mean IoU against scikit-learn, and a journey."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import confusion_matrix, jaccard_score
+from untrained import made
+
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.data.tfds_stream import Records
+from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import batches, segment, session, settings
+from maskcl_jax.models.segmenter import Segmenter
+
+COUNT = 23
+
+
+def write_folders(root, *, size=(24, 30)) -> tuple[str, ...]:
+    """COUNT pictures whose red is 60 times the class, with masks; one picture without. The overrides for them."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for i in range(COUNT):
+        mask = np.ones(size, np.uint8)
+        top, left = rng.integers(0, 12, 2)
+        mask[top : top + 10, left : left + 14] = 2 + i % 2
+        image = np.zeros((*size, 3), np.uint8)
+        image[..., 0] = 60 * mask
+        mask[:2] = 255
+        Image.fromarray(image).save(root / "images" / f"{i}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{i}.png")
+    Image.new("RGB", size).save(root / "images" / "alone.png")
+    return (f"data.path={root}/images", f"mask_path={root}/masks", "first_label=1")
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Of 16x16 images."""
+    return made("mae", **{"data.image_size": (16, 16), "model.patch_size": 4})
+
+
+def opened(run, folder, *overrides, protocol="segment"):
+    short = ("batch_size=8", "eval_batch_size=2", "total_steps=3", "checkpoint_every_epochs=0", "width=8")
+    (chosen,) = settings.create(protocol, run.config, data="folder", overrides=(*short, *overrides))
+    return session.open_session(run._replace(workdir=str(folder)), chosen)
+
+
+def test_masks_go_where_their_images_go(run, tmp_path):
+    """Away from edges, where the image blends two classes, red tells the class."""
+    pairs = opened(run, tmp_path, *write_folders(tmp_path)).source
+    assert pairs.num_classes == 3
+    feed = pairs.train_batches(batch_size=8, start=0, process_index=0, process_count=1)
+    seen = 0
+    for batch in (next(feed), next(feed)):
+        red, classes = batch["image"][..., 0].astype(int), batch["mask"]
+        flat = (classes >= 0) & (np.abs(red % 60 - 30) > 28)  # a multiple of 60, nearly
+        agree = np.round(red / 60) - 1 == classes
+        assert agree[flat].mean() > 0.97  # nearest and bilinear differ by a pixel at edges
+        seen += flat.sum()
+    feed.close()
+    assert seen > 1000
+
+
+def test_the_whole_journey_counts_each_test_image_once(run, tmp_path):
+    s = opened(run, tmp_path, *write_folders(tmp_path), protocol="segment:decoder")
+    (entry,) = segment.run_segment(s)["entries"]
+    assert (entry["n_train"], entry["n_test"], entry["classes"]) == (21, 2, 3)
+    assert 0 <= entry["miou"] <= 1
+
+
+def test_mean_iou_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    true, predicted = rng.integers(0, 4, 500), rng.integers(0, 4, 500)
+    predicted[:250] = true[:250]
+    found = segment.scores(confusion_matrix(true, predicted, labels=range(5)))
+    assert found["miou"] == pytest.approx(jaccard_score(true, predicted, average="macro"))
+    assert found["iou"][4] is None
+    assert found["pixel_accuracy"] == pytest.approx((true == predicted).mean())
+
+
+def test_only_counted_pixels_are_counted(run, tmp_path):
+    s = opened(run, tmp_path, *write_folders(tmp_path))
+    head = segment.Head(s, batch_size=8, total=3, per_epoch=1)
+    state = jax.jit(head.new_state)(jax.random.key(0), s.encoder.variables)
+    feed = s.source.eval_batches("test", batch_size=8, process_index=0, process_count=1)
+    batch = next(feed)
+    feed.close()
+    counts, images = head.count(state, [batch])
+    assert images == batch["valid"].sum() == 2
+    assert counts.sum() == (batch["mask"][batch["valid"]] >= 0).sum()
+    for label in range(3):
+        assert counts[label].sum() == (batch["mask"] == label).sum()
+
+
+def test_the_decoder_draws_finer_than_the_patches():
+    for kind in ("linear", "decoder"):
+        model = Segmenter(kind=kind, num_classes=5, width=8)
+        shape = jax.eval_shape(
+            lambda model=model: model.init_with_output(
+                jax.random.key(0), np.zeros((2, 4, 3, 16)), (32, 24), train=True
+            )[0]
+        )
+        assert shape.shape == (2, 32, 24, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        ("mask_path=nowhere", "mask_path='nowhere'"),
+        ("classes=2", "classes=2"),
+        ("first_label=9", "first_label=9"),
+        ("head=upernet", "head='upernet'"),
+    ],
+)
+def test_what_cannot_be_segmented(run, tmp_path, change, culprit):
+    overrides = write_folders(tmp_path)
+    with pytest.raises(UserError, match=culprit):
+        segment.run_segment(opened(run, tmp_path, *overrides, change))
+
+
+def test_a_mask_of_another_size_is_named(run, tmp_path):
+    overrides = write_folders(tmp_path)
+    for path in (tmp_path / "masks").glob("*.png"):
+        Image.new("L", (9, 9), 1).save(path)
+    with pytest.raises(UserError, match="must be equal"):
+        segment.run_segment(opened(run, tmp_path, *overrides))
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A tfds set `pets` of 30 images with labels and masks, image i of grey value 8 i."""
+    tf, tfds = pytest.importorskip("tensorflow"), pytest.importorskip("tensorflow_datasets")
+    folder = tmp_path_factory.mktemp("tfds")
+    shape, f = (16, 16), tfds.features
+    features = f.FeaturesDict(
+        {
+            "image": f.Image(shape=(*shape, 3)),
+            "label": f.ClassLabel(num_classes=3),
+            "segmentation_mask": f.Image(shape=(*shape, 1)),
+        }
+    )
+
+    def example(i):
+        image, mask = np.full((*shape, 3), 8 * i, np.uint8), np.full((*shape, 1), 1 + i % 3, np.uint8)
+        return {"image": image, "label": i % 3, "segmentation_mask": mask}
+
+    examples = [example(i) for i in range(30)]
+    columns = {key: np.stack([e[key] for e in examples]) for key in examples[0]}
+    split = tf.data.Dataset.from_tensor_slices(columns)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="pets", version="1.0.0", features=features, split_datasets={"train": split}, data_dir=str(folder)
+    )
+    return str(folder)
+
+
+def of_tfds(data_dir, *more):
+    return ("data.source=tfds", "data.name=pets", f"data.data_dir={data_dir}", "data.test_split=train[:5]", *more)
+
+
+def test_masks_of_a_tfds_set(run, data_dir, tmp_path):
+    pairs = opened(run, tmp_path, *of_tfds(data_dir, "first_label=1")).source
+    assert (pairs.num_classes, pairs.num_examples("train"), pairs.num_examples("test")) == (3, 30, 5)
+    feed = pairs.eval_batches("train", batch_size=30, process_index=0, process_count=1)
+    batch = next(feed)
+    feed.close()
+    numbers = batch["image"][:, 0, 0, 0] // 8
+    assert sorted(numbers) == list(range(30))
+    np.testing.assert_array_equal(batch["mask"][:, 5, 5], numbers % 3)
+    with pytest.raises(UserError, match="no such feature"):
+        opened(run, tmp_path, *of_tfds(data_dir, "mask_key=depth"))
+
+
+def test_subsets_and_held_out_parts_of_records_too_large_for_memory(run, data_dir, tmp_path):
+    streamed = of_tfds(data_dir, "data.cache_mb=0", "data.train_split=train[3:]", "batch_size=8")
+    (few,) = settings.create("finetune:small", run.config, overrides=(*streamed, "labels=2"))
+    source = session.open_session(run._replace(workdir=str(tmp_path)), few).source
+    part = source.split("train")
+    assert len(part) == 6
+    images = [int(np.asarray(Image.open(io.BytesIO(data)))[0, 0, 0]) // 8 for data in part.payloads]
+    np.testing.assert_array_equal(np.array(images) % 3, part.labels)
+    assert np.bincount(part.labels).tolist() == [2, 2, 2]
+    (whole,) = settings.create("linear", run.config, overrides=of_tfds(data_dir, "data.cache_mb=0", "holdout=0.2"))
+    source = open_source(whole.data)
+    assert isinstance(source.split("train"), Records)
+    held = batches.with_holdout(source, whole)
+    assert (held.num_examples("train"), held.num_examples("test")) == (24, 6)
+    (sliced,) = settings.create("linear", run.config, overrides=(*streamed[:-1], "holdout=0.2"))
+    with pytest.raises(UserError, match="whole split"):
+        batches.with_holdout(open_source(sliced.data), sliced)
