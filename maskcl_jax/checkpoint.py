@@ -116,9 +116,9 @@ def differences(config, other: dict) -> list[str]:
     ]
 
 
-def folder_of(workdir: str) -> pathlib.Path:
+def folder_of(workdir: str | pathlib.Path) -> pathlib.Path:
     """The run's folder. Raises UserError for a bucket's address, which pathlib takes for the name of a folder here."""
-    if "://" in workdir:
+    if "://" in str(workdir):
         raise UserError(
             f"--workdir={workdir} is the address of a bucket, not a folder: mount the bucket (gcsfuse BUCKET DIR) and "
             "give a folder in DIR"

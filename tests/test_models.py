@@ -211,4 +211,9 @@ def test_a_resnet_that_keeps_less_is_the_same_resnet():
 
         assert ("remat" in str(jax.make_jaxpr(loss)(variables["params"]))) == remat
         results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *results)
+    jax.tree.map(assert_equal_but_for_rounding, *results)
+
+
+def assert_equal_but_for_rounding(a, b):
+    """Float32 noise grows with an array's scale: values of 300 are rounded to 3e-5."""
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * (1 + np.sqrt(np.mean(np.float64(b) ** 2))))

@@ -149,7 +149,7 @@ def test_without_masks_and_hard_negatives_it_is_the_framework(framework):
 @functools.cache
 def compiled_step():
     """(method, params, carried, batch) and the compiled step of images, with BatchNorm in two groups of four."""
-    method, params, state, b = made(shuffle_bn=False, num_hard=2)
+    method, params, state, b = made(shuffle_bn=False, num_hard=2, hard_weight=2.0)
     carried = carried_of(method, params, state)
 
     def step(params, target, views):

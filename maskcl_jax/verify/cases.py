@@ -61,6 +61,9 @@ def encoder_config(c: dict) -> SimpleNamespace:
     """What every method reads of a reference file's config: data, augmentation (not in use here), encoder."""
     return SimpleNamespace(
         dtype="float32",
+        accumulation=1,
+        remat="none",
+        scan=False,
         batch_size=c["batch"],
         data=SimpleNamespace(image_size=size_of(c), channels=c["in_chans"], mean=(0.0,), std=(1.0,)),
         augment=SimpleNamespace(crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation="bicubic", flip=True),

@@ -103,6 +103,9 @@ def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
     """facebookresearch/moco: one step, and the EMA, queue and BatchNorm statistics that it leaves."""
     config = SimpleNamespace(
         dtype="float32",
+        accumulation=1,
+        remat="none",
+        scan=False,
         batch_size=c["batch"],
         data=SimpleNamespace(image_size=(c["img_size"],) * 2, channels=3, mean=(0.0,), std=(1.0,)),
         augment=SimpleNamespace(crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation="bilinear", flip=True),
