@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_methods import batch_of, loss_and_grads
-from test_train import filled, tiny
+from test_train import colourless, filled, tiny
 
 from maskcl_jax import cells, fills, losses
 from maskcl_jax.errors import UserError
@@ -16,15 +16,10 @@ from maskcl_jax.methods import Carried, create
 RNG = np.random.default_rng(0)
 
 
-# Colours have tests of their own, and take long to compile.
-AUGMENTS = ("query_augment", "key_augment", "augment")
-COLOURLESS = {f"{view}.{p}": 0.0 for view in AUGMENTS for p in ("jitter_p", "grey_p", "blur_p")}
-
-
 @functools.cache
 def made(name="saliency_masking", **overrides):
     """(method, params, state, batch) of a tiny one."""
-    method = create(tiny(name, **{f"method.{k}": v for k, v in (COLOURLESS | overrides).items()}))
+    method = create(tiny(name, **colourless(name) | {f"method.{k}": v for k, v in overrides.items()}))
     return method, *filled(method), batch_of(method)
 
 

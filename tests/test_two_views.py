@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_methods import batch_of, loss_and_grads
-from test_train import CONFIGS, filled, tiny
+from test_train import CONFIGS, colourless, filled, tiny
 
 from maskcl_jax import losses, masking, train, train_state
-from maskcl_jax.methods import METHODS, Carried, create
+from maskcl_jax.methods import Carried, create
 from maskcl_jax.methods.mae import MAE
 
 TARGETS = ("cmae", "macrl", "mocov3")
@@ -20,7 +20,7 @@ TARGETS = ("cmae", "macrl", "mocov3")
 @functools.cache
 def made(name, **overrides):
     """(method, params, state, batch) of a tiny one."""
-    method = create(tiny(name, **{f"method.{k}": v for k, v in overrides.items()}))
+    method = create(tiny(name, **colourless(name) | {f"method.{k}": v for k, v in overrides.items()}))
     return method, *filled(method), batch_of(method)
 
 
@@ -117,9 +117,10 @@ def test_no_gradient_reaches_the_target(name):
     assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads))
 
 
+@functools.cache
 def step_of(name, **overrides):
-    """(method, state before, state after) one training step at a rate of 0.1."""
-    c = tiny(name, **{"optimizer.weight_decay": 0.5, **overrides})
+    """(method, state before, state after) one training step at a rate of 0.1 and a momentum of 0.9."""
+    c = tiny(name, **colourless(name) | {"optimizer.weight_decay": 0.5, "method.momentum": 0.9, **overrides})
     method = create(c)
     tx = train.optimizer.create(c, lambda step: 0.1, frozen=method.frozen)
     method.init = lambda key: filled(create(c))
@@ -130,7 +131,7 @@ def step_of(name, **overrides):
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_when_and_how_far_the_target_moves(name):
-    method, before, after, metrics = step_of(name, **{"method.momentum": 0.9})
+    method, before, after, metrics = step_of(name)
     online = before.params if method.ema_first else after.params
     expected = train_state.ema(before.target_params, method.target_of(online), 0.9)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after.target_params, expected)
@@ -173,8 +174,7 @@ def test_macrl_enqueues_its_keys():
 
 
 def test_macrl_without_contrast_is_mae_on_both_views():
-    off = {"contrast_weight": 0.0, "key_as_query": True, "query_augment.jitter_p": 0.0, "query_augment.grey_p": 0.0}
-    off |= {"reconstruction": "l2", "lambda_key": 0.5}
+    off = {"contrast_weight": 0.0, "key_as_query": True, "reconstruction": "l2", "lambda_key": 0.5}
     method, params, _, b = made("macrl", **off)
     value, metrics, grads = run("macrl", **off)
     (query, of_query), (key, of_key) = (mae_loss(method, params, b, view) for view in ("query", "key"))
@@ -238,19 +238,20 @@ def test_shared_keys_carry_gradient_if_asked():
 
 
 def test_roles_can_be_swapped_and_views_made_alike():
-    query, key = made("macrl")[0].views
+    query, key = create(tiny("macrl")).views
     assert (query.mask.num_visible, key.mask.num_visible) == (4, 8)
     assert (query.photometric is None, key.photometric is None) == (False, True)
-    swapped = made("macrl", swap_roles=True)[0].views
+    swapped = create(tiny("macrl", **{"method.swap_roles": True})).views
     assert (swapped[0].name, swapped[0].mask.num_visible, swapped[0].photometric) == ("query", 8, None)
-    alike = made("macrl", key_as_query=True)[0].views
+    alike = create(tiny("macrl", **{"method.key_as_query": True})).views
     assert alike[0].photometric == alike[1].photometric
     assert alike[0].crop_scale == alike[1].crop_scale
 
 
 def test_the_clean_target_is_another_picture():
-    _, painted, _ = run("macrl")
-    _, clean, _ = run("macrl", recon_target="clean")
+    painting = {"query_augment.jitter_p": 1.0}
+    _, painted, _ = run("macrl", **painting)
+    _, clean, _ = run("macrl", **painting, recon_target="clean")
     np.testing.assert_allclose(painted["loss_rec_key"], clean["loss_rec_key"], rtol=1e-6)  # the key keeps its colours
     assert abs(float(painted["loss_rec_query"] - clean["loss_rec_query"])) > 1e-3
 
@@ -280,13 +281,7 @@ def test_sizes_of_moco_v3_as_published():
     assert (counts["projector"], counts["predictor"]) == (20_987_904, 2_105_344)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_collapse_is_seen_in_the_metrics(name):
-    if name == "mae":
-        pytest.skip("MAE has nothing that can collapse")
-    _, metrics, _ = run(name)
-    assert metrics["feature_std"] > 0
-    assert metrics["effective_rank"] >= 1
+def test_a_collapse_is_seen_in_the_metrics():
     constant = losses.spread(jnp.ones((8, 4)))
     assert (float(constant["feature_std"]), float(constant["effective_rank"])) == (0.0, 0.0)
 
