@@ -10,7 +10,7 @@ import types
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tiny programs, compiled by the hundred: code that runs less fast is made in half the time.
 CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-# Half the time again. XLA ends a process that names a flag it does not know, and this one may go: tried with 0.10 alone.
+# Half the time again. XLA ends a process that names a flag it does not know, and this one may go: for 0.10 alone.
 if importlib.metadata.version("jax").startswith("0.10."):
     CHEAP += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", CHEAP)
