@@ -27,8 +27,8 @@ fi
 
 if $dry_run || ! command -v gcsfuse > /dev/null; then
   release=https://github.com/GoogleCloudPlatform/gcsfuse/releases/download/v$gcsfuse_version
-  run curl -fsSLo /root/gcsfuse.deb "$release/gcsfuse_${gcsfuse_version}_amd64.deb"
-  run apt-get install -y -qq /root/gcsfuse.deb
+  run curl -fsSLo /srv/gcsfuse.deb "$release/gcsfuse_${gcsfuse_version}_amd64.deb"
+  run apt-get install -y -qq /srv/gcsfuse.deb
 fi
 
 # mount BUCKET FOLDER OPTIONS...
