@@ -8,6 +8,8 @@ V100 and T4, which have no bfloat16, that of float16.
 
 import dataclasses
 
+import jax
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
@@ -55,3 +57,10 @@ def chip_of(device_kind: str) -> Chip | None:
         if device_kind == chip.kind or (not chip.kind.startswith("TPU") and device_kind.endswith(f" {chip.kind}")):
             return chip
     return None
+
+
+def peak_flops(devices=None) -> float | None:
+    """bf16 FLOP/s of all devices (default: of the run) together; None where the chip is not in the table."""
+    devices = jax.devices() if devices is None else devices
+    chip = chip_of(devices[0].device_kind)
+    return None if chip is None else len(devices) * chip.bf16_flops / chip.devices

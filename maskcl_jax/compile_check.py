@@ -23,12 +23,11 @@ import time
 import jax
 from absl import flags
 
-from maskcl_jax import cli, flops, hlo, metrics, optimizer, sharding, train, train_state
+from maskcl_jax import cli, flops, hlo, metrics, sharding, train
 from maskcl_jax import config as config_lib
 from maskcl_jax.chips import CHIPS
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.views import batch_shapes
 
 GIB = 2**30
 # What libtpu 0.0.42 knows and we have tried; chips are the product.
@@ -133,35 +132,19 @@ def devices_of(topology: str) -> list:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
 
 
-def abstract_step(config, devices):
-    """(jitted step, state, batch) of a config on devices; the latter two of placed shapes. Raises UserError."""
+def program_of(config, devices) -> train.Program:
+    """A config's step on devices that need not be there. Raises UserError."""
     config_lib.check(config)
     mesh = sharding.create_mesh(config.mesh, devices)
     sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
-    method = create_method(config)
-    plan = train.Plan.of(config, max(1, IMAGES.get(config.data.name, OTHER_DATA) // config.batch_size))
-    schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
-    tx = optimizer.create(config, schedule, frozen=method.frozen)
-    shapes = jax.eval_shape(lambda key: train_state.create(method, tx, key), jax.random.key(0))
-    placed, split = sharding.place_state(shapes, mesh), sharding.batch_sharding(mesh)
-    described = batch_shapes(method.views, config.batch_size, config.data.channels)
-    batch = {
-        key: jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype), sharding=split)
-        for key, (shape, dtype) in described.items()
-    }
-    numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
-    step = jax.jit(
-        train.make_train_step(method, tx, schedule, placed=placed, **numbers),
-        donate_argnums=0,
-        out_shardings=(placed, sharding.replicated(mesh)),
-    )
-    return step, sharding.placed_shapes(shapes, placed), batch
+    per_epoch = max(1, IMAGES.get(config.data.name, OTHER_DATA) // config.batch_size)
+    return train.Program.of(config, mesh, create_method(config), per_epoch)
 
 
 def check(config, topology: str, devices) -> Report:
     """Compiles the training step of `config` for all chips of a topology. Raises UserError for what cannot work."""
-    step, state, batch = abstract_step(config, devices)
-    traced = step.trace(state, batch)
+    program = program_of(config, devices)
+    traced, state = program.trace(), program.shapes
     begin = time.monotonic()
     compiled, needed = compiled_or_needed(traced.lower())
     seconds = time.monotonic() - begin
@@ -182,20 +165,12 @@ def check(config, topology: str, devices) -> Report:
         peak_bytes=needed,
         usable_bytes=int(chip_of(topology).usable_gib * GIB),
         matrix_flops=flops.matrix_flops(traced.jaxpr) / len(devices),
-        model_flops=model_flops(config, devices) / len(devices),
+        model_flops=program.model_flops() / len(devices),
         compile_seconds=seconds,
         versions=f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}",
         images=run_images(config),
         **{"collectives": None, "compiler_flops": None, **known},
     )
-
-
-def model_flops(config, devices) -> float:
-    """`flops.matrix_flops` of all chips' step, without what `remat` does twice."""
-    plain = config.copy_and_resolve_references()
-    plain.remat = "none"
-    step, *arguments = abstract_step(plain, devices)
-    return flops.matrix_flops(step.trace(*arguments).jaxpr)
 
 
 def compiled_or_needed(lowered):

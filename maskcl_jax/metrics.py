@@ -52,16 +52,23 @@ def fetched(row):
 
 
 class Throughput:
-    """Images per second, without the first step (compilation) and without pauses (evaluation, saving)."""
+    """Images per second, without the first step (compilation) and without pauses (evaluation, saving).
 
-    def __init__(self, batch_size: int, *, clock=time.monotonic, window: int = 20):
+    flops_per_image, peak: of the model and of all devices together, FLOPs and FLOP/s, for `mfu`; None: not known.
+    """
+
+    def __init__(self, batch_size: int, *, flops_per_image=None, peak=None, clock=time.monotonic, window: int = 20):
         self.batch_size, self.clock, self.window = batch_size, clock, window
+        self.flops_per_image, self.peak = flops_per_image, peak
         self.times: list[float] = []  # one a step, on a clock that stands still during pauses
-        self.lost = 0.0
+        self.waits: list[float] = []  # of each step, for its data
+        self.lost = self.waited = 0.0
 
     def step(self) -> None:
         """Call it after every step."""
         self.times.append(self.clock() - self.lost)
+        self.waits.append(self.waited)
+        self.waited = 0.0
 
     @contextlib.contextmanager
     def paused(self):
@@ -69,6 +76,13 @@ class Throughput:
         begin = self.clock()
         yield
         self.lost += self.clock() - begin
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Time spent inside is the next step's wait for its data."""
+        begin = self.clock()
+        yield
+        self.waited += self.clock() - begin
 
     def images_per_second(self) -> float:
         """Over the last steps; 0 before two steps are done."""
@@ -83,6 +97,28 @@ class Throughput:
         if len(times) < 2 or times[-1] <= times[0]:
             return 0.0
         return (len(times) - 1) * self.batch_size / (times[-1] - times[0])
+
+    def data_wait(self, steps: int | None = None) -> float:
+        """Share of the time of the last steps (default: of all) in which the loop stood still for want of data."""
+        times, waits = self.times, self.waits
+        if steps is not None:
+            times, waits = times[-steps - 1 :], waits[-steps - 1 :]
+        return sum(waits[1:]) / (times[-1] - times[0]) if self.rate(times) else 0.0
+
+    def mfu(self, images_per_second: float) -> float | None:
+        """Model FLOPs utilisation: the share of the peak that the model's own FLOPs are; None where unknown."""
+        if not (self.flops_per_image and self.peak and images_per_second):
+            return None
+        return images_per_second * self.flops_per_image / self.peak
+
+    def scalars(self) -> dict[str, float]:
+        """What metrics.jsonl says of the last steps; empty before two steps are done."""
+        rate = self.images_per_second()
+        if not rate:
+            return {}
+        row = {"images_per_second": rate, "images_per_second_per_device": rate / jax.device_count()}
+        mfu = self.mfu(rate)
+        return row | {"data_wait": self.data_wait(self.window)} | ({} if mfu is None else {"mfu": mfu})
 
     def eta(self, steps: int) -> float:
         """Seconds that so many more steps will take at the present rate; 0 where it is not known."""

@@ -103,7 +103,7 @@ def history(workdir: str, name: str) -> list[tuple[int, float]]:
     return [(row["step"], row[name]) for row in rows if name in row]
 
 
-def closing_rows(config, workdir: str, *, images_per_second: float, skipped: int) -> dict[str, str]:
+def closing_rows(config, workdir: str, *, rate: metrics.Throughput, skipped: int) -> dict[str, str]:
     """The table at the end of a run: name -> text."""
     losses, knns, linear = (history(workdir, name) for name in ("loss", "knn_accuracy", "linear_accuracy"))
     rows = {}
@@ -118,8 +118,11 @@ def closing_rows(config, workdir: str, *, images_per_second: float, skipped: int
     if linear:
         rows["linear"] = f"{linear[0][1]:.1f} % at step {linear[0][0]} -> {linear[-1][1]:.1f} % at step {linear[-1][0]}"
         rows["linear protocol"] = f"logistic regression, feature {config.eval.feature}, frozen, no augmentation, online"
-    if images_per_second:
-        rows["images/s"] = f"{images_per_second:.1f}"
+    if overall := rate.overall():
+        rows["images/s"] = f"{overall:.1f}, {overall / jax.device_count():.1f} a device"
+        if mfu := rate.mfu(overall):
+            rows["MFU"] = f"{mfu:.1%} of the devices' bf16 peak"
+        rows["data wait"] = f"{rate.data_wait():.1%} of the time of the steps"
     if memory := metrics.memory_in_use():
         rows["device memory"] = f"{memory / 2**30:.2f} GiB at the peak, on the fullest device"
     if skipped:

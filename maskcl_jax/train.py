@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from maskcl_jax import checkpoint, distributed, metrics, optimizer, sharding, train_state
+from maskcl_jax import checkpoint, chips, distributed, flops, metrics, optimizer, sharding, train_state
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
@@ -15,6 +17,7 @@ from maskcl_jax.methods import Aux, Carried
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.monitor import Monitor, closing_rows
 from maskcl_jax.preemption import StopSignal
+from maskcl_jax.views import batch_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +131,78 @@ def make_train_step(method, tx, schedule, *, seed: int, total_steps: int, accumu
     return train_step
 
 
-def open_state(checkpoints, new_state, key, mesh):
-    """(state, where its arrays lie): the newest checkpoint's, or a new one where there is none.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """The training step of a config on a mesh, traced by nobody yet.
 
-    No device and no host ever holds more of it than its part.
+    shapes, placed: of the whole state, and where its arrays lie. step: jitted, (state, batch) -> (state, metrics); the
+    state that it is given is gone afterwards.
     """
-    shapes = jax.eval_shape(new_state, key)
-    placed = sharding.place_state(shapes, mesh)
-    if checkpoints.latest() is None:
-        return jax.jit(new_state, out_shardings=placed)(key), placed
-    return checkpoints.restore(sharding.placed_shapes(shapes, placed)), placed
+
+    config: Any
+    mesh: Any
+    method: Any
+    plan: Plan
+    shapes: train_state.TrainState
+    placed: train_state.TrainState
+    make_state: Callable
+    step: Callable
+
+    @classmethod
+    def of(cls, config, mesh, method, per_epoch: int) -> "Program":
+        """per_epoch: steps an epoch. Raises UserError for an optimiser or a schedule that cannot be."""
+        plan = Plan.of(config, per_epoch)
+        schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
+        tx = optimizer.create(config, schedule, frozen=method.frozen)
+
+        def make_state(key):
+            return train_state.create(method, tx, key)
+
+        shapes = jax.eval_shape(make_state, jax.random.key(0))
+        placed = sharding.place_state(shapes, mesh)
+        numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
+        step = jax.jit(
+            make_train_step(method, tx, schedule, placed=placed, **numbers),
+            donate_argnums=0,
+            out_shardings=(placed, sharding.replicated(mesh)),
+        )
+        shapes = sharding.placed_shapes(shapes, placed)
+        parts = {"plan": plan, "shapes": shapes, "placed": placed, "make_state": make_state, "step": step}
+        return cls(config=config, mesh=mesh, method=method, **parts)
+
+    def new_state(self):
+        """The state of step 0. No device and no host ever holds more of it than its part."""
+        return jax.jit(self.make_state, out_shardings=self.placed)(jax.random.key(self.config.seed))
+
+    def batch_shapes(self):
+        """A batch as the step is given it: shapes and places."""
+        described = batch_shapes(self.method.views, self.config.batch_size, self.config.data.channels)
+        split = sharding.batch_sharding(self.mesh)
+        return {
+            key: jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype), sharding=split)
+            for key, (shape, dtype) in described.items()
+        }
+
+    def trace(self):
+        """The step with its shapes (`jax.stages.Traced`)."""
+        return self.step.trace(self.shapes, self.batch_shapes())
+
+    def flops_per_image(self) -> float | None:
+        """`model_flops` a source image; None where nothing can be made of it: the chip's peak is not known."""
+        return self.model_flops() / self.config.batch_size if chips.peak_flops() else None
+
+    def model_flops(self) -> float:
+        """`flops.matrix_flops` of one step on all devices together, without what `remat` does twice."""
+        if self.config.remat == "none":
+            return flops.matrix_flops(self.trace().jaxpr)
+        plain = self.config.copy_and_resolve_references()
+        plain.remat = "none"
+        return Program.of(plain, self.mesh, create_method(plain), self.plan.per_epoch).model_flops()
+
+
+def open_state(checkpoints, program: Program):
+    """The newest checkpoint's state, or a new one where there is none."""
+    return program.new_state() if checkpoints.latest() is None else checkpoints.restore(program.shapes)
 
 
 def opening_line(source, state, made_on: dict) -> str:
@@ -172,9 +237,8 @@ def train(config, workdir: str) -> dict[str, str]:
     method = create_method(config)
     source = open_source(config.data)
     pipeline.open_maps(source, method.views, config.data)
-    plan = Plan.of(config, pipeline.steps_per_epoch(source, config.batch_size))
-    schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
-    tx = optimizer.create(config, schedule, frozen=method.frozen)
+    program = Program.of(config, mesh, method, pipeline.steps_per_epoch(source, config.batch_size))
+    plan = program.plan
     checkpoint.claim(workdir, config)
 
     # --- What runs where --------------------------------------------------------------------------------------
@@ -193,16 +257,9 @@ def train(config, workdir: str) -> dict[str, str]:
 
     # --- State and step ---------------------------------------------------------------------------------------
     checkpoints = checkpoint.Checkpoints(workdir, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every)
-    key = jax.random.key(config.seed)
-    state, placed = open_state(checkpoints, lambda key: train_state.create(method, tx, key), key, mesh)
+    state = open_state(checkpoints, program)
     start = int(state.step)
     live.say(opening_line(source, state, checkpoints.made_on()))
-    numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
-    train_step = jax.jit(
-        make_train_step(method, tx, schedule, placed=placed, **numbers),
-        donate_argnums=0,
-        out_shardings=(placed, sharding.replicated(mesh)),
-    )
 
     # --- The loop ---------------------------------------------------------------------------------------------
     batches = pipeline.train_batches(
@@ -217,7 +274,9 @@ def train(config, workdir: str) -> dict[str, str]:
     )
     monitor = Monitor(config, workdir, source=source, method=method, mesh=mesh)
     writers = metrics.create_writers(workdir, resume_step=start)
-    rate = metrics.Throughput(config.batch_size)
+    # Compiled here once and for all: a step of other shapes would be an error, not a second compilation.
+    train_step = program.trace().lower().compile()
+    rate = metrics.Throughput(config.batch_size, flops_per_image=program.flops_per_image(), peak=chips.peak_flops())
     meter = metrics.Meter()
 
     def report(row):
@@ -227,7 +286,7 @@ def train(config, workdir: str) -> dict[str, str]:
         step, values = row
         live.update(step, values, images_per_second=rate.images_per_second(), eta=rate.eta(plan.total - step))
         if step % config.log.every_steps == 0 or step in (1, plan.total):
-            writers.write_scalars(step, {**values, "images_per_second": rate.images_per_second()})
+            writers.write_scalars(step, values | rate.scalars())
 
     def look(step):
         scalars, pictures = monitor.look(state)
@@ -246,7 +305,9 @@ def train(config, workdir: str) -> dict[str, str]:
         if start == 0:
             look(0)
         for step in range(start + 1, plan.total + 1):
-            state, device_metrics = train_step(state, sharding.put(next(batches), mesh))
+            with rate.waiting():
+                batch = next(batches)
+            state, device_metrics = train_step(state, sharding.put(batch, mesh))
             # Metrics are fetched one step late: the host waits for the step before while this one runs.
             report(meter.push(step, device_metrics))
             rate.step()
@@ -263,6 +324,6 @@ def train(config, workdir: str) -> dict[str, str]:
                 raise SystemExit(128 + stop.signal)
     if jax.process_index() != 0:
         return {}
-    rows = closing_rows(config, workdir, images_per_second=rate.overall(), skipped=len(source.skipped))
+    rows = closing_rows(config, workdir, rate=rate, skipped=len(source.skipped))
     live.say(metrics.summary_table(rows))
     return rows

@@ -194,7 +194,7 @@ def test_without_libtpu_the_command_that_installs_it(monkeypatch):
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
     monkeypatch.setattr(sharding, "create_mesh", lambda *_: types.SimpleNamespace(shape={"data": 2}, size=2))
     with pytest.raises(UserError, match="batch_size=9"):
-        compile_check.abstract_step(tiny("mae", batch_size=9), [])
+        compile_check.program_of(tiny("mae", batch_size=9), [])
 
 
 def report(**fields):

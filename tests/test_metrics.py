@@ -48,6 +48,23 @@ def test_throughput_leaves_out_the_first_step_and_pauses():
     assert rate.eta(6) == pytest.approx(12.0)
 
 
+def test_throughput_tells_what_waits_for_data_and_what_of_the_peak_is_used():
+    now = [0.0]
+    rate = metrics.Throughput(10, flops_per_image=3.0, peak=60.0, clock=lambda: now[0])
+    for _ in range(4):
+        with rate.waiting():
+            now[0] += 0.5
+        now[0] += 1.5
+        rate.step()
+    assert rate.data_wait() == pytest.approx(0.25)
+    assert rate.data_wait(2) == pytest.approx(0.25)
+    row = rate.scalars()
+    assert row["images_per_second"] == pytest.approx(5.0)
+    assert row["images_per_second_per_device"] == pytest.approx(5.0 / jax.device_count())
+    assert row["mfu"] == pytest.approx(5.0 * 3.0 / 60.0)
+    assert "mfu" not in metrics.Throughput(10).scalars() and metrics.Throughput(10).mfu(5.0) is None
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -5,6 +5,7 @@ import pytest
 from test_data_batches import data_config
 from test_train import tiny
 
+from maskcl_jax import metrics
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
@@ -101,5 +102,5 @@ def test_coco_is_trained_on_and_has_no_online_evaluation(like_coco, cache_mb, tm
         batch = next(batches)
     assert (batch["label"] == -1).all()
     assert batch["query_boxes"].shape == (8, 1, 4)
-    closing = closing_rows(c, str(tmp_path), images_per_second=0.0, skipped=0)
+    closing = closing_rows(c, str(tmp_path), rate=metrics.Throughput(8), skipped=0)
     assert closing["k-NN"] == "not measured: the data has no labels"

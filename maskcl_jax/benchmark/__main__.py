@@ -1,0 +1,67 @@
+"""How fast is a config here? `python -m maskcl_jax.benchmark --config=configs/mae.py:imagenet --mode=step`.
+
+    --mode=step         the training step alone, on one made-up batch; needs neither TensorFlow nor data
+    --mode=input        the host alone: views, masks and what else a batch holds, of the config's data
+    --mode=end_to_end   both together, as in training, and the share of the time in which the step waits for data
+    --mode=evaluate     the frozen encoder over the training images, as k-NN reads them
+    ... --steps=50      steps that are timed, after --warmup=3 that are not
+    ... --jpegs=512     in place of the config's data so many JPEGs of 500 x 375 pixels, quality 92, made for the run
+    ... --profile=DIR   a trace of some steps, for TensorBoard or Perfetto
+    ... --json          one JSON object as the last line
+
+What the numbers mean. A step's time is from one result to the next, the host one step ahead as in training; the
+median, and between which values four of five lie. Model FLOPs: the matrix products and convolutions of what JAX
+traced, 2 a multiply-add, without what remat does twice; beside it XLA's own count of the compiled program. MFU: model
+FLOPs over the chips' bf16 peak (`maskcl_jax.chips`), whatever the dtype. Images are source images: two views of one
+count once. Images a core: over the processor time of all threads of this process, so that other load does not count.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shlex
+import sys
+import tempfile
+
+from absl import flags
+
+from maskcl_jax import cli, metrics
+from maskcl_jax import config as config_lib
+from maskcl_jax.benchmark import modes
+from maskcl_jax.errors import UserError
+
+MODES = {"step": modes.step, "input": modes.host, "end_to_end": modes.end_to_end, "evaluate": modes.evaluate}
+
+CONFIG = cli.define_config()
+MODE = flags.DEFINE_enum("mode", "step", list(MODES), "What is timed.")
+STEPS = flags.DEFINE_integer("steps", modes.Timer.steps, "Steps that are timed.", 2)
+WARMUP = flags.DEFINE_integer("warmup", modes.Timer.warmup, "Steps before them.", 1)
+JPEGS = flags.DEFINE_integer("jpegs", 0, "Make so many JPEGs and read them in place of the config's data.", 0)
+PROFILE = flags.DEFINE_string("profile", "", "A folder for a trace of three steps more (not of --mode=input).")
+JSON = flags.DEFINE_bool("json", False, "Print one JSON object as the last line.")
+
+
+def main(argv: list[str]) -> None:
+    """Times what is asked for, and prints it."""
+    if CONFIG.value is None:
+        raise UserError("--config is missing: give one of configs/, for instance configs/mae.py:imagenet")
+    if PROFILE.value and MODE.value == "input":
+        raise UserError(f"--profile={PROFILE.value} has nothing to trace with --mode=input: no step runs")
+    with contextlib.ExitStack() as stack:
+        config = CONFIG.value
+        if JPEGS.value:
+            config = modes.of_jpegs(config, stack.enter_context(tempfile.TemporaryDirectory()), JPEGS.value)
+        config_lib.check(config)
+        if warning := metrics.accelerator_fallback():
+            print(warning, file=sys.stderr)
+        timer = modes.Timer(steps=STEPS.value, warmup=WARMUP.value, profile=PROFILE.value)
+        report = MODES[MODE.value](config, timer)
+    print(modes.as_text(report))
+    if JSON.value:
+        command = "python -m maskcl_jax.benchmark " + shlex.join(sys.argv[1:])
+        rate = {"images_per_second_per_device": report.images_per_second_per_device}
+        print(json.dumps({"command": command, **dataclasses.asdict(report), **rate}))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,126 @@
+"""The benchmark: what it counts, what it makes up, what it refuses. Never how fast something is."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_train import CONFIGS, ROOT, environment, tiny
+
+from maskcl_jax import chips, flops, sharding, train
+from maskcl_jax.benchmark import modes
+from maskcl_jax.data import jpegs
+from maskcl_jax.errors import UserError
+from maskcl_jax.methods import create
+from maskcl_jax.views import batch_shapes
+
+FEW = modes.Timer(steps=3, warmup=1)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_made_up_batch_is_one_of_the_method(name):
+    c = tiny(name)
+    method = create(c)
+    batch = modes.made_up_batch(c, method)
+    assert {k: (v.shape, str(v.dtype)) for k, v in batch.items()} == batch_shapes(
+        method.views, c.batch_size, c.data.channels
+    )
+
+
+def test_larger_batches_repeat_what_was_drawn(monkeypatch):
+    monkeypatch.setattr(modes, "MADE_UP", 3)
+    c = tiny("mae", batch_size=8)
+    image = modes.made_up_batch(c, create(c))["image"]
+    assert len(image) == 8
+    np.testing.assert_array_equal(image[3:6], image[:3])
+    assert (image[0] != image[1]).any()
+
+
+def test_a_step_is_timed_and_its_work_counted():
+    c = tiny("mae")
+    report = modes.step(c, FEW)
+    assert report.steps == 3
+    assert report.seconds_low <= report.seconds_a_step <= report.seconds_high
+    program = train.Program.of(c, sharding.create_mesh(c.mesh), create(c), 1000)
+    assert report.model_flops_a_step == flops.matrix_flops(program.trace().jaxpr)
+    # Beside the matrix products XLA counts all the rest, of a tiny model a good part.
+    assert 1.0 < report.compiler_flops_a_step / report.model_flops_a_step < 2.0
+    assert report.mfu is None
+    assert report.images_per_second_per_device == pytest.approx(report.images_per_second / jax.device_count())
+    text = modes.as_text(report)
+    assert "unknown: no peak of this chip is known" in text
+
+
+def test_utilisation_is_the_models_work_over_the_peak(monkeypatch):
+    monkeypatch.setattr(chips, "peak_flops", lambda: 100.0)
+    times = np.array([1.0, 3.0])
+    assert modes.usage({"model_flops_a_step": 50.0}, times) == {"mfu": 0.25}
+
+
+def test_what_remat_does_twice_is_no_work_of_the_model():
+    plain = train.Program.of(tiny("mae"), sharding.create_mesh(), create(tiny("mae")), 1000)
+    again = tiny("mae", remat="blocks")
+    program = train.Program.of(again, sharding.create_mesh(), create(again), 1000)
+    assert program.model_flops() == plain.model_flops()
+    assert flops.matrix_flops(program.trace().jaxpr) > plain.model_flops()
+
+
+@pytest.mark.parametrize("mode", ["host", "end_to_end", "evaluate"])
+def test_the_other_modes(mode):
+    report = getattr(modes, mode)(tiny("mae"), FEW)
+    assert report.images_per_second > 0
+    if mode == "host":
+        assert report.images_per_cpu_second > 0
+    else:
+        assert 0 <= report.data_wait <= 1
+
+
+def test_jpegs_are_as_large_as_photographs(tmp_path):
+    jpegs.write(str(tmp_path), 2)
+    files = sorted(tmp_path.rglob("*.jpg"))
+    assert len(files) == 2
+    for file in files:
+        assert 80_000 < file.stat().st_size < 150_000
+        with Image.open(file) as image:
+            assert image.size == (500, 375)
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+def test_fewer_jpegs_than_a_batch_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--jpegs=4 is less than batch_size=8"):
+        modes.of_jpegs(tiny("mae", batch_size=8), str(tmp_path), 4)
+
+
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(("tensorflow", "tensorflow_datasets"), None))
+sys.path.insert(0, "tests")
+from test_train import fields_of
+from maskcl_jax import cli
+from maskcl_jax.benchmark import __main__ as benchmark
+values = [f"--config.{k}={v}" for k, v in fields_of("mae").items()]
+sys.argv[1:] = ["--config=configs/mae.py:synthetic", "--steps=2", "--warmup=1", "--json", *values, *sys.argv[1:]]
+cli.run(benchmark.main)
+"""
+
+
+def test_the_command_writes_json_without_tensorflow_and_a_trace(tmp_path):
+    command = [sys.executable, "-c", WITHOUT, f"--profile={tmp_path / 'trace'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(1), check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["mode"] == "step" and told["method"] == "mae"
+    assert told["images_per_second"] > 0
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_without_a_config_the_way_out():
+    done = subprocess.run(
+        [sys.executable, "-m", "maskcl_jax.benchmark"],
+        capture_output=True, text=True, cwd=ROOT, env=environment(1), check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --config is missing: give one of configs/")
