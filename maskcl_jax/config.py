@@ -34,7 +34,7 @@ DEFAULTS = {
         "source": "",
         "name": "",  # tfds: the data set
         "data_dir": "",  # tfds: where it was prepared
-        "path": "",  # folder: the training images
+        "path": "",  # folder: the training images; npz: the file
         "test_path": "",  # folder: the test images
         "train_split": "train",
         "test_split": "test",
@@ -46,6 +46,7 @@ DEFAULTS = {
         "num_examples": 2048,  # synthetic only
         "num_classes": 8,  # synthetic only
         "parts": "tfds",  # scenes only: the source of the images that are put together
+        "on_device": False,  # decoded images lie in device memory, and the step makes its views of them itself
         "cache_mb": 2048,  # a split that fits, decoded, is kept in host memory
         "threads": 0,  # of the input pipeline; 0: TensorFlow decides
     },
@@ -135,6 +136,7 @@ DATA = {
         "eval_resize": 256 / 224,
     },
     "folder": {"source": "folder", "image_size": (224, 224), "eval_resize": 256 / 224},
+    "npz": {"source": "npz"},
     "imagenet100": {"source": "folder", "image_size": (224, 224), "eval_resize": 256 / 224},
     "tiny_imagenet": {"source": "folder", "image_size": (64, 64)},
 }

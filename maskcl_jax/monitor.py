@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from maskcl_jax import metrics, sharding, visualize
-from maskcl_jax.data import pipeline
+from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.evaluate import knn
 from maskcl_jax.evaluate.logistic import logistic_accuracy
 
@@ -15,12 +15,13 @@ from maskcl_jax.evaluate.logistic import logistic_accuracy
 class Monitor:
     """Looks at the encoder every few epochs, beginning with the untrained one."""
 
-    def __init__(self, config, workdir: str, *, source, method, mesh):
+    def __init__(self, config, workdir: str, *, source, method, mesh, images=None):
         self.config = config
         self.folder = pathlib.Path(workdir)
         self.source = source
         self.method = method
         self.mesh = mesh
+        self.images = images  # of `on_device.place`
         self.features = jax.jit(
             lambda state, images: method.features(state.params, state.model_state, images, kind=config.eval.feature),
             out_shardings=sharding.replicated(mesh),
@@ -81,6 +82,8 @@ class Monitor:
 
     def first_rows(self, rows: int) -> dict[str, np.ndarray]:
         """The first rows of batch 0, whole on every device: they are few."""
+        if self.images is not None:
+            return self.first_rows_on_device(rows)
         batches = pipeline.train_batches(
             self.source,
             self.method.views,
@@ -92,6 +95,19 @@ class Monitor:
         first = next(batches)
         batches.close()
         return {k: v[:rows] for k, v in first.items() if k not in ("label", "index")}
+
+    def first_rows_on_device(self, rows: int) -> dict:
+        """The same of images that lie on the devices, as step 0 makes them."""
+        c, views = self.config, self.method.views
+        count = self.source.num_examples("train")
+        index = next(on_device.indices(count, batch_size=c.batch_size, seed=c.seed))["index"]
+        key = on_device.key_of(jax.random.fold_in(jax.random.key(c.seed), 0))
+
+        def first(images, index):
+            batch = on_device.batch_of(views, images, index, key)
+            return {name: value[:rows] for name, value in batch.items() if name != "index"}
+
+        return jax.jit(first, out_shardings=sharding.replicated(self.mesh))(self.images, index)
 
 
 def history(workdir: str, name: str) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ import optax
 
 from maskcl_jax import checkpoint, chips, distributed, flops, metrics, optimizer, sharding, train_state
 from maskcl_jax import config as config_lib
-from maskcl_jax.data import pipeline
+from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import Aux, Carried
 from maskcl_jax.methods import create as create_method
@@ -80,11 +80,14 @@ def accumulated(loss, params, carried: Carried, batch, rng, *, parts: int):
     return jax.tree.map(lambda g: g / parts, total), Aux(means, *left)
 
 
-def make_train_step(method, tx, schedule, *, seed: int, total_steps: int, accumulation: int = 1, placed=None):
+def make_train_step(
+    method, tx, schedule, *, seed: int, total_steps: int, accumulation: int = 1, placed=None, views=None
+):
     """(state, batch) -> (state, metrics): one update, a pure function for jit.
 
     All randomness on the device comes from (seed, step), so a resumed run draws what the first would have drawn.
-    placed: where the state's arrays lie (`sharding.place_state`), if it may be split over `fsdp`.
+    placed: where the state's arrays lie (`sharding.place_state`), if it may be split over `fsdp`. views: of the method,
+    where the batch is `images` and `index` and the step makes them itself (`data.on_device`).
     """
 
     def loss(params, carried, batch, rng):
@@ -96,6 +99,8 @@ def make_train_step(method, tx, schedule, *, seed: int, total_steps: int, accumu
 
     def train_step(state: train_state.TrainState, batch):
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        if views is not None:
+            batch = on_device.batch_of(views, batch["images"], batch["index"], on_device.key_of(rng))
         moves = {}
 
         def moved(target_params, params):
@@ -135,6 +140,7 @@ def make_train_step(method, tx, schedule, *, seed: int, total_steps: int, accumu
 class Program:
     """The training step of a config on a mesh, traced by nobody yet.
 
+    images: the data set, where it lies on the devices (`on_device.place`); None where batches come from the host.
     shapes, placed: of the whole state, and where its arrays lie. step: jitted, (state, batch) -> (state, metrics); the
     state that it is given is gone afterwards.
     """
@@ -147,9 +153,10 @@ class Program:
     placed: train_state.TrainState
     make_state: Callable
     step: Callable
+    images: Any = None
 
     @classmethod
-    def of(cls, config, mesh, method, per_epoch: int) -> "Program":
+    def of(cls, config, mesh, method, per_epoch: int, images=None) -> "Program":
         """per_epoch: steps an epoch. Raises UserError for an optimiser or a schedule that cannot be."""
         plan = Plan.of(config, per_epoch)
         schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
@@ -162,13 +169,15 @@ class Program:
         placed = sharding.place_state(shapes, mesh)
         numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
         step = jax.jit(
-            make_train_step(method, tx, schedule, placed=placed, **numbers),
+            make_train_step(
+                method, tx, schedule, placed=placed, views=None if images is None else method.views, **numbers
+            ),
             donate_argnums=0,
             out_shardings=(placed, sharding.replicated(mesh)),
         )
         shapes = sharding.placed_shapes(shapes, placed)
         parts = {"plan": plan, "shapes": shapes, "placed": placed, "make_state": make_state, "step": step}
-        return cls(config=config, mesh=mesh, method=method, **parts)
+        return cls(config=config, mesh=mesh, method=method, images=images, **parts)
 
     def new_state(self):
         """The state of step 0. No device and no host ever holds more of it than its part."""
@@ -177,11 +186,19 @@ class Program:
     def batch_shapes(self):
         """A batch as the step is given it: shapes and places."""
         described = batch_shapes(self.method.views, self.config.batch_size, self.config.data.channels)
-        split = sharding.batch_sharding(self.mesh)
-        return {
+        split, kept = sharding.batch_sharding(self.mesh), {}
+        if self.images is not None:
+            described = {"index": ((self.config.batch_size,), "int32")}
+            kept = {"images": jax.ShapeDtypeStruct(self.images.shape, self.images.dtype, sharding=self.images.sharding)}
+        return kept | {
             key: jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype), sharding=split)
             for key, (shape, dtype) in described.items()
         }
+
+    def put(self, batch):
+        """A host batch as the step takes it."""
+        placed = sharding.put(batch, self.mesh)
+        return placed if self.images is None else placed | {"images": self.images}
 
     def trace(self):
         """The step with its shapes (`jax.stages.Traced`)."""
@@ -197,12 +214,22 @@ class Program:
             return flops.matrix_flops(self.trace().jaxpr)
         plain = self.config.copy_and_resolve_references()
         plain.remat = "none"
-        return Program.of(plain, self.mesh, create_method(plain), self.plan.per_epoch).model_flops()
+        return Program.of(plain, self.mesh, create_method(plain), self.plan.per_epoch, self.images).model_flops()
 
 
 def open_state(checkpoints, program: Program):
     """The newest checkpoint's state, or a new one where there is none."""
     return program.new_state() if checkpoints.latest() is None else checkpoints.restore(program.shapes)
+
+
+def open_batches(source, program: Program, start: int):
+    """This process's host batches from step `start` on, to be closed; `Program.put` takes them to the devices."""
+    config = program.config
+    options = {"batch_size": config.batch_size, "seed": config.seed, "start_step": start}
+    options |= {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if program.images is not None:
+        return on_device.indices(source.num_examples("train"), **options)
+    return pipeline.train_batches(source, program.method.views, data_config=config.data, **options)
 
 
 def opening_line(source, state, made_on: dict) -> str:
@@ -237,7 +264,10 @@ def train(config, workdir: str) -> dict[str, str]:
     method = create_method(config)
     source = open_source(config.data)
     pipeline.open_maps(source, method.views, config.data)
-    program = Program.of(config, mesh, method, pipeline.steps_per_epoch(source, config.batch_size))
+    per_epoch, images = pipeline.steps_per_epoch(source, config.batch_size), None
+    if config.data.on_device:
+        images = on_device.place(source, method.views, channels=config.data.channels, mesh=mesh)
+    program = Program.of(config, mesh, method, per_epoch, images)
     plan = program.plan
     checkpoint.claim(workdir, config)
 
@@ -262,17 +292,8 @@ def train(config, workdir: str) -> dict[str, str]:
     live.say(opening_line(source, state, checkpoints.made_on()))
 
     # --- The loop ---------------------------------------------------------------------------------------------
-    batches = pipeline.train_batches(
-        source,
-        method.views,
-        data_config=config.data,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    monitor = Monitor(config, workdir, source=source, method=method, mesh=mesh)
+    batches = open_batches(source, program, start)
+    monitor = Monitor(config, workdir, source=source, method=method, mesh=mesh, images=images)
     writers = metrics.create_writers(workdir, resume_step=start)
     # Compiled here once and for all: a step of other shapes would be an error, not a second compilation.
     train_step = program.trace().lower().compile()
@@ -307,7 +328,7 @@ def train(config, workdir: str) -> dict[str, str]:
         for step in range(start + 1, plan.total + 1):
             with rate.waiting():
                 batch = next(batches)
-            state, device_metrics = train_step(state, sharding.put(batch, mesh))
+            state, device_metrics = train_step(state, program.put(batch))
             # Metrics are fetched one step late: the host waits for the step before while this one runs.
             report(meter.push(step, device_metrics))
             rate.step()

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from maskcl_jax import chips, metrics, sharding, train
-from maskcl_jax.data import jpegs, pipeline
+from maskcl_jax.data import jpegs, on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create as create_method
@@ -89,10 +89,10 @@ class Report:
 
 
 def step(config, timer: Timer) -> Report:
-    """The training step alone."""
-    mesh, program = program_of(config, per_epoch=1000)
+    """The training step alone; with data.on_device, too, it is given its views."""
+    program = program_of(config, per_epoch=1000)
     compiled, facts = compile_step(program)
-    state, batch = program.new_state(), sharding.put(made_up_batch(config, program.method), mesh)
+    state, batch = program.new_state(), program.put(made_up_batch(config, program.method))
 
     def one():
         nonlocal state
@@ -105,8 +105,8 @@ def step(config, timer: Timer) -> Report:
 
 def host(config, timer: Timer) -> Report:
     """The input pipeline alone. Of many processes, this one's share of every batch."""
-    method, source = create_method(config), open_source(config.data)
-    with train_batches(config, source, method) as batches:
+    program, source = program_of(config, per_epoch=1000), open_source(config.data)
+    with contextlib.closing(train.open_batches(source, program, 0)) as batches:
         times, cpu = timer.host(lambda: next(batches))
     images = timer.steps * config.batch_size // jax.process_count()
     return reported(config, "input", times, images_per_cpu_second=images / cpu)
@@ -115,16 +115,16 @@ def host(config, timer: Timer) -> Report:
 def end_to_end(config, timer: Timer) -> Report:
     """The loop of training, without evaluation and checkpoints."""
     source = open_source(config.data)
-    mesh, program = program_of(config, pipeline.steps_per_epoch(source, config.batch_size))
+    program = program_of(config, pipeline.steps_per_epoch(source, config.batch_size), source)
     compiled, facts = compile_step(program)
     state, rate = program.new_state(), metrics.Throughput(config.batch_size)
-    with train_batches(config, source, program.method) as batches:
+    with contextlib.closing(train.open_batches(source, program, 0)) as batches:
 
         def one():
             nonlocal state
             with rate.waiting():
                 batch = next(batches)
-            state, values = compiled(state, sharding.put(batch, mesh))
+            state, values = compiled(state, program.put(batch))
             rate.step()
             return values
 
@@ -135,8 +135,8 @@ def end_to_end(config, timer: Timer) -> Report:
 def evaluate(config, timer: Timer) -> Report:
     """Features of the training images, as many batches as asked for."""
     source = open_source(config.data)
-    mesh, program = program_of(config, pipeline.steps_per_epoch(source, config.batch_size))
-    method, state, size = program.method, program.new_state(), config.eval.batch_size
+    program = program_of(config, pipeline.steps_per_epoch(source, config.batch_size))
+    mesh, method, state, size = program.mesh, program.method, program.new_state(), config.eval.batch_size
     sharding.check_batch(size, mesh, field="eval.batch_size")
     features = jax.jit(
         lambda state, images: method.features(state.params, state.model_state, images, kind=config.eval.feature),
@@ -177,11 +177,13 @@ def of_jpegs(config, folder: str, count: int):
 # --- What they share ------------------------------------------------------------------------------------------
 
 
-def program_of(config, per_epoch: int):
-    """(mesh, `train.Program`) on the devices of this machine."""
-    mesh = sharding.create_mesh(config.mesh)
+def program_of(config, per_epoch: int, source=None) -> train.Program:
+    """The step on the devices of this machine; with data.on_device, and given the source, on images that lie there."""
+    mesh, method, images = sharding.create_mesh(config.mesh), create_method(config), None
     sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
-    return mesh, train.Program.of(config, mesh, create_method(config), per_epoch)
+    if source is not None and config.data.on_device:
+        images = on_device.place(source, method.views, channels=config.data.channels, mesh=mesh)
+    return train.Program.of(config, mesh, method, per_epoch, images)
 
 
 def compile_step(program) -> tuple:
@@ -217,19 +219,6 @@ def made_up_batch(config, method) -> dict[str, np.ndarray]:
     with pipeline.train_batches(source, method.views, data_config=config.data, batch_size=drawn, seed=0) as batches:
         batch = next(batches)
     return {key: np.resize(value, (local, *value.shape[1:])) for key, value in batch.items()}
-
-
-def train_batches(config, source, method):
-    """The training batches of this process."""
-    return pipeline.train_batches(
-        source,
-        method.views,
-        data_config=config.data,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
 
 
 def usage(facts: dict, times: np.ndarray) -> dict:

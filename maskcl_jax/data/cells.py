@@ -29,27 +29,36 @@ def draw(view: View, images: np.ndarray, *, seed: int, epoch: int, indices: np.n
 
 
 def _masks(rule: CellRule, activation, spread: float, size, *, seed, epoch, indices) -> dict:
-    grid = activation.shape[1]
-    uniform = np.empty((len(indices), DRAWS + grid * grid * rule.channels), np.float32)
+    uniform = np.empty((len(indices), draws(rule, activation.shape[1])), np.float32)
     generators = per_example(seed, f"cells/{rule.name}", epoch=epoch, indices=indices)
     for row, generator in zip(uniform, generators, strict=True):
         generator.random(out=row, dtype=np.float32)
+    return of_noise(rule, activation, spread, size, uniform)
+
+
+def draws(rule: CellRule, grid: int) -> int:
+    """Uniform numbers that one mask of one image is made from."""
+    return DRAWS + grid * grid * rule.channels
+
+
+def of_noise(rule: CellRule, activation, spread: float, size, uniform, xp=np) -> dict:
+    """The entries of one mask that (B, `draws`) uniform numbers make; xp: numpy or jax.numpy."""
+    grid = activation.shape[1]
     focal, channelwise, share, *corner = uniform[:, :DRAWS].T
     noise = uniform[:, DRAWS:].reshape(-1, grid, grid, rule.channels)
-    noise = np.where((channelwise < rule.channelwise_p)[:, None, None, None], noise, noise[..., :1])
+    noise = xp.where((channelwise < rule.channelwise_p)[:, None, None, None], noise, noise[..., :1])
     ratio = np.float32(rule.ratio[0]) + np.float32(rule.ratio[1] - rule.ratio[0]) * share
-    window = _windows(rule, size, np.stack(corner, axis=1))
-    window[focal >= rule.focal_p] = 0
-    hidden = cells.choose(activation, noise, ratio, spread=spread, background=rule.background, cap=rule.cap, xp=np)
-    hidden &= (window[:, 2] == 0)[:, None, None, None]
+    window = _windows(rule, size, xp.stack(corner, axis=1), xp) * (focal < rule.focal_p)[:, None]
+    hidden = cells.choose(activation, noise, ratio, spread=spread, background=rule.background, cap=rule.cap, xp=xp)
+    hidden = hidden & (window[:, 2] == 0)[:, None, None, None]
     batch = {f"{rule.name}_cells": hidden, f"{rule.name}_window": window}
     if rule.redraw:
         batch |= {f"{rule.name}_noise": noise, f"{rule.name}_ratio": ratio}
     return batch
 
 
-def _windows(rule: CellRule, size: tuple[int, int], corner: np.ndarray) -> np.ndarray:
+def _windows(rule: CellRule, size: tuple[int, int], corner, xp):
     """(B, 4) int32, the corner of each uniform over where the window fits. corner: (B, 2) in [0, 1)."""
     room = np.array(size) - rule.window
-    start = np.minimum(np.floor(corner * (room + 1)), room)
-    return np.concatenate([start, np.broadcast_to(rule.window, start.shape)], axis=1).astype(np.int32)
+    start = xp.minimum(xp.floor(corner * (room + 1)), room)
+    return xp.concatenate([start, xp.broadcast_to(xp.asarray(rule.window), start.shape)], axis=1).astype(np.int32)

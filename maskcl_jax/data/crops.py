@@ -1,11 +1,12 @@
 """Which box of an image a view shows: the one definition, for numpy arrays and for TensorFlow graphs.
 
-The functions take `xp`, numpy or tensorflow.experimental.numpy, and work in float64 on both.
+The functions take `xp`: numpy or tensorflow.experimental.numpy, and work in float64, or jax.numpy, which has float32.
 """
 
 import dataclasses
 import math
 
+import jax.numpy as jnp
 import numpy as np
 
 from maskcl_jax.data.randomness import per_example
@@ -86,7 +87,7 @@ def box(view: View | EvalView, noise, height, width, xp=np, partner=None):
     noise: (..., ATTEMPTS, 4) from `draw`. height, width: of the image, integer scalars. partner: (size, box) of the
     view with which this one shares `view.boxes`.
     """
-    height, width = xp.asarray(height, np.float64), xp.asarray(width, np.float64)
+    height, width = xp.asarray(height, real(xp)), xp.asarray(width, real(xp))
     if isinstance(view, EvalView):
         return _centre_box(view, noise, height, width, xp)
     return _random_box(view, noise, height, width, xp, partner)
@@ -107,10 +108,10 @@ def _random_box(view: View, noise, height, width, xp, partner):
         fits = fits & _has_room(view, (top, left, h, w), *partner, xp)
     # The first attempt that fits: a one-hot sum, because tensorflow.experimental.numpy has no gather by row.
     count = xp.cumsum(xp.asarray(fits, np.int32), axis=-1)
-    first = xp.asarray(fits & (count == 1), np.float64)
+    first = xp.asarray(fits & (count == 1), real(xp))
     attempt = xp.stack([xp.sum(xp.where(first > 0, x, 0.0), axis=-1) for x in (top, left, h, w)], axis=-1)
     if partner is not None:
-        fallback = xp.asarray(partner[1], np.float64)
+        fallback = xp.asarray(partner[1], real(xp))
     else:
         # No attempt fits only where the image is long and thin: all of its short side, the ratio clamped.
         fallback = _centred(
@@ -127,7 +128,7 @@ def _random_box(view: View, noise, height, width, xp, partner):
 def _has_room(view: View, attempts, size: tuple[int, int], other, xp):
     """Whether the smallest of the view's boxes, measured in its partner of `size`, lies in both crops."""
     top, left, h, w = attempts
-    other = xp.asarray(other, np.float64)[..., None, :]
+    other = xp.asarray(other, real(xp))[..., None, :]
     down = xp.minimum(top + h, other[..., 0] + other[..., 2]) - xp.maximum(top, other[..., 0])
     across = xp.minimum(left + w, other[..., 1] + other[..., 3]) - xp.maximum(left, other[..., 1])
     least = view.boxes.side[0] * min(size)
@@ -142,6 +143,11 @@ def _centre_box(view: EvalView, noise, height, width, xp):
         h = xp.maximum(1.0, xp.minimum(height, _round(view.size[0] / scale, xp)))
         w = xp.maximum(1.0, xp.minimum(width, _round(view.size[1] / scale, xp)))
     return xp.asarray(_centred(h, w, height, width, xp) + xp.zeros_like(noise[..., 0, :]), np.int32)
+
+
+def real(xp):
+    """The dtype of geometry: a device has no float64."""
+    return np.float32 if xp is jnp else np.float64
 
 
 def _centred(h, w, height, width, xp):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from maskcl_jax.data.randomness import per_example
-from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY, View
+from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY, Photometric, View
 
 COLUMN = {name: i for i, name in enumerate(PHOTOMETRIC)}
 JITTER = ("brightness", "contrast", "saturation", "hue")
@@ -19,17 +19,20 @@ def draw(view: View, *, seed: int, epoch: int, indices: np.ndarray) -> dict[str,
     generators = per_example(seed, f"photometric/{view.name}", epoch=epoch, indices=indices)
     for row, generator in zip(noise, generators, strict=True):
         generator.random(out=row)
+    return {view.key("photometric"): of_noise(p, noise)}
+
+
+def of_noise(p: Photometric, noise, xp=np):
+    """The columns of `views.PHOTOMETRIC`, (B, P) float32, that (B, DRAWS) uniform numbers make; xp: or jax.numpy."""
     order, factors, (jitter, grey, blur, sigma, solarize) = noise[:, :4], noise[:, 4:8], noise[:, 8:].T
-    out = np.tile(np.float32(PHOTOMETRIC_IDENTITY), (len(indices), 1))
-    out[:, :4] = order.argsort(axis=1)
-    jittered = jitter < p.jitter_p
+    jittered, columns = jitter < p.jitter_p, [*order.argsort(axis=1).T]
     for i, name in enumerate(JITTER):
         centre, width = PHOTOMETRIC_IDENTITY[COLUMN[name]], getattr(p, name)
         low = centre - width if name == "hue" else max(0.0, centre - width)
         drawn = low + (centre + width - low) * factors[:, i]
-        out[:, COLUMN[name]] = np.where(jittered, drawn, centre)
+        columns.append(xp.where(jittered, drawn, centre))
     low, high = p.blur_sigma
-    out[:, COLUMN["grey"]] = grey < p.grey_p
-    out[:, COLUMN["blur_sigma"]] = np.where(blur < p.blur_p, low + (high - low) * sigma, 0.0)
-    out[:, COLUMN["solarize"]] = solarize < p.solarize_p
-    return {view.key("photometric"): out}
+    columns.append(grey < p.grey_p)
+    columns.append(xp.where(blur < p.blur_p, low + (high - low) * sigma, 0.0))
+    columns.append(solarize < p.solarize_p)
+    return xp.stack([column.astype(np.float32) for column in columns], axis=1)

@@ -9,7 +9,7 @@ from absl import logging
 from maskcl_jax.errors import UserError
 
 SPLITS = ("train", "test")
-SOURCES = ("embedded", "tfds", "folder", "synthetic", "scenes")
+SOURCES = ("embedded", "tfds", "folder", "npz", "synthetic", "scenes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +106,8 @@ def open_source(data_config) -> Source:
         from maskcl_jax.data.synthetic import SyntheticSource as chosen
     elif kind == "folder":
         from maskcl_jax.data.folder import FolderSource as chosen
+    elif kind == "npz":
+        from maskcl_jax.data.npz import NpzSource as chosen
     elif kind == "scenes":
         from maskcl_jax.data.scenes import ScenesSource as chosen
     else:

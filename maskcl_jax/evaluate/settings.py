@@ -17,7 +17,7 @@ SHARED = {
     "seed": 0,  # of subsets, of first values, of augmentation
     "labels": "all",  # of the training images: all, a share of every class as 1%, or a count of every class as 5
 }
-FIXED = ("protocol", "recipe")  # no overrides
+FIXED = ("protocol", "recipe", "data.on_device")  # no overrides
 OF_THE_ENCODER = ("image_size", "channels", "mean", "std")  # data fields that another data set does not change
 
 

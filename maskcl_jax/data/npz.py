@@ -1,0 +1,66 @@
+"""Images of one size and their labels in one .npz file: no decoding, no TensorFlow."""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from maskcl_jax.data.sources import SPLITS, Arrays, Source
+from maskcl_jax.errors import UserError
+
+
+class NpzSource(Source):
+    """The arrays `train_images` and `test_images`, (N, H, W) or (N, H, W, C) uint8, of the file `path`.
+
+    Beside them `train_labels` and `test_labels`, N integers from 0, and `class_names`, where there are any; `images`
+    and `labels` alone are training images. MedMNIST's files are of this kind; `data.to_array` writes it.
+    """
+
+    def __init__(self, data_config):
+        super().__init__()
+        path = pathlib.Path(data_config.path)
+        if not path.is_file():
+            raise UserError(f"data.path={data_config.path!r} is not a file: give a .npz of images")
+        try:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} cannot be read as a .npz of arrays: {error}") from None
+        self._arrays = {split: _split(path, arrays, split) for split in SPLITS}
+        if not len(self._arrays["train"]):
+            raise UserError(f"{path} has no array train_images or images: it has {', '.join(arrays) or 'nothing'}")
+        labels = np.concatenate([self._arrays[split].labels for split in SPLITS])
+        found = int(labels.max()) + 1
+        self.class_names = tuple(map(str, arrays.get("class_names", range(found))))
+        if len(self.class_names) < found:
+            raise UserError(f"{path} has labels up to {found - 1}, but {len(self.class_names)} class_names")
+        self.num_classes = len(self.class_names) if found else 0
+        counts = f"{self.num_examples('train')} training and {self.num_examples('test')} test images"
+        size = "x".join(map(str, self._arrays["train"].images.shape[1:]))
+        classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
+        self.description = f"{path.name}, {counts} of {size}, {classes}"
+
+    def num_examples(self, split):
+        return len(self._arrays[split])
+
+    def load(self, split):
+        return self._arrays[split]
+
+
+def _split(path, arrays: dict, split: str) -> Arrays:
+    """The images and labels of a split; none of either is empty, or -1."""
+    plain = split == "train" and "train_images" not in arrays
+    images = arrays.get("images" if plain else f"{split}_images", np.zeros((0, 1, 1, 1), np.uint8))
+    labels = arrays.get("labels" if plain else f"{split}_labels", np.full(len(images), -1))
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise UserError(
+            f"{path}: the {split} images are {images.dtype} {images.shape}: they must be uint8 (N, H, W, C)"
+        )
+    labels = labels.reshape(-1) if labels.size == len(images) else labels
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (labels < -1).any():
+        raise UserError(
+            f"{path}: the {split} labels are {labels.dtype} {labels.shape} for {len(images)} images: there must be one "
+            "integer from 0 for each"
+        )
+    return Arrays(images, labels.astype(np.int32))

@@ -1,0 +1,254 @@
+"""Views made inside the step are those of the host: the same maths, the same distributions; and files of arrays."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_train import CONFIGS, ROOT, environment, saved_state, tiny
+
+from maskcl_jax import checkpoint, train
+from maskcl_jax.data import boxes, cells, crops, masks, on_device, photometric
+from maskcl_jax.data.pixels import crop_and_resize
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.errors import UserError
+from maskcl_jax.methods import create
+from maskcl_jax.views import Photometric, View, batch_shapes
+
+
+def noise_of(*shape):
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def smooth(count, height, width, channels=3):
+    """Pictures with edges and flat places, without the highest frequencies of noise."""
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(0, 256, (count, -(-height // 4), -(-width // 4), channels))
+    return coarse.repeat(4, 1).repeat(4, 2)[:, :height, :width].astype(np.uint8)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("master", [None, (30, 26)])
+def test_a_cut_is_pillows(interpolation, master):
+    view = View(size=(24, 20), interpolation=interpolation, master=master, shift=6 if master else 0)
+    images = smooth(16, 48, 40)
+    box = np.asarray(crops.box(view, noise_of(16, crops.ATTEMPTS, 4).astype(np.float64), 48, 40))
+    box[:2] = [[0, 0, 48, 40], [5, 7, 24, 20]]  # all of it; nothing to resize without a master
+    flip = np.arange(16) % 2 == 1
+    shift = np.stack([np.arange(16) % (view.shift + 1), np.arange(16)[::-1] % (view.shift + 1)], axis=1)
+    got = np.asarray(on_device.cut(*map(jnp.asarray, (images, box, flip, shift)), view)).astype(int)
+    for i in range(16):
+        whole = crop_and_resize(images[i], box[i], size=master or view.size, interpolation=interpolation, flip=flip[i])
+        down, across = shift[i]
+        expected = whole[down : down + 24, across : across + 20].astype(int)
+        # Pillow computes in fixed point: a value half way between two levels may fall to either side.
+        assert np.abs(got[i] - expected).max() <= 1
+        assert (got[i] != expected).mean() < 0.1
+
+
+def of_device(name):
+    """A tiny method whose views a device can make."""
+    c = tiny(name, **{"data.on_device": True})
+    if name in ("saliency_masking",):
+        c.method.provider = "center"
+    return c
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_batch_is_one_of_the_method(name):
+    c = of_device(name)
+    views = create(c).views
+    images = jnp.asarray(open_source(c.data).split("train").images)
+    batch = jax.eval_shape(
+        lambda images, index: on_device.batch_of(views, images, index, jax.random.key(0)), images, jnp.arange(8)
+    )
+    expected = batch_shapes(views, 8, c.data.channels)
+    del expected["label"]
+    expected["index"] = (8,), "int32"
+    assert {k: (v.shape, str(v.dtype)) for k, v in batch.items()} == expected
+
+
+def both(function, *arrays):
+    """What a function gives in numpy and in jax.numpy, as numpy."""
+    return function(*arrays, np), jax.tree.map(np.asarray, function(*map(jnp.asarray, arrays), jnp))
+
+
+def test_the_same_numbers_make_the_same_masks_and_colours():
+    c = of_device("cmae")
+    for view in [*create(c).views, *create(of_device("ccmim")).views, *create(of_device("macrl")).views]:
+        if view.mask is not None:
+            noise = noise_of(8, masks.draws(view.mask))
+            host, device = both(lambda numbers, xp, view=view: masks.of_noise(view, numbers, xp), noise)
+            jax.tree.map(np.testing.assert_array_equal, host, device)
+    for p in (Photometric(), Photometric(jitter_p=1.0, blur_p=0.0, solarize_p=0.5)):
+        host, device = both(lambda numbers, xp, p=p: photometric.of_noise(p, numbers, xp), noise_of(32, 13))
+        np.testing.assert_allclose(device, host, rtol=1e-6, atol=1e-6)
+
+
+def test_the_same_numbers_make_the_same_cells_and_boxes():
+    view = create(of_device("saliency_masking")).views[0]
+    activation = noise_of(8, view.cells.grid, view.cells.grid)
+    for rule in view.cells.rules:
+        numbers = noise_of(8, cells.draws(rule, view.cells.grid))
+        host, device = both(
+            lambda a, n, xp, rule=rule: cells.of_noise(rule, a, 0.6, view.size, n, xp), activation, numbers
+        )
+        assert host[f"{rule.name}_cells"].any()
+        jax.tree.map(np.testing.assert_array_equal, host, device)
+    first, second = create(of_device("maskco")).views
+    crop = np.array([[0, 0, 30, 28, 0], [2, 3, 20, 24, 1]], np.int32)
+    shown = {first.name: crop, second.name: crop[::-1].copy()}
+    numbers = noise_of(2, second.boxes.count, 4)
+    host = boxes.of_noise(first, second, shown, numbers)
+    device = boxes.of_noise(first, second, jax.tree.map(jnp.asarray, shown), jnp.asarray(numbers), jnp)
+    for key in host:
+        np.testing.assert_allclose(device[key], host[key], atol=1e-4)  # pixels; the device has no float64
+
+
+def test_crops_are_distributed_like_the_hosts():
+    view = View(size=(8, 8), crop_scale=(0.2, 1.0))
+    rng = np.random.default_rng(2)
+    host = crops.box(view, rng.random((20_000, crops.ATTEMPTS, 4)), 32, 40).astype(float)
+    device = crops.box(view, on_device.uniform(jax.random.key(0), "c", (20_000, crops.ATTEMPTS, 4)), 32, 40, jnp)
+    device = np.asarray(device).astype(float)
+    assert (device[:, 0] + device[:, 2] <= 32).all() and (device[:, 1] + device[:, 3] <= 40).all()
+    # Five standard errors of the difference of two means.
+    limit = 5 * np.sqrt(2 / 20_000) * host.std(axis=0)
+    assert (np.abs(host.mean(axis=0) - device.mean(axis=0)) < limit).all()
+    device, host = (np.quantile(boxes, [0.1, 0.5, 0.9], axis=0) for boxes in (device, host))
+    np.testing.assert_allclose(device, host, atol=1.01)  # whole pixels
+
+
+def test_views_are_distributed_like_the_hosts():
+    """Mean, spread and left-right asymmetry of the views of one asymmetric picture."""
+    c = of_device("mae")
+    views = create(c).views
+    ramp = np.tile(np.linspace(0, 255, 32).astype(np.uint8)[None, None, :, None], (256, 32, 1, 3))
+    index = jnp.arange(256)
+    device = jax.jit(lambda i: on_device.batch_of(views, jnp.asarray(ramp), index, jax.random.key(i)))
+    found = np.concatenate([np.asarray(device(i)["image"], float) for i in range(8)])
+    mirrored = (found[:, :, -1] < found[:, :, 0]).mean()
+    assert abs(mirrored - 0.5) < 5 * 0.5 / np.sqrt(len(found))
+    visible = np.concatenate([np.asarray(device(i)["visible"]) for i in range(8)])
+    counts = np.bincount(visible.ravel(), minlength=views[0].mask.num_patches)
+    expected = visible.size / views[0].mask.num_patches
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+CHILD = """
+import hashlib, json, sys
+sys.path.insert(0, "tests")
+import jax, numpy as np
+from test_on_device import of_device
+from maskcl_jax import sharding, train
+from maskcl_jax.data import on_device
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.methods import create
+c = of_device("maskco")
+mesh, method, source = sharding.create_mesh(c.mesh), create(c), open_source(c.data)
+images = on_device.place(source, method.views, channels=c.data.channels, mesh=mesh)
+index = sharding.put(next(on_device.indices(len(source.split("train")), batch_size=8, seed=0)), mesh)["index"]
+batch = jax.jit(lambda images, index: on_device.batch_of(method.views, images, index, jax.random.key(3)))(images, index)
+print(json.dumps({"devices": len(images.sharding.device_set), "rows": images.addressable_shards[0].data.shape[0],
+    "views": {k: hashlib.md5(np.asarray(v).tobytes()).hexdigest() for k, v in batch.items() if k in ("query", "key")}}))
+"""
+
+
+def test_images_split_over_devices_make_the_same_views():
+    told = {}
+    for devices in (1, 8):
+        command = [sys.executable, "-c", CHILD]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(devices), check=True)
+        told[devices] = json.loads(done.stdout.splitlines()[-1])
+    assert told[8]["devices"] == 8
+    assert told[8]["rows"] == -(-told[1]["rows"] // 8)
+    assert told[8]["views"] == told[1]["views"]
+
+
+def test_a_run_that_goes_on_makes_the_views_of_the_first(tmp_path):
+    train.train(of_device("moco_v2"), str(tmp_path))
+    straight = saved_state(tmp_path, "moco_v2")
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    assert checkpoint.Checkpoints(tmp_path).latest() == 3
+    train.train(of_device("moco_v2"), str(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, straight, saved_state(tmp_path, "moco_v2"))
+    assert (tmp_path / "pictures" / "step_00000006.png").exists()
+
+
+def test_what_only_the_host_can_make_is_refused(tmp_path):
+    c = tiny("saliency_masking", **{"data.on_device": True})
+    with pytest.raises(UserError, match=r"method.provider='boundary' is made on the host.*use uniform or center"):
+        train.train(c, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_of_many_sizes_are_refused(tmp_path):
+    for i in range(16):
+        Image.fromarray(smooth(1, 40 + i, 40)[0]).save(tmp_path / f"{i}.png")
+    c = of_device("mae")
+    c.data.source, c.data.path = "folder", str(tmp_path)
+    with pytest.raises(UserError, match=r"data.on_device=True needs decoded images of one size.*to_array.*npz"):
+        train.train(c, str(tmp_path / "run"))
+
+
+def npz(tmp_path, **arrays):
+    np.savez(tmp_path / "data.npz", **arrays)
+    c = tiny("mae")
+    c.data.source, c.data.path = "npz", str(tmp_path / "data.npz")
+    return c
+
+
+def test_a_file_of_arrays_is_a_source(tmp_path):
+    images, labels = smooth(20, 32, 32, 1)[..., 0], np.arange(20)[:, None] % 3
+    c = npz(tmp_path, train_images=images, train_labels=labels, test_images=images[:5], test_labels=labels[:5])
+    source = open_source(c.data)
+    assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (3, 20, 5)
+    assert source.description == "data.npz, 20 training and 5 test images of 32x32x1, 3 classes"
+    split = source.split("train")
+    np.testing.assert_array_equal(split.images[..., 0], images)
+    np.testing.assert_array_equal(split.labels, labels[:, 0])
+    plain = open_source(npz(tmp_path, images=smooth(6, 32, 32)).data)
+    assert (plain.num_classes, plain.num_examples("train"), plain.num_examples("test")) == (0, 6, 0)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"pictures": np.zeros((2, 4, 4), np.uint8)}, "no array train_images or images: it has pictures"),
+        ({"images": np.zeros((2, 4, 4), np.float32)}, r"the train images are float32 \(2, 4, 4, 1\)"),
+        (
+            {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(3, int)},
+            r"labels are int64 \(3,\) for 2 images",
+        ),
+        (
+            {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0, 4]), "class_names": ["a"]},
+            "labels up to 4, but 1 class_names",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_is_told(arrays, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        open_source(npz(tmp_path, **arrays).data)
+
+
+def test_a_data_set_is_written_into_one_file_and_never_over_another(tmp_path):
+    for i in range(12):
+        (tmp_path / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(smooth(1, 40 + i, 40)[0]).save(tmp_path / "images" / "ab"[i % 2] / f"{i}.png")
+    out = tmp_path / "data.npz"
+    command = [sys.executable, "-m", "maskcl_jax.data.to_array", "--data=folder", f"--path={tmp_path / 'images'}"]
+    command += [f"--test_path={tmp_path / 'images'}", "--image_size=16", f"--out={out}"]
+    options = {"capture_output": True, "text": True, "cwd": ROOT, "env": environment(1)}
+    done = subprocess.run(command, check=True, **options)
+    assert "train: 12 images of 16x16x3" in done.stdout
+    with np.load(out) as file:
+        assert file["train_images"].shape == (12, 16, 16, 3)
+        assert sorted(file["test_labels"]) == [0] * 6 + [1] * 6
+        assert list(file["class_names"]) == ["a", "b"]
+    again = subprocess.run(command, check=False, **options)
+    assert again.returncode == 2 and "is already there: remove it, or name another" in again.stderr
