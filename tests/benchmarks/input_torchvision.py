@@ -1,0 +1,94 @@
+"""Images a second and core: our input pipeline beside torchvision's transforms with Pillow, the same files, one run.
+
+    python tests/benchmarks/input_torchvision.py [--images=256] [--rounds=3]
+
+Both by processor time, so that other load does not count; theirs in one thread without a loader's workers, whose
+processes would only add to it. In turn, and the median of the rounds.
+"""
+
+import argparse
+import pathlib
+import random
+import runpy
+import statistics
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import conftest  # noqa: E402, F401  (torchvision beside any build of torch)
+import torch  # noqa: E402
+from PIL import Image, ImageFilter  # noqa: E402
+from torchvision import transforms  # noqa: E402
+
+from maskcl_jax.data import jpegs, pipeline  # noqa: E402
+from maskcl_jax.data.sources import open_source  # noqa: E402
+from maskcl_jax.methods import create  # noqa: E402
+
+NORMALIZE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+END = [transforms.RandomHorizontalFlip(), transforms.ToTensor(), NORMALIZE]
+# facebookresearch/mae main_pretrain.py and moco main_moco.py --aug-plus.
+MAE = transforms.Compose(
+    [transforms.RandomResizedCrop(224, scale=(0.2, 1.0), interpolation=transforms.InterpolationMode.BICUBIC), *END]
+)
+MOCO = transforms.Compose(
+    [
+        transforms.RandomResizedCrop(224, scale=(0.2, 1.0)),
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        transforms.RandomGrayscale(p=0.2),
+        transforms.RandomApply([lambda x: x.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0)))], p=0.5),
+        *END,
+    ]
+)
+
+
+def theirs(files, transform, views: int) -> float:
+    """Images a processor second."""
+    begin = time.process_time()
+    for file in files:
+        with Image.open(file) as image:
+            image = image.convert("RGB")
+        for _ in range(views):
+            transform(image)
+    return len(files) / (time.process_time() - begin)
+
+
+def ours(config: str, folder: str, count: int) -> float:
+    """Images a processor second."""
+    name, _, preset = config.partition(":")
+    c = runpy.run_path(str(ROOT / "configs" / name))["get_config"](f"{preset},path={folder}")
+    size = min(64, count)
+    with pipeline.train_batches(open_source(c.data), create(c).views, data_config=c.data, batch_size=size, seed=0) as b:
+        for _ in range(4):
+            next(b)
+        begin, steps = time.process_time(), max(4, count // size)
+        for _ in range(steps):
+            next(b)
+        return steps * size / (time.process_time() - begin)
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # threads that wait for one another would count as work
+    with tempfile.TemporaryDirectory() as folder:
+        jpegs.write(folder, arguments.images)
+        files = sorted(pathlib.Path(folder).rglob("*.jpg"))
+        for what, config, transform, views in (
+            ("one view of MAE", "mae.py:folder", MAE, 1),
+            ("two views of MoCo v2, colours on the device", "moco_v2.py:folder", MOCO, 2),
+        ):
+            pairs = [
+                (ours(config, folder, arguments.images), theirs(files, transform, views))
+                for _ in range(arguments.rounds)
+            ]
+            mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
+            print(f"{what}: {mine:.0f} images/s a core, torchvision {other:.0f}: {mine / other:.2f} times", flush=True)
+
+
+if __name__ == "__main__":
+    main()
