@@ -18,7 +18,17 @@ from maskcl_jax.errors import UserError, first_line
 
 # Fields that change what is shown or kept, or where it is computed, not what is learned: they may differ when a run
 # is resumed.
-FREE_FIELDS = ("log.", "checkpoint.", "eval.", "data.threads", "data.cache_mb", "mesh.", "remat", "scan")
+FREE_FIELDS = (
+    "compile_cache",
+    "log.",
+    "checkpoint.",
+    "eval.",
+    "data.threads",
+    "data.cache_mb",
+    "mesh.",
+    "remat",
+    "scan",
+)
 
 
 class Checkpoints:

@@ -26,9 +26,10 @@ DEFAULTS = {
     # target over `fsdp` (see `sharding`). May change when a run is resumed.
     "mesh": {"data": -1, "fsdp": 1},
     # Micro-batches a step, one after the other, for batches that memory cannot hold. Losses without negatives and
-    # BatchNorm are those of the whole batch; what others see of it: `train.accumulated`.
+    # BatchNorm are those of the whole batch; what others see of it: `step.accumulated`.
     "accumulation": 1,
     "remat": "none",  # blocks: of a block's forward pass only its input is kept; its backward pass runs it again
+    "compile_cache": "",  # a folder that keeps compiled programs: the next start of the same one need not wait
     "scan": False,  # a ViT's blocks as one compiled loop: a large one compiles in a fraction of the time
     "data": {
         "source": "",

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from test_train import CONFIGS, ROOT, environment, tiny
 
-from maskcl_jax import chips, flops, sharding, train
+from maskcl_jax import chips, flops, sharding
 from maskcl_jax.benchmark import modes
 from maskcl_jax.data import jpegs
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
+from maskcl_jax.step import Program
 from maskcl_jax.views import batch_shapes
 
 FEW = modes.Timer(steps=3, warmup=1)
@@ -44,7 +45,7 @@ def test_a_step_is_timed_and_its_work_counted():
     report = modes.step(c, FEW)
     assert report.steps == 3
     assert report.seconds_low <= report.seconds_a_step <= report.seconds_high
-    program = train.Program.of(c, sharding.create_mesh(c.mesh), create(c), 1000)
+    program = Program.of(c, sharding.create_mesh(c.mesh), create(c), 1000)
     assert report.model_flops_a_step == flops.matrix_flops(program.trace().jaxpr)
     # Beside the matrix products XLA counts all the rest, of a tiny model a good part.
     assert 1.0 < report.compiler_flops_a_step / report.model_flops_a_step < 2.0
@@ -61,9 +62,9 @@ def test_utilisation_is_the_models_work_over_the_peak(monkeypatch):
 
 
 def test_what_remat_does_twice_is_no_work_of_the_model():
-    plain = train.Program.of(tiny("mae"), sharding.create_mesh(), create(tiny("mae")), 1000)
+    plain = Program.of(tiny("mae"), sharding.create_mesh(), create(tiny("mae")), 1000)
     again = tiny("mae", remat="blocks")
-    program = train.Program.of(again, sharding.create_mesh(), create(again), 1000)
+    program = Program.of(again, sharding.create_mesh(), create(again), 1000)
     assert program.model_flops() == plain.model_flops()
     assert flops.matrix_flops(program.trace().jaxpr) > plain.model_flops()
 
@@ -107,14 +108,16 @@ cli.run(benchmark.main)
 """
 
 
-def test_the_command_writes_json_without_tensorflow_and_a_trace(tmp_path):
-    command = [sys.executable, "-c", WITHOUT, f"--profile={tmp_path / 'trace'}"]
+def test_the_command_writes_json_without_tensorflow_and_a_trace_and_what_it_compiled(tmp_path):
+    flags = [f"--profile={tmp_path / 'trace'}", f"--config.compile_cache={tmp_path / 'compiled'}"]
+    command = [sys.executable, "-c", WITHOUT, *flags]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(1), check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["mode"] == "step" and told["method"] == "mae"
     assert told["images_per_second"] > 0
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+    assert list((tmp_path / "compiled").glob("jit_train_step*"))
 
 
 def test_without_a_config_the_way_out():

@@ -15,13 +15,14 @@ import pytest
 from test_methods import batch_of
 from test_train import environment, filled, tiny
 
-from maskcl_jax import checkpoint, sharding, train, train_state
+from maskcl_jax import checkpoint, optimizer, sharding, train, train_state
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Aux, Carried
 from maskcl_jax.methods import create as create_method
+from maskcl_jax.step import accumulated, make_train_step
 
 MESHES = {"one": (1, 1, 1), "data": (8, 8, 1), "fsdp": (8, 1, 8), "both": (8, 4, 2)}  # devices, data, fsdp
 STEPS = 5
@@ -44,14 +45,14 @@ class Job:
         # Adam divides a gradient by its own size. Before a BatchNorm a bias has none but rounding: eps hides that.
         c.optimizer.eps = 0.01
         rate = c.optimizer.base_lr * c.batch_size / 256  # the recipe's; far above it rounding grows tenfold a step
-        tx = train.optimizer.create(c, lambda step: rate, frozen=self.method.frozen)
+        tx = optimizer.create(c, lambda step: rate, frozen=self.method.frozen)
         init = create_method(c)
         self.method.init = lambda key: filled(init)
         self.new = lambda: train_state.create(self.method, tx, jax.random.key(0))
         self.shapes = jax.eval_shape(self.new)
         self.placed = sharding.place_state(self.shapes, self.mesh)
         numbers = {"seed": 0, "total_steps": 10, "accumulation": c.accumulation}
-        step = train.make_train_step(self.method, tx, lambda step: rate, placed=self.placed, **numbers)
+        step = make_train_step(self.method, tx, lambda step: rate, placed=self.placed, **numbers)
         self.step = jax.jit(step, out_shardings=(self.placed, sharding.replicated(self.mesh)))
 
     def begin(self):
@@ -137,7 +138,7 @@ def test_micro_batches_of_a_mean_over_images_are_the_batch():
 
     def both(batch):
         rng, carried = jax.random.key(0), Carried(state)
-        return [train.accumulated(method.loss, params, carried, batch, rng, parts=parts) for parts in (1, 4)]
+        return [accumulated(method.loss, params, carried, batch, rng, parts=parts) for parts in (1, 4)]
 
     (whole, aux), (parts, means) = jax.jit(both)(batch_of(method))
     np.testing.assert_allclose(aux.metrics["loss"], means.metrics["loss"], rtol=1e-6)
@@ -156,7 +157,7 @@ def test_a_micro_batch_is_a_batch_to_a_contrast():
     x, rng = np.random.default_rng(0).standard_normal(12).astype(np.float32), jax.random.key(2)
     params = {"w": jnp.asarray(1.5)}
     carried = Carried({"mean": jnp.asarray(0.1)}, jnp.asarray(3.0), jnp.asarray(0), jnp.zeros(4))
-    grads, aux = train.accumulated(loss, params, carried, {"x": x}, rng, parts=3)
+    grads, aux = accumulated(loss, params, carried, {"x": x}, rng, parts=3)
 
     values, gradients = [], []
     for i in range(3):
@@ -237,7 +238,7 @@ def test_another_order_of_the_images_is_told(monkeypatch):
 def test_the_first_moment_in_bfloat16_is_half_as_large():
     c = tiny("mae", **{"optimizer.mu_dtype": "bfloat16"})
     params, _ = filled(create_method(c))
-    state = train.optimizer.create(c, lambda step: 0.1).init(params)
+    state = optimizer.create(c, lambda step: 0.1).init(params)
     dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(state)}
     assert dtypes == {"float32", "bfloat16", "int32"}
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from maskcl_jax import checkpoint, metrics, sharding, train, train_state
+from maskcl_jax import checkpoint, metrics, optimizer, sharding, train, train_state
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import Diverged
@@ -102,7 +102,7 @@ def saved_state(workdir, name="ccmim"):
     """Everything the newest checkpoint of a run holds."""
     c = tiny(name)
     method = create_method(c)
-    tx = train.optimizer.create(c, lambda step: 0.1, frozen=method.frozen)
+    tx = optimizer.create(c, lambda step: 0.1, frozen=method.frozen)
     shapes = jax.eval_shape(lambda: train_state.create(method, tx, jax.random.key(0)))
     placed = sharding.replicated(sharding.create_mesh())
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed), shapes)
@@ -186,7 +186,7 @@ def write_one_step(name: str, folder: str) -> None:
             open_source(c.data), method.views, data_config=c.data, batch_size=8, seed=0, start_step=0
         )
     )
-    tx = train.optimizer.create(c, lambda step: 0.1)
+    tx = optimizer.create(c, lambda step: 0.1)
     method.init = lambda key: filled(create_method(c))
     state = train_state.create(method, tx, jax.random.key(0))
 

@@ -10,9 +10,10 @@ import pytest
 from test_methods import batch_of, loss_and_grads
 from test_train import CONFIGS, colourless, filled, tiny
 
-from maskcl_jax import losses, masking, train, train_state
+from maskcl_jax import losses, masking, optimizer, train_state
 from maskcl_jax.methods import Carried, create
 from maskcl_jax.methods.mae import MAE
+from maskcl_jax.step import make_train_step
 
 TARGETS = ("cmae", "macrl", "mocov3")
 
@@ -122,10 +123,10 @@ def step_of(name, **overrides):
     """(method, state before, state after) one training step at a rate of 0.1 and a momentum of 0.9."""
     c = tiny(name, **colourless(name) | {"optimizer.weight_decay": 0.5, "method.momentum": 0.9, **overrides})
     method = create(c)
-    tx = train.optimizer.create(c, lambda step: 0.1, frozen=method.frozen)
+    tx = optimizer.create(c, lambda step: 0.1, frozen=method.frozen)
     method.init = lambda key: filled(create(c))
     before = train_state.create(method, tx, jax.random.key(0))
-    step = jax.jit(train.make_train_step(method, tx, lambda step: 0.1, seed=0, total_steps=10))
+    step = jax.jit(make_train_step(method, tx, lambda step: 0.1, seed=0, total_steps=10))
     return method, before, *step(before, batch_of(method))
 
 

@@ -14,6 +14,7 @@ from maskcl_jax.data import jpegs, on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create as create_method
+from maskcl_jax.step import Program
 
 MADE_UP = 64  # images that are really drawn for a made-up batch; larger ones repeat them
 
@@ -177,20 +178,19 @@ def of_jpegs(config, folder: str, count: int):
 # --- What they share ------------------------------------------------------------------------------------------
 
 
-def program_of(config, per_epoch: int, source=None) -> train.Program:
+def program_of(config, per_epoch: int, source=None) -> Program:
     """The step on the devices of this machine; with data.on_device, and given the source, on images that lie there."""
     mesh, method, images = sharding.create_mesh(config.mesh), create_method(config), None
     sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
     if source is not None and config.data.on_device:
         images = on_device.place(source, method.views, channels=config.data.channels, mesh=mesh)
-    return train.Program.of(config, mesh, method, per_epoch, images)
+    return Program.of(config, mesh, method, per_epoch, images)
 
 
 def compile_step(program) -> tuple:
     """(the compiled step, what is known of it)."""
-    lowered = program.trace().lower()
     begin = time.monotonic()
-    compiled = lowered.compile()
+    compiled = program.compile()
     seconds = time.monotonic() - begin
     compiler = (compiled.cost_analysis() or {}).get("flops")
     facts = {"compiler_flops_a_step": compiler, "model_flops_a_step": program.model_flops()}
