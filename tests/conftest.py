@@ -1,11 +1,14 @@
 """What all tests share: the CPU, and a timm that imports beside any build of torch, and beside TensorFlow."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
 import sys
 import tempfile
 import types
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tiny programs, compiled by the hundred: code that runs less fast is made in half the time.
@@ -49,3 +52,13 @@ if importlib.util.find_spec("torch") is not None and importlib.util.find_spec("t
     import torch
 
     torchvision_without_operators()
+
+
+@pytest.fixture
+def without_compiling(monkeypatch):
+    """First values are zeros: of a run that is imported, what is laid over them is the matter."""
+    from untrained import zeros
+
+    from maskcl_jax.interchange import importing
+
+    monkeypatch.setattr(importing.jax, "jit", lambda function: functools.partial(zeros, function))

@@ -1,17 +1,13 @@
 """Imports: bit for bit what was exported, complete or refused, and ready to train."""
 
-import functools
 import pathlib
-import pickle
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
-from test_train import CONFIGS, ROOT, environment, fields_of, tiny
-from untrained import arrays, made, write_run, zeros
+from test_train import tiny
+from untrained import arrays, made, write_run
 
 from maskcl_jax import checkpoint, config, train
 from maskcl_jax import run as run_lib
@@ -53,13 +49,6 @@ def round_trip(name, format, fields, tmp_path, **options):
     assert back.config == run.config
     assert int(back.state.step) == 0
     return everything(run.state), everything(back.state), back.told
-
-
-@pytest.fixture
-def without_compiling(monkeypatch):
-    """First values are zeros: what is laid over them is the matter here."""
-
-    monkeypatch.setattr(importing.jax, "jit", lambda function: functools.partial(zeros, function))
 
 
 @pytest.mark.parametrize(("name", "format", "fields"), ROUNDS)
@@ -267,141 +256,3 @@ def test_heads_follow_from_the_width_where_nothing_states_them():
     assert facts.heads_of(small._replace(model={"width": 384, "heads": 4}), "mae") == 4
     with pytest.raises(UserError, match="how many heads a ViT of width 32 has"):
         facts.heads_of(small._replace(model={"width": 32}), "mae")
-
-
-class RunsCode:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('it ran')",))
-
-
-@pytest.mark.parametrize("name", ["weights.pth", "model.pkl", "legacy.pth"])
-def test_a_file_that_wants_to_run_code_is_refused(name, tmp_path):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
-    content = {"model": {"cls_token": RunsCode()}}
-    if name == "weights.pth":
-        torch.save(content, tmp_path / name)
-    else:
-        (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(UserError, match=r"is refused: it wants to run .*exec, which can do anything") as caught:
-        import_run(str(tmp_path / name), "timm", str(tmp_path / "run"))
-    assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_a_namespace_beside_the_weights_is_harmless(tmp_path, without_compiling):
-    import argparse
-
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
-    state = {key: torch.tensor(value) for key, value in mae_encoder(tmp_path).items()}
-    torch.save({"model": state, "args": argparse.Namespace(lr=1.0), "epoch": 3}, tmp_path / "weights.pth")
-    assert_encoder(imported(str(tmp_path / "weights.pth"), "mae", tiny("mae")), made("mae"))
-
-
-@pytest.mark.parametrize("half", ["float16", "bfloat16"])
-def test_half_precision_becomes_float32(half, tmp_path, without_compiling):
-    state = {key: value.astype(jax.numpy.dtype(half)) for key, value in mae_encoder(tmp_path).items()}
-    run = imported(saved(tmp_path, state), "mae", tiny("mae"))
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(run.state.params)} == {"float32"}
-    kept = np.asarray(made("mae").state.params["encoder"]["cls_token"]).astype(state["cls_token"].dtype)
-    np.testing.assert_array_equal(run.state.params["encoder"]["cls_token"], kept.astype(np.float32))
-
-
-def test_a_record_of_another_version_is_said(tmp_path):
-    export_run(made("mae"), "mae", str(tmp_path / "out"), check=False)
-    (tmp_path / "out" / files.RECORD).write_text('{"config": {"model.width": 3}}')
-    with pytest.raises(UserError, match=r"export\.json is of another version"):
-        import_run(str(tmp_path / "out"), "mae", str(tmp_path / "run"))
-    (tmp_path / "out" / files.RECORD).write_text("{")
-    with pytest.raises(UserError, match=r"export\.json cannot be read"):
-        import_run(str(tmp_path / "out"), "mae", str(tmp_path / "run"))
-
-
-def broken(kind: str, state: dict) -> dict:
-    """A state dict with one thing wrong."""
-    if kind == "left over":
-        state["head.0.weight"] = state["gamma"] = np.zeros(2, np.float32)
-    elif kind == "missing":
-        del state["norm.bias"], state["blocks.0.attn.qkv.weight"]
-    elif kind == "no positions":
-        del state["pos_embed"]
-    elif kind == "no match":
-        state = {f"trunk.{key}": value for key, value in state.items()}
-    elif kind == "shape":
-        state["blocks.0.mlp.fc2.bias"] = np.zeros(31, np.float32)
-    elif kind == "odd table":
-        state["pos_embed"] = np.zeros((1, 8, 32), np.float32)
-    return state
-
-
-@pytest.mark.parametrize(
-    ("kind", "fields", "words"),
-    [
-        ("left over", {}, r"does not fit mae.*missing nothing; left over gamma"),
-        ("missing", {}, r"missing blocks\.0\.attn\.qkv\.weight, norm\.bias; left over nothing"),
-        ("no positions", {}, r"missing pos_embed"),
-        ("no match", {}, r"has no key of mae, such as decoder_embed\.weight or cls_token; it has trunk\.blocks"),
-        ("shape", {}, r"params/encoder/blocks_0/mlp/fc2/bias is \(31,\) in the weights, \(32,\) in the config"),
-        ("odd table", {}, r"pos_embed has 7 patches, which is no square, and not the 4x4"),
-        ("", {"model.width": 64}, r"model\.width is 32 in the weights, 64 in the config"),
-        ("", {"model.depth": 2, "data.channels": 1}, r"model\.depth is 1 .*; data\.channels is 3 in the weights, 1"),
-        ("", {"model.patch_size": 4}, r"model\.patch_size is 8 in the weights, 4 in the config"),
-    ],
-)
-def test_weights_that_do_not_fit_are_listed(kind, fields, words, tmp_path, without_compiling):
-    path = saved(tmp_path, broken(kind, mae_encoder(tmp_path)))
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(UserError, match=words) as caught:
-        import_run(path, "mae", str(tmp_path / "a/b"), tiny("mae", **fields))
-    assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_wrong_heads_are_an_error_where_a_file_states_them(tmp_path, without_compiling):
-    for format in ("timm", "hf"):
-        export_run(made("mae"), format, str(tmp_path / format), check=False)
-        (tmp_path / format / files.RECORD).unlink()
-        with pytest.raises(UserError, match=r"model\.heads is 2 in the weights, 4 in the config"):
-            imported(str(tmp_path / format), format, tiny("mae", **{"model.heads": 4}))
-
-
-def test_files_that_are_none_are_said(tmp_path):
-    path = pathlib.Path(saved(tmp_path, mae_encoder(tmp_path)))
-    torch_file = pathlib.Path(saved(tmp_path, {"x": np.zeros(99, np.float32)}, "x.pth"))
-    cases = {}
-    for file in (path, torch_file):
-        cut = file.with_name(f"cut{file.suffix}")
-        cut.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-        cases[cut] = "cannot be read"
-    empty = tmp_path / "nothing.pth"
-    empty.write_bytes(b"")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "text.safetensors").write_text("no weights at all")
-    (tmp_path / "numbers.pkl").write_bytes(pickle.dumps({"lr": 3}))
-    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"lr": 3}, protocol=4))
-    cases |= {empty: "cannot be read", tmp_path / "folder": "holds none of", tmp_path / "gone": "does not exist"}
-    cases |= {tmp_path / "text.safetensors": "cannot be read", tmp_path / "numbers.pkl": "holds no tensors"}
-    cases |= {tmp_path / "bare.pth": "is refused: it is no PyTorch file"}
-    for file, words in cases.items():
-        with pytest.raises(UserError, match=words) as caught:
-            import_run(str(file), "mae", str(tmp_path / "run"))
-        assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"--out=.*folder exists"):
-        import_run(str(path), "mae", str(tmp_path / "folder"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_command_line(tmp_path):
-    path = saved(tmp_path, mae_encoder(tmp_path))
-    overrides = [f"--config.{field}={value}" for field, value in fields_of("mae").items()]
-    line = [sys.executable, "-m", "maskcl_jax.import_torch", path, "--method=mae", f"--out={tmp_path / 'run'}"]
-    line += [f"--config={CONFIGS['mae']}:synthetic", *overrides]
-    done = subprocess.run(line, env=environment(1), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "18 tensors, mae, ViT encoder" in done.stdout
-    assert "new: decoder" in done.stdout
-    assert f"go on: python -m maskcl_jax.main --workdir={tmp_path / 'run'}" in done.stdout
-    assert_encoder(run_lib.restore_run(str(tmp_path / "run")), made("mae"))
-    del line[3]
-    failed = subprocess.run(line, env=environment(1), cwd=ROOT, capture_output=True, text=True)
-    assert failed.returncode == 2
-    assert failed.stderr == "error: FILE|DIR is missing: write it before the flags\n"
