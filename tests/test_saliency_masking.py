@@ -96,7 +96,7 @@ def test_high_pass_puts_noise_into_cells_and_windows():
         noise = np.asarray(seen[name])[changed]
         assert abs(noise.std() / std - 1) < 0.05
         assert abs(noise.mean()) < 0.02
-    np.testing.assert_allclose(clean[0], fills.high_pass(super_images(method, b)[0], 1.0, 3), atol=1e-6)
+    np.testing.assert_allclose(clean[0], fills.high_pass(super_images(method, b)[0], 20 / 7, 13), atol=1e-6)
 
 
 def super_images(method, b):
