@@ -10,8 +10,10 @@ from test_methods import batch_of, loss_and_grads
 from test_train import colourless, filled, tiny
 
 from maskcl_jax import cells, fills, losses
+from maskcl_jax.data import cells as draw_cells
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Carried, create
+from maskcl_jax.views import CellRule
 
 RNG = np.random.default_rng(0)
 
@@ -305,3 +307,12 @@ def test_simclr_has_no_ema_encoder_to_ask():
     c.method = tiny("saliency_masking").method
     with pytest.raises(UserError, match="needs a ResNet"):
         create(c)
+
+
+def test_focal_masks_come_as_often_as_asked():
+    rule = CellRule(name="query", ratio=(0.05, 0.25), focal_p=0.2, window=(6, 6))
+    numbers = np.random.default_rng(0).random((4000, draw_cells.draws(rule, 4)), np.float32)
+    batch = draw_cells.of_noise(rule, np.ones((4000, 4, 4), np.float32), 0.6, (16, 16), numbers)
+    focal = batch["query_window"][:, 2] > 0
+    assert abs(focal.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4000)
+    assert not batch["query_cells"][focal].any()
