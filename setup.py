@@ -11,6 +11,8 @@ VERSION = "0.1.0"
 REQUIREMENTS = [
     "absl-py",
     "clu>=0.0.12",
+    # Resizes as Pillow does, four times faster; where it has no wheel, Pillow does.
+    "cykooz.resizer>=4; platform_machine == 'x86_64' or platform_machine == 'AMD64' or sys_platform == 'darwin'",
     "flax>=0.12",
     "importlib_resources; python_version < '3.12'",
     "jax>=0.10",
@@ -22,6 +24,7 @@ REQUIREMENTS = [
     "safetensors",
     "scikit-image",  # its wheel carries the photographs of the embedded data set
     "scikit-learn",  # likewise (china.jpg, flower.jpg)
+    "simplejpeg",  # decodes as Pillow does, a third faster, into memory that is used again
     "tensorboard",
     "tensorflow-cpu>=2.18; platform_machine != 'arm64' and platform_machine != 'aarch64'",
     "tensorflow>=2.18; platform_machine == 'arm64' or platform_machine == 'aarch64'",

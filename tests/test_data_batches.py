@@ -246,18 +246,19 @@ def test_any_number_of_channels(channels):
     assert take(1, open_source(config), config)[0]["query"].shape == (8, 16, 16, channels)
 
 
-def test_synthetic_and_embedded_need_no_tensorflow():
+def test_only_tfds_needs_tensorflow(folder):
     root = pathlib.Path(__file__).parents[1]
     program = (
         "import sys; sys.modules['tensorflow'] = None; sys.path.insert(0, 'tests')\n"
         "from test_data_batches import *\n"
         "import maskcl_jax.data.decoding, maskcl_jax.data.folder, maskcl_jax.data.tfds_source\n"
-        "for kind in ('synthetic', 'embedded'):\n"
-        "    config = data_config(source=kind)\n"
+        "for kind in ('synthetic', 'embedded', 'folder'):\n"
+        "    config = data_config(source=kind, path=sys.argv[1])\n"
         "    print(take(1, open_source(config), config)[0]['query'].shape)\n"
     )
-    ran = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=120)
-    assert ran.stdout.split("\n")[:2] == ["(8, 16, 16, 3)"] * 2, ran.stderr
+    command = [sys.executable, "-c", program, str(folder)]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.split("\n")[:3] == ["(8, 16, 16, 3)"] * 3, ran.stderr
 
 
 MASTER = {"crop": "master", "master": (20, 24)}
@@ -271,7 +272,7 @@ SHIFTED = [
 @pytest.mark.parametrize("kind", ["synthetic", "folder"])
 def test_shifted_views_are_windows_of_one_crop(kind, tmp_path):
     config = data_config(source=kind, num_examples=22, path=str(tmp_path))
-    if kind == "folder":  # through TensorFlow
+    if kind == "folder":
         rng = np.random.default_rng(0)
         for i in range(22):
             Image.fromarray(rng.integers(0, 256, (30, 34, 3), dtype=np.uint8)).save(tmp_path / f"{i:02}.png")

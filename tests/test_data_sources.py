@@ -74,12 +74,12 @@ def test_every_kind_of_file_is_read(tmp_path, channels):
         rgb, lost = truth[name]
         want = pixels.to_channels(np.round(rgb).astype(np.uint8), channels).astype(np.float32)
         assert abs(image - want).mean() <= lost + (channels == 1), name
-        # What TensorFlow decodes, Pillow decodes the same; to grey, libjpeg takes Y, Pillow comes from RGB.
-        with_pillow = pixels.decode((tmp_path / name).read_bytes(), channels)
+        # What other libraries decode, Pillow decodes the same; to grey, libjpeg takes Y, Pillow comes from RGB.
+        with_pillow = pixels.decode_with_pillow((tmp_path / name).read_bytes(), channels)
         assert abs(image.astype(int) - with_pillow).max() <= (1 if channels == 3 else 3), name
 
 
-def test_tensorflow_and_pillow_give_the_same_crops(tmp_path):
+def test_files_are_cropped_as_by_pillow(tmp_path):
     rng = np.random.default_rng(2)
     small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     small.resize((120, 90), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
@@ -91,7 +91,7 @@ def test_tensorflow_and_pillow_give_the_same_crops(tmp_path):
     ) as batches:
         batch = next(batches)
     for row, index in enumerate(batch["index"]):
-        image = pixels.decode((tmp_path / ("a.png", "b.jpg")[index]).read_bytes(), 3)
+        image = pixels.decode_with_pillow((tmp_path / ("a.png", "b.jpg")[index]).read_bytes(), 3)
         for view in views:
             draws = crops.draw(view, seed=0, epoch=3, indices=np.array([index]))
             box = crops.box(view, draws.noise, *image.shape[:2])[0]
@@ -99,6 +99,36 @@ def test_tensorflow_and_pillow_give_the_same_crops(tmp_path):
                 image, box, size=view.size, interpolation=view.interpolation, flip=draws.flip[0]
             )
             assert abs(batch[view.name][row].astype(int) - want).max() <= 2
+
+
+@pytest.mark.parametrize("missing", ["simplejpeg", "resizer"])
+def test_pillow_does_the_work_of_a_missing_library(tmp_path, missing, monkeypatch):
+    picture("RGB")[0].resize((120, 90)).save(tmp_path / "a.jpg", quality=95)
+    config = data_config(source="folder", path=str(tmp_path))
+
+    def batch():
+        views = [View(size=(32, 48))]
+        with pipeline.train_batches(open_source(config), views, data_config=config, batch_size=1, seed=0) as batches:
+            return next(batches)["image"].astype(int)
+
+    with_it = batch()
+    monkeypatch.setattr(pixels, missing, None)
+    assert abs(batch() - with_it).max() <= 2
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_fast_resize_is_pillows(interpolation, channels):
+    assert pixels.resizer is not None
+    rng = np.random.default_rng(0)
+    for size in ((97, 131), (224, 224), (60, 300)):
+        image = rng.integers(80, 176, (150, 200, channels), dtype=np.uint8)  # what overshoots stays within 0..255
+        box = np.array([0, 0, 150, 200])
+        want = pixels.crop_and_resize(image, box, size=size, interpolation=interpolation, flip=False)
+        got = pixels.fast_resize(image, size, interpolation)
+        apart = abs(got.astype(int) - want)
+        assert apart.max() <= 2
+        assert apart.mean() < 0.4
 
 
 def write(path):

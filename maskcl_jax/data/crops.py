@@ -1,6 +1,6 @@
-"""Which box of an image a view shows: the one definition, for numpy arrays and for TensorFlow graphs.
+"""Which box of an image a view shows: the one definition, for the host and for the device.
 
-The functions take `xp`: numpy or tensorflow.experimental.numpy, and work in float64, or jax.numpy, which has float32.
+The functions take `xp`: numpy, and work in float64, or jax.numpy, which has float32.
 """
 
 import dataclasses
@@ -84,8 +84,8 @@ def boxes(views: list, noise: list, height, width, xp=np) -> list:
 def box(view: View | EvalView, noise, height, width, xp=np, partner=None):
     """The box a view shows: (..., 4) int32 as top, left, height, width in pixels of the image.
 
-    noise: (..., ATTEMPTS, 4) from `draw`. height, width: of the image, integer scalars. partner: (size, box) of the
-    view with which this one shares `view.boxes`.
+    noise: (..., ATTEMPTS, 4) from `draw`. height, width: of the image, (...) or one for all. partner: (size, box) of
+    the view with which this one shares `view.boxes`.
     """
     height, width = xp.asarray(height, real(xp)), xp.asarray(width, real(xp))
     if isinstance(view, EvalView):
@@ -99,17 +99,16 @@ def _random_box(view: View, noise, height, width, xp, partner):
     With a partner an attempt fits only where the two share enough, and where none does the partner's box is taken.
     """
     (area_low, area_high), (ratio_low, ratio_high) = view.crop_scale, view.crop_ratio
-    area = height * width * (area_low + (area_high - area_low) * noise[..., 0])
+    full_h, full_w = height[..., None], width[..., None]  # beside the attempts
+    area = full_h * full_w * (area_low + (area_high - area_low) * noise[..., 0])
     ratio = xp.exp(math.log(ratio_low) + (math.log(ratio_high) - math.log(ratio_low)) * noise[..., 1])
     h, w = _round(xp.sqrt(area / ratio), xp), _round(xp.sqrt(area * ratio), xp)
-    top, left = xp.floor(noise[..., 2] * (height - h + 1)), xp.floor(noise[..., 3] * (width - w + 1))
-    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    top, left = xp.floor(noise[..., 2] * (full_h - h + 1)), xp.floor(noise[..., 3] * (full_w - w + 1))
+    fits = (h > 0) & (h <= full_h) & (w > 0) & (w <= full_w)
     if partner is not None:
         fits = fits & _has_room(view, (top, left, h, w), *partner, xp)
-    # The first attempt that fits: a one-hot sum, because tensorflow.experimental.numpy has no gather by row.
-    count = xp.cumsum(xp.asarray(fits, np.int32), axis=-1)
-    first = xp.asarray(fits & (count == 1), real(xp))
-    attempt = xp.stack([xp.sum(xp.where(first > 0, x, 0.0), axis=-1) for x in (top, left, h, w)], axis=-1)
+    first = fits & (xp.cumsum(fits, axis=-1) == 1)
+    attempt = xp.stack([xp.sum(xp.where(first, x, 0.0), axis=-1) for x in (top, left, h, w)], axis=-1)
     if partner is not None:
         fallback = xp.asarray(partner[1], real(xp))
     else:
@@ -121,7 +120,7 @@ def _random_box(view: View, noise, height, width, xp, partner):
             width,
             xp,
         )
-    any_fits = xp.sum(first, axis=-1)[..., None] > 0
+    any_fits = xp.any(fits, axis=-1)[..., None]
     return xp.asarray(xp.where(any_fits, attempt, fallback + xp.zeros_like(attempt)), np.int32)
 
 
@@ -155,4 +154,4 @@ def _centred(h, w, height, width, xp):
 
 
 def _round(x, xp):
-    return xp.floor(x + 0.5)  # TensorFlow's numpy has no working round inside a graph
+    return xp.floor(x + 0.5)  # halves up; numpy's own goes to even numbers

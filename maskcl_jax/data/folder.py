@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from maskcl_jax.data import pixels
+from maskcl_jax.data.decoding import reason_of
 from maskcl_jax.data.sources import Encoded, Source
 from maskcl_jax.errors import UserError
 
@@ -65,7 +66,7 @@ class FolderSource(Source):
                 pixels.decode(file.read_bytes(), channels=3)
                 return
             except Exception as error:  # Pillow's decoders raise a dozen types
-                self.skip(str(file), _reason(error))
+                self.skip(str(file), reason_of(error))
         raise UserError(
             f"folder {root} has no readable image: all {len(files)} fail to decode, as {files[0].name} "
             f"({self.skipped[str(files[0])]}); give a folder of {', '.join(EXTENSIONS)} files"
@@ -129,7 +130,3 @@ def _folder(path: str, field: str) -> pathlib.Path:
     if not folder.is_dir():
         raise UserError(f"{field}={path!r} is a file: give the folder that holds the images")
     return folder
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -163,22 +163,9 @@ def _load(source, split, asked, views, *, data_config, local, seed) -> Iterator[
     is_path = isinstance(split, Encoded) and split.is_path
     for decoded in decoding.decode(asked, views, batch=local, is_path=is_path, patience=len(split) // local, **options):
         request = decoded.request
-        valid = np.isin(np.arange(local), decoded.slots)
-        for slot in np.flatnonzero(~valid[: len(request.payloads)]):
-            source.skip(request.name(request.slots.indices[slot]), "cannot be decoded")
-        shapes = {view.name: ((*view.size, data_config.channels), np.uint8) for view in views}
-        shapes |= dict.fromkeys(crops.recorded(views).values(), ((5,), np.int32))
-        pictures = {key: _whole(decoded, key, local, *shape) for key, shape in shapes.items()}
-        yield request.slots, _padded(request.labels, local), valid, pictures
-
-
-def _whole(decoded, key, local, shape, dtype) -> np.ndarray:
-    if len(decoded.slots) == local:
-        return decoded.views[key]
-    rows = np.zeros((local, *shape), dtype)
-    if len(decoded.slots):
-        rows[decoded.slots] = decoded.views[key]
-    return rows
+        for slot, reason in sorted(decoded.reasons.items()):
+            source.skip(request.name(request.slots.indices[slot]), reason)
+        yield request.slots, _padded(request.labels, local), decoded.valid, decoded.views
 
 
 def _padded(labels, local) -> np.ndarray:
