@@ -49,7 +49,7 @@ DEFAULTS = {
         "parts": "tfds",  # scenes only: the source of the images that are put together
         "on_device": False,  # decoded images lie in device memory, and the step makes its views of them itself
         "cache_mb": 2048,  # a split that fits, decoded, is kept in host memory
-        "threads": 0,  # of the input pipeline; 0: TensorFlow decides
+        "threads": 0,  # of the input pipeline; 0: one a core
     },
     # MAE's augmentation: a crop and a flip, nothing else (facebookresearch/mae main_pretrain.py).
     "augment": {
@@ -57,6 +57,7 @@ DEFAULTS = {
         "crop_ratio": (3 / 4, 4 / 3),
         "interpolation": "bicubic",
         "flip": True,
+        "photometric": "device",  # who changes colours, device | host: the same operations and numbers
     },
     "optimizer": {
         "name": "adamw",

@@ -1,12 +1,14 @@
-"""Colour operations on the device, as torchvision defines them for float images (`transforms.functional`).
+"""Colour operations, as torchvision defines them for float images (`transforms.functional`).
 
-All take images (B, H, W, C) float32 in 0..1 and one number an image, (B,). Checked against torchvision in the tests.
+`apply` is for the device, inside the step; `apply_each` for the host's processors, which do only what an image asks
+for. Both are made of the same operations. These take images (B, H, W, C) float32 in 0..1 and one number an image, (B,).
+Checked against torchvision in the tests.
 """
 
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax.views import PHOTOMETRIC
+from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY
 
 GREY = (0.2989, 0.587, 0.114)  # torchvision's weights
 BLUR_RADIUS = 6  # pixels: three sigmas of the widest blur in use, 2.0
@@ -53,13 +55,19 @@ def adjust_hue(images, turn):
     spread = high - low
     flat = spread == 0
     saturation = spread / jnp.where(flat, 1.0, high)
-    red, green, blue = jnp.moveaxis((high[..., None] - images) / jnp.where(flat, 1.0, spread)[..., None], -1, 0)
-    r, g, _ = jnp.moveaxis(images, -1, 0)
-    sixth = jnp.where(high == r, blue - green, jnp.where(high == g, 2.0 + red - blue, 4.0 + green - red))
+    planes = [images[..., channel] for channel in range(3)]
+    red, green, blue = ((high - plane) / jnp.where(flat, 1.0, spread) for plane in planes)
+    is_red, is_green = high == planes[0], high == planes[1]
+    sixth = jnp.where(is_red, blue - green, jnp.where(is_green, 2.0 + red - blue, 4.0 + green - red))
     hue = jnp.where(flat, 0.0, sixth / 6.0) + turn[:, None, None]
-    position = (jnp.asarray([5.0, 3.0, 1.0]) + 6.0 * (hue % 1.0)[..., None]) % 6.0
-    share = jnp.clip(jnp.minimum(position, 4.0 - position), 0.0, 1.0)
-    return high[..., None] * (1.0 - saturation[..., None] * share)
+    sixths = 6.0 * (hue - jnp.floor(hue))
+    turned = []
+    for start in (5.0, 3.0, 1.0):
+        position = start + sixths
+        position = jnp.where(position >= 6.0, position - 6.0, position)
+        share = jnp.clip(jnp.minimum(position, 4.0 - position), 0.0, 1.0)
+        turned.append(high * (1.0 - saturation * share))
+    return jnp.stack(turned, axis=-1)
 
 
 def solarize(images, applied):
@@ -75,14 +83,31 @@ def gaussian_blur(images, sigma, radius: int = BLUR_RADIUS):
     taps = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     weights = jnp.exp(-0.5 * (taps / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
     weights = weights / weights.sum(axis=1, keepdims=True)
+    count, height, width, channels = images.shape
     blurred = images
-    for axis in (1, 2):
-        length = images.shape[axis]
+    for axis, step in ((1, 1), (2, channels)):
         padding = [(radius, radius) if i == axis else (0, 0) for i in range(4)]
-        padded = jnp.pad(blurred, padding, mode="reflect")
-        shifted = (jax.lax.slice_in_dim(padded, k, k + length, axis=axis) for k in range(2 * radius + 1))
-        blurred = sum(per_image(weights[:, k]) * part for k, part in enumerate(shifted))
+        # Rows without their channels apart: a step across is `channels` numbers, and processors add in long vectors.
+        lines = jnp.pad(blurred, padding, mode="reflect").reshape(
+            count, -1, (width + 2 * radius * (axis - 1)) * channels
+        )
+        ends = {1: height, 2: width * channels}[axis]
+        shifted = (jax.lax.slice_in_dim(lines, k * step, k * step + ends, axis=axis) for k in range(2 * radius + 1))
+        blurred = sum(weights[:, k, None, None] * part for k, part in enumerate(shifted)).reshape(images.shape)
     return jnp.where(per_image(sigma) > 0, blurred, images)
+
+
+OPERATIONS = {
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "hue": adjust_hue,
+}
+
+
+def columns(parameters) -> dict:
+    """{column of `views.PHOTOMETRIC`: (B,) float32}."""
+    return dict(zip(PHOTOMETRIC, parameters.astype(jnp.float32).T, strict=True))
 
 
 def apply(images, parameters, *, blur: bool = True):
@@ -90,20 +115,47 @@ def apply(images, parameters, *, blur: bool = True):
 
     blur: False leaves the blur out of the program, for views that never have it.
     """
-    p = dict(zip(PHOTOMETRIC, parameters.astype(jnp.float32).T, strict=True))
-    operations = (
-        (adjust_brightness, p["brightness"]),
-        (adjust_contrast, p["contrast"]),
-        (adjust_saturation, p["saturation"]),
-        (adjust_hue, p["hue"]),
-    )
-    for place in ("order_1", "order_2", "order_3", "order_4"):
+    p = columns(parameters)
+    for place in PHOTOMETRIC[:4]:
         changed = images
-        for number, (operation, amount) in enumerate(operations):
-            changed = jnp.where(per_image(p[place]) == number, operation(images, amount), changed)
+        for number, (name, operation) in enumerate(OPERATIONS.items()):
+            changed = jnp.where(per_image(p[place]) == number, operation(images, p[name]), changed)
         images = changed
     if images.shape[-1] == 3:
         images = jnp.where(per_image(p["grey"]) > 0, grey_of(images), images)
     if blur:
         images = gaussian_blur(images, p["blur_sigma"])
     return solarize(images, p["solarize"])
+
+
+def apply_each(images, parameters, *, blur: bool = True):
+    """uint8 (B, H, W, C) -> the same, as `apply` changes them, rounded; one after the other, by branches."""
+
+    def change(image_and_row):
+        image, row = image_and_row
+        changed = _apply_to_one(image[None].astype(jnp.float32) / 255.0, columns(row[None]), blur=blur)
+        return jnp.floor(changed[0] * 255.0 + 0.5).astype(jnp.uint8)
+
+    return jax.lax.map(change, (images, parameters))
+
+
+def _apply_to_one(image, p, *, blur: bool):
+    amounts = jnp.stack([p[name][0] for name in OPERATIONS])
+    unchanged = amounts == jnp.asarray(PHOTOMETRIC_IDENTITY[4:8])
+
+    def operation(name):
+        return lambda image: OPERATIONS[name](image, p[name])
+
+    branches = [*map(operation, OPERATIONS), lambda image: image]
+    for place in PHOTOMETRIC[:4]:
+        number = p[place][0].astype(jnp.int32)
+        image = jax.lax.switch(jnp.where(unchanged[number], len(OPERATIONS), number), branches, image)
+    if image.shape[-1] == 3:
+        image = _if(p["grey"], lambda x: jnp.broadcast_to(grey_of(x), x.shape), image)
+    if blur:
+        image = _if(p["blur_sigma"], lambda x: gaussian_blur(x, p["blur_sigma"]), image)
+    return _if(p["solarize"], lambda x: solarize(x, p["solarize"]), image)
+
+
+def _if(applied, operation, image):
+    return jax.lax.cond(applied[0] > 0, operation, lambda x: x, image)

@@ -7,7 +7,7 @@ passes between them is a batch, a dict of numpy arrays whose keys and shapes fol
 |---|---|---|
 | view name (`image`; `query`, `key`) | (B, H, W, C) uint8 | one view of the image |
 | `visible`, `masked` (`query_visible`, ...) | (B, n) int32 | patch indices; together a permutation of 0..N-1 |
-| `photometric` (`key_photometric`, ...) | (B, P) float32 | what the device does to the colours, `PHOTOMETRIC` |
+| `photometric` (`key_photometric`, ...) | (B, P) float32 | what the device does to the colours (`PHOTOMETRIC`) |
 | `shift` (`key_shift`) | (B, 2) int32 | where a shifted view lies in the picture it was cut from: down, across |
 | `query_boxes`, `key_boxes` | (B, R, 4) float32 | x0, y0, x1, y1 in pixels of that view: the same places of the image |
 | `mask_noise` (`query_mask_noise`, ...) | (B, N) float32 | uniform noise, where the mask is chosen on the device |
@@ -28,6 +28,7 @@ PHOTOMETRIC = (
     *("brightness", "contrast", "saturation", "hue"),
     *("grey", "blur_sigma", "solarize"),
 )
+PHOTOMETRIC_ON = ("device", "host")  # who changes the colours
 PHOTOMETRIC_IDENTITY = (0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 
 # Who can tell on the host how salient a cell is (`data.saliency`; "maps": the user's own files, `data.saliency_maps`).
@@ -154,9 +155,9 @@ class View:
     antialiased). flip: mirror left-right with probability 1/2.
     master: where given, the crop is resized to this (height, width), flipped, and a window of `size` cut from it, whose
     corner lies 0..shift pixels down and across, drawn uniformly. crop: the name of the crop; views that carry the same
-    one show the same crop, flipped alike ("": the view's own name). photometric: for the device to apply. randaugment:
-    by the host, on what the batch holds. boxes: shared with an earlier view; neither then has a master. cells: masks
-    over the cells of a ConvNet's view.
+    one show the same crop, flipped alike ("": the view's own name). photometric: of the colours; photometric_on: who
+    applies it, one of PHOTOMETRIC_ON. randaugment: by the host, on what the batch holds. boxes: shared with an earlier
+    view; neither then has a master. cells: masks over the cells of a ConvNet's view.
     """
 
     name: str = IMAGE
@@ -169,6 +170,7 @@ class View:
     master: tuple[int, int] | None = None
     shift: int = 0
     photometric: Photometric | None = None
+    photometric_on: str = "device"
     randaugment: RandAugment | None = None
     boxes: Boxes | None = None
     mask: PatchMask | None = None
@@ -178,13 +180,23 @@ class View:
         """The batch key of something that belongs to this view: `visible` or `query_visible`."""
         return suffix if self.name == IMAGE else f"{self.name}_{suffix}"
 
+    @property
+    def on_device(self) -> Photometric | None:
+        """The photometric operations that are left to the device."""
+        return self.photometric if self.photometric_on == "device" else None
+
+    @property
+    def on_host(self) -> Photometric | None:
+        """Those that the host applies."""
+        return self.photometric if self.photometric_on == "host" else None
+
 
 def batch_shapes(views, batch_size: int, channels: int) -> dict[str, tuple[tuple[int, ...], str]]:
     """{key: (shape, name of the dtype)} of a batch of these views, for those who need no pixels."""
     out: dict[str, tuple[tuple[int, ...], str]] = {}
     for view in views:
         out[view.name] = (*view.size, channels), "uint8"
-        if view.photometric is not None:
+        if view.on_device is not None:
             out[view.key("photometric")] = (len(PHOTOMETRIC),), "float32"
         if view.shift:
             out[view.key("shift")] = (2,), "int32"

@@ -1,12 +1,22 @@
 """Colours: the operations against torchvision's, and what the host draws for them."""
 
+import concurrent.futures
+import pathlib
+import runpy
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from test_data_batches import data_config
 
 from maskcl_jax import photometric
+from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data import photometric as drawing
-from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY, Photometric, View
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.errors import UserError
+from maskcl_jax.methods import base, create
+from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY, Photometric, View, batch_shapes
 
 RNG = np.random.default_rng(0)
 
@@ -141,3 +151,52 @@ def test_what_is_drawn_depends_on_the_example_alone():
     )
     np.testing.assert_array_equal(part, whole[[7, 3]])
     assert drawing.draw(View(size=(8, 8)), seed=0, epoch=0, indices=np.arange(3)) == {}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_host_changes_colours_as_the_device_does(channels):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 20, 24, channels), dtype=np.uint8)
+    rows = draw(40, solarize_p=0.3)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        host = drawing.change(images, rows, Photometric(solarize_p=0.3), pool)
+    device = 255 * np.asarray(photometric.apply(jnp.asarray(images) / 255.0, jnp.asarray(rows)))
+    assert host.dtype == np.uint8
+    assert abs(host - device).max() <= 0.5 + 1e-3  # it rounds, and does nothing else
+    assert abs(host.astype(int) - images).max() > 50
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "folder"])
+def test_batches_of_the_host_hold_what_the_device_would_see(kind, tmp_path):
+    config = data_config(source=kind, num_examples=22, path=str(tmp_path), image_size=(16, 16))
+    if kind == "folder":
+        for i in range(22):
+            Image.fromarray(RNG.integers(0, 256, (30, 34, 3), dtype=np.uint8)).save(tmp_path / f"{i:02}.png")
+    batches = {}
+    for place in ("device", "host"):
+        views = [View(name="key", size=(16, 16), photometric=Photometric(), photometric_on=place)]
+        with pipeline.train_batches(open_source(config), views, data_config=config, batch_size=20, seed=0) as made:
+            batches[place] = next(made)
+        assert {k: (v.shape, str(v.dtype)) for k, v in batches[place].items()} == batch_shapes(views, 20, 3)
+        batches[place]["seen"] = np.asarray(base.picture_of(batches[place], views[0]))
+    assert "key_photometric" not in batches["host"]
+    assert abs(batches["host"]["seen"] - batches["device"]["seen"]).max() <= 0.501 / 255
+
+
+def test_fields_that_do_not_go_with_colours_on_the_host():
+    config = config_of("moco_v2.py:embedded")
+    config.augment.photometric = "host"
+    with pytest.raises(UserError, match=r"augment.photometric='host' does not go with data.on_device"):
+        on_device.check(create(config).views)
+    config.augment.photometric = "hots"
+    with pytest.raises(UserError, match=r"augment.photometric='hots' is unknown"):
+        _ = create(config).views
+    clean = config_of("macrl.py:embedded")
+    clean.augment.photometric, clean.method.recon_target = "host", "clean"
+    with pytest.raises(UserError, match=r"recon_target='clean'.*augment.photometric='device'"):
+        create(clean)
+
+
+def config_of(name):
+    file, _, preset = name.partition(":")
+    return runpy.run_path(str(pathlib.Path(__file__).parents[1] / "configs" / file))["get_config"](preset)

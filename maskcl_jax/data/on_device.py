@@ -52,6 +52,11 @@ def check(views: list[View]) -> None:
                 f"method.provider={view.cells.provider!r} is made on the host: with data.on_device=True use "
                 f"{' or '.join(SALIENCY)}, or set data.on_device=False"
             )
+        if view.on_host:
+            raise UserError(
+                "augment.photometric='host' does not go with data.on_device=True, which makes views on the device: set "
+                "augment.photometric='device'"
+            )
         if view.randaugment:
             raise UserError("RandAugment is made on the host: set data.on_device=False")
 

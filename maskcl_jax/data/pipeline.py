@@ -7,7 +7,9 @@ of processes changes nothing either (a global batch is the processes' slices in 
 sets too large for memory, where every process reads its own part.
 """
 
+import concurrent.futures
 import itertools
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -114,20 +116,22 @@ def eval_batches(
 def _train(source, split, asked, views, *, data_config, local, seed, maps) -> Iterator[dict]:
     loaded = _load(source, split, asked, views, data_config=data_config, local=local, seed=seed)
     waiting = []  # batches without one readable image: they take theirs from the next batch that has some
-    for slots, labels, valid, pictures in loaded:
-        if not valid.any():
-            waiting.append(slots)
-            continue
-        good = np.flatnonzero(valid)
-        # For every slot the next readable one, going round.
-        chosen = good[np.searchsorted(good, np.arange(local)) % len(good)]
-        for empty in waiting:
-            yield _train_batch(empty.epoch, slots, labels, pictures, np.full(local, good[0]), views, seed, maps)
-        waiting = []
-        yield _train_batch(slots.epoch, slots, labels, pictures, chosen, views, seed, maps)
+    with concurrent.futures.ThreadPoolExecutor(data_config.threads or os.cpu_count() or 1) as pool:
+        more = {"views": views, "seed": seed, "maps": maps, "pool": pool}
+        for slots, labels, valid, pictures in loaded:
+            if not valid.any():
+                waiting.append(slots)
+                continue
+            good = np.flatnonzero(valid)
+            # For every slot the next readable one, going round.
+            chosen = good[np.searchsorted(good, np.arange(local)) % len(good)]
+            for empty in waiting:
+                yield _train_batch(empty.epoch, slots, labels, pictures, np.full(local, good[0]), **more)
+            waiting = []
+            yield _train_batch(slots.epoch, slots, labels, pictures, chosen, **more)
 
 
-def _train_batch(epoch, slots, labels, pictures, chosen, views, seed, maps) -> dict:
+def _train_batch(epoch, slots, labels, pictures, chosen, *, views, seed, maps, pool) -> dict:
     whole = np.array_equal(chosen, np.arange(len(chosen)))
     batch = {name: picture if whole else picture[chosen] for name, picture in pictures.items()}
     indices = slots.indices[chosen]
@@ -136,6 +140,9 @@ def _train_batch(epoch, slots, labels, pictures, chosen, views, seed, maps) -> d
         batch |= masks.draw(view, seed=seed, epoch=epoch, indices=indices)
         batch |= photometric.draw(view, seed=seed, epoch=epoch, indices=indices)
         batch |= cells.draw(view, batch[view.name], seed=seed, epoch=epoch, indices=indices, maps=maps)
+        if view.on_host is not None:  # after the cells, whose saliency is that of the view as it was cut
+            colours = batch.pop(view.key("photometric"))
+            batch[view.name] = photometric.change(batch[view.name], colours, view.on_host, pool)
         if view.shift:
             shift = crops.draw_shift(view, seed=seed, epoch=epoch, indices=indices)
             batch[view.key("shift")] = shift.astype(np.int32)

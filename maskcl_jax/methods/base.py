@@ -8,7 +8,7 @@ from maskcl_jax import masking, photometric
 from maskcl_jax.errors import UserError
 from maskcl_jax.models.resnet import RESNET_DEPTHS, STEMS, ResNet
 from maskcl_jax.models.vit import ViT
-from maskcl_jax.views import PatchMask, Photometric, View
+from maskcl_jax.views import PHOTOMETRIC_ON, PatchMask, Photometric, View
 
 
 class Carried(NamedTuple):
@@ -80,14 +80,17 @@ class Method:
 
 
 def view_of(config, **fields) -> View:
-    """A view as `config.augment` describes it, but for `fields`."""
+    """A view as `config.augment` describes it, but for `fields`. Raises UserError for a value that is none."""
     a = config.augment
+    photometric_on = a.get("photometric", "device")  # configs of older checkpoints have no such field
+    check_choice("augment.photometric", photometric_on, PHOTOMETRIC_ON)
     described = {
         "size": tuple(config.data.image_size),
         "crop_scale": tuple(a.crop_scale),
         "crop_ratio": tuple(a.crop_ratio),
         "interpolation": a.interpolation,
         "flip": a.flip,
+        "photometric_on": photometric_on,
     }
     return View(**(described | fields))
 
@@ -111,7 +114,7 @@ def photometric_of(field: str, c) -> Photometric | None:
 def picture_of(batch, view: View, *, clean: bool = False):
     """One view of a batch as float32 in 0..1, its colours changed as the batch says (`clean`: as they were)."""
     images = batch[view.name].astype(jnp.float32) / 255.0
-    if view.photometric is None or clean:
+    if view.on_device is None or clean:
         return images
     return photometric.apply(images, batch[view.key("photometric")], blur=view.photometric.blur_p > 0)
 

@@ -46,6 +46,10 @@ class MACRL(MAE):
         base.check_choice("method.reconstruction", c.reconstruction, ["l1", "l2"])
         base.check_choice("method.loss_on", c.loss_on, ["masked", "all"])
         base.check_choice("method.recon_target", c.recon_target, ["view", "clean"])
+        if c.recon_target == "clean" and config.augment.get("photometric") == "host":
+            raise UserError(
+                "method.recon_target='clean' needs the view before its colours change: set augment.photometric='device'"
+            )
         base.check_choice("method.pool", c.pool, ["mean", "cls"])
         base.check_choice("method.projector.norm", c.projector.norm, ["affine", "none"])
         self.check_numbers(config)

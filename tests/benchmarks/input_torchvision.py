@@ -55,10 +55,11 @@ def theirs(files, transform, views: int) -> float:
     return len(files) / (time.process_time() - begin)
 
 
-def ours(config: str, folder: str, count: int) -> float:
-    """Images a processor second."""
+def ours(config: str, place: str, folder: str, count: int) -> float:
+    """Images a processor second; place: where colours are changed."""
     name, _, preset = config.partition(":")
     c = runpy.run_path(str(ROOT / "configs" / name))["get_config"](f"{preset},path={folder}")
+    c.augment.photometric = place
     c.data.threads = 1  # as theirs: two threads on the halves of one core would each count as slower
     size = min(64, count)
     with pipeline.train_batches(open_source(c.data), create(c).views, data_config=c.data, batch_size=size, seed=0) as b:
@@ -90,12 +91,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         (write_photographs if arguments.photographs else jpegs.write)(folder, arguments.images)
         files = sorted(pathlib.Path(folder).rglob("*.jpg"))
-        for what, config, transform, views in (
-            ("one view of MAE", "mae.py:folder", MAE, 1),
-            ("two views of MoCo v2, colours on the device", "moco_v2.py:folder", MOCO, 2),
+        for what, config, place, transform, views in (
+            ("one view of MAE", "mae.py:folder", "device", MAE, 1),
+            ("two views of MoCo v2, colours on the device", "moco_v2.py:folder", "device", MOCO, 2),
+            ("two views of MoCo v2, colours on the host", "moco_v2.py:folder", "host", MOCO, 2),
         ):
             pairs = [
-                (ours(config, folder, arguments.images), theirs(files, transform, views))
+                (ours(config, place, folder, arguments.images), theirs(files, transform, views))
                 for _ in range(arguments.rounds)
             ]
             mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
