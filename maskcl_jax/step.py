@@ -136,7 +136,7 @@ def make_train_step(
 def check_platform(config, mesh) -> None:
     """Raises UserError where the devices do not have the attention that is asked for."""
     platform = mesh.devices.flat[0].platform
-    if config.model.get("attention") == "cudnn" and platform not in ("gpu", "cuda"):
+    if getattr(config.model, "attention", "") == "cudnn" and platform not in ("gpu", "cuda"):
         raise UserError(f"model.attention='cudnn' needs an NVIDIA GPU, and this runs on {platform}: use xla")
 
 

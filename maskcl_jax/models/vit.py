@@ -135,7 +135,7 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D), and if asked what the cls token (row 0) attends to: (B, T - 1), mean over heads."""
         q, k, v = self.split(x)
         if self.attention == "cudnn":
-            mixed = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+            mixed = cudnn_attention(q, k, v)
             weights = self.weights(q[:, :1], k) if return_cls_attention else None
         else:
             weights = self.weights(q, k)
@@ -148,6 +148,20 @@ class Attention(nn.Module):
         """The attention of the cls query alone, (B, T - 1): no values, no projection, one row."""
         q, k, _ = self.split(x)
         return self.weights(q[:, :1], k)[:, :, 0, 1:].mean(axis=1)
+
+
+def cudnn_attention(q, k, v):
+    """Three of (B, T, heads, head width) -> what attention mixes of v, of the same shape.
+
+    JAX 0.10 refuses the gradient at an odd length, which a cls token makes: there a row is added that nobody sees.
+    """
+    b, t, *_ = q.shape
+    if t % 2 == 0:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = jnp.full((b,), t, jnp.int32)
+    seen = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
+    return jax.nn.dot_product_attention(q, k, v, **seen, implementation="cudnn")[:, :t]
 
 
 def heads_first(x):
