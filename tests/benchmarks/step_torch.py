@@ -115,11 +115,13 @@ def main() -> None:
     for name in [arguments.only] if arguments.only else PAIRS:
         config, theirs = PAIRS[name](arguments.batch)
         steps = compiled(config), theirs
-        times = [[seconds(step) for step in steps] for _ in range(1 + arguments.rounds)][1:]
+        times = []
+        for i in range(1 + arguments.rounds):
+            pair = [seconds(step) for step in steps]
+            print(f"  {name}: {pair[0]:.2f} s, PyTorch {pair[1]:.2f} s{'' if i else ', not counted'}", flush=True)
+            times += [pair] if i else []
         mine, other = (min(column) for column in zip(*times, strict=True))
-        every = ", ".join(f"{a:.2f}/{b:.2f}" for a, b in times)
-        line = f"{name}, batch {arguments.batch}: {mine:.2f} s, PyTorch {other:.2f} s: {mine / other:.2f} ({every})"
-        print(line, flush=True)
+        print(f"{name}, batch {arguments.batch}: {mine:.2f} s, PyTorch {other:.2f} s: {mine / other:.2f}", flush=True)
 
 
 if __name__ == "__main__":
