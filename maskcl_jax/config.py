@@ -176,6 +176,8 @@ def build(arg: str | None, *, method: dict, recipes: dict[str, dict]) -> ml_coll
     merge(config, recipe)
     if variant is not None:
         config.model = ml_collections.ConfigDict(encoder_size(variant))
+    if "patch_size" in config.model:
+        config.model.attention = "xla"  # or "cudnn": 16 bits, on a GPU alone
     for key, value in options.items():
         set_field(config, SHORT[key], value, written=f"{key}={value}")
     return config

@@ -11,6 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from maskcl_jax import chips, flops, optimizer, sharding, train_state
 from maskcl_jax.data import on_device
+from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Aux, Carried
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.views import batch_shapes
@@ -132,6 +133,13 @@ def make_train_step(
     return train_step
 
 
+def check_platform(config, mesh) -> None:
+    """Raises UserError where the devices do not have the attention that is asked for."""
+    platform = mesh.devices.flat[0].platform
+    if getattr(config.model, "attention", "") == "cudnn" and platform not in ("gpu", "cuda"):
+        raise UserError(f"model.attention='cudnn' needs an NVIDIA GPU, and this runs on {platform}: use xla")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
     """The training step of a config on a mesh, traced by nobody yet.
@@ -153,7 +161,8 @@ class Program:
 
     @classmethod
     def of(cls, config, mesh, method, per_epoch: int, images=None) -> "Program":
-        """per_epoch: steps an epoch. Raises UserError for an optimiser or a schedule that cannot be."""
+        """per_epoch: steps an epoch. Raises UserError for an optimiser, a schedule or an attention that cannot be."""
+        check_platform(config, mesh)
         plan = Plan.of(config, per_epoch)
         schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
         tx = optimizer.create(config, schedule, frozen=method.frozen)

@@ -10,6 +10,8 @@ from maskcl_jax.models.resnet import RESNET_DEPTHS, STEMS, ResNet
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.views import PHOTOMETRIC_ON, PatchMask, Photometric, View
 
+ATTENTIONS = ("xla", "cudnn")
+
 
 class Carried(NamedTuple):
     """What a step finds besides the parameters, and no gradient reaches.
@@ -156,9 +158,14 @@ def encoder_of(config, **fields) -> ViT:
     )
 
 
-def compiled_as(config) -> dict[str, bool]:
+def compiled_as(config) -> dict:
     """The switches of a transformer that change time and memory alone."""
-    return {"remat": config.remat == "blocks", "scan": config.scan}
+    return {"remat": config.remat == "blocks", "scan": config.scan, "attention": attention_of(config)}
+
+
+def attention_of(config) -> str:
+    """`config.model.attention`; runs of earlier versions do not have it."""
+    return getattr(config.model, "attention", ATTENTIONS[0])
 
 
 def resnet_of(config, **fields) -> ResNet:
@@ -267,6 +274,7 @@ def check_encoder(config) -> None:
             f"model.patch_size={m.patch_size} does not divide data.image_size={height}x{width}: change one of them"
         )
     check_transformer("model", m)
+    check_attention(config, "model", m)
 
 
 def check_transformer(field: str, m) -> None:
@@ -275,3 +283,21 @@ def check_transformer(field: str, m) -> None:
         raise UserError(f"{field}.heads={m.heads} does not divide {field}.width={m.width}: change one of them")
     if m.width % 4:
         raise UserError(f"{field}.width={m.width} is not divisible by 4, which the sine-cosine table needs")
+
+
+def check_attention(config, field: str, m) -> None:
+    """Raises UserError where `config.model.attention` is unknown, or not for a transformer's dtype or heads."""
+    chosen = attention_of(config)
+    check_choice("model.attention", chosen, ATTENTIONS)
+    if chosen != "cudnn":
+        return
+    if config.dtype == "float32":
+        raise UserError(
+            "model.attention='cudnn' computes in 16 bits, not in dtype='float32': use dtype=bfloat16 or xla"
+        )
+    head = m.width // m.heads
+    if head % 8 or head > 128:
+        raise UserError(
+            f"model.attention='cudnn' does not take {field}.width={m.width} in {field}.heads={m.heads}, {head} each: "
+            "that must be a multiple of 8, at most 128; change one of them, or use xla"
+        )

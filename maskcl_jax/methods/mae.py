@@ -49,6 +49,7 @@ class MAE(base.Method):
     def new_decoder(self, field: str, d, *, out: int) -> Decoder:
         """The decoder that `config.FIELD` describes."""
         base.check_transformer(field, d)
+        base.check_attention(self.config, field, d)
         return Decoder(
             grid=self.encoder.grid,
             width=d.width,

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from maskcl_jax.models.resnet import ResNet, average_pool
-from maskcl_jax.models.vit import ViT, layer_norm
+from maskcl_jax.models.vit import LayerNorm, ViT
 
 head_init = nn.initializers.truncated_normal(2e-5)  # facebookresearch/mae `main_finetune.py`
 
@@ -23,7 +23,7 @@ class ViTClassifier(nn.Module):
 
     def setup(self):
         if self.pool == "mean":
-            self.fc_norm = layer_norm(jnp.float32)
+            self.fc_norm = LayerNorm(jnp.float32)
         self.head = nn.Dense(self.num_classes, kernel_init=head_init)
 
     def __call__(self, images, *, train: bool, branches=None):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from maskcl_jax import masking
 from maskcl_jax.models.position import sincos_table
-from maskcl_jax.models.vit import Block, layer_norm, through, token_init, xavier
+from maskcl_jax.models.vit import Block, LayerNorm, through, token_init, xavier
 
 
 class Decoder(nn.Module):
@@ -26,12 +26,14 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
     scan: bool = False
+    attention: str = "xla"
 
     def setup(self):
         self.embed = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype)
         self.mask_token = self.param("mask_token", token_init, (1, 1, self.width))
-        self.blocks = [Block(self.width, self.heads, self.mlp_ratio, self.dtype) for _ in range(self.depth)]
-        self.norm = layer_norm(self.dtype)
+        block = {"dtype": self.dtype, "attention": self.attention}
+        self.blocks = [Block(self.width, self.heads, self.mlp_ratio, **block) for _ in range(self.depth)]
+        self.norm = LayerNorm(self.dtype)
         self.pred = nn.Dense(self.out, kernel_init=xavier, dtype=self.dtype)
 
     def __call__(self, latent, restore):

@@ -46,18 +46,75 @@ def torch_bias_init(fan_in: int):
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def layer_norm(dtype):
-    """LayerNorm, eps 1e-6. Two-pass variance: flax's fast one loses small variances to cancellation."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False)
+def moments(x):
+    """x in float32, its mean over the last dimension, and one over its deviation, the variance taken in two passes."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = jnp.mean((x - mean) ** 2, axis=-1, keepdims=True)
+    return x, mean, jax.lax.rsqrt(variance + LAYER_NORM_EPS)
+
+
+@jax.custom_vjp
+def normalized(x, scale, bias):
+    """LayerNorm over the last dimension, float32.
+
+    With a gradient of its own, which keeps x and scale alone: the one that JAX derives takes a CPU longer.
+    """
+    x, mean, rate = moments(x)
+    return (x - mean) * rate * scale + bias
+
+
+def normalized_backward(kept, gradient):
+    """The gradients of x, scale and bias."""
+    x, scale = kept
+    wide, mean, rate = moments(x)
+    unit, inner = (wide - mean) * rate, gradient * scale
+    along = jnp.mean(inner * unit, axis=-1, keepdims=True)
+    outer = rate * (inner - inner.mean(axis=-1, keepdims=True) - unit * along)
+    others = tuple(range(x.ndim - 1))
+    return outer.astype(x.dtype), jnp.sum(gradient * unit, axis=others), jnp.sum(gradient, axis=others)
+
+
+normalized.defvjp(lambda x, scale, bias: (normalized(x, scale, bias), (x, scale)), normalized_backward)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm, eps 1e-6, in float32. flax's own has its variance in one pass, and loses small ones, or is slow."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """(..., D) -> (..., D) of `dtype`."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return normalized(x, scale, bias).astype(self.dtype)
+
+
+@jax.custom_vjp
+def settled(x):
+    """x; in the backward pass its gradient is computed once, and kept.
+
+    Along the residual stream the gradient is a sum that grows from block to block. Left alone XLA computes it, in every
+    block again, from the last block on: work quadratic in the depth.
+    """
+    return x
+
+
+settled.defvjp(lambda x: (x, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; one fused qkv kernel, columns [q, k, v], each head-major."""
+    """Multi-head self-attention; one fused qkv kernel, columns [q, k, v], each head-major.
+
+    attention: "xla", or "cudnn" (16 bits, on a GPU), which never writes the weights to memory.
+    """
 
     width: int
     heads: int
     dtype: Any = jnp.float32
     qkv_init: Any = xavier
+    attention: str = "xla"
 
     def setup(self):
         self.qkv = nn.Dense(3 * self.width, kernel_init=self.qkv_init, dtype=self.dtype)
@@ -66,18 +123,24 @@ class Attention(nn.Module):
     def split(self, x):
         """(B, T, D) -> three of (B, T, heads, head width)."""
         b, t, _ = x.shape
-        return jnp.moveaxis(self.qkv(x).reshape(b, t, 3, self.heads, -1), 2, 0)
+        return [part.reshape(b, t, self.heads, -1) for part in jnp.split(self.qkv(x), 3, axis=-1)]
 
     def weights(self, q, k):
         """(B, heads, Q, K) float32: softmax of q.k / sqrt(head width)."""
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        q, k = heads_first(q), heads_first(k)
+        logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
         return jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1)
 
     def __call__(self, x, *, return_cls_attention: bool = False):
         """(B, T, D) -> (B, T, D), and if asked what the cls token (row 0) attends to: (B, T - 1), mean over heads."""
         q, k, v = self.split(x)
-        weights = self.weights(q, k)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), v)
+        if self.attention == "cudnn":
+            mixed = cudnn_attention(q, k, v)
+            weights = self.weights(q[:, :1], k) if return_cls_attention else None
+        else:
+            weights = self.weights(q, k)
+            # Batched products of whole matrices: an einsum from and to (B, T, heads, width) costs a CPU six times that.
+            mixed = heads_first(weights.astype(self.dtype) @ heads_first(v))
         out = self.proj(mixed.reshape(x.shape))
         return (out, weights[:, :, 0, 1:].mean(axis=1)) if return_cls_attention else out
 
@@ -85,6 +148,47 @@ class Attention(nn.Module):
         """The attention of the cls query alone, (B, T - 1): no values, no projection, one row."""
         q, k, _ = self.split(x)
         return self.weights(q[:, :1], k)[:, :, 0, 1:].mean(axis=1)
+
+
+def cudnn_attention(q, k, v):
+    """Three of (B, T, heads, head width) -> what attention mixes of v, of the same shape.
+
+    JAX 0.10 refuses the gradient at an odd length, which a cls token makes: there a row is added that nobody sees.
+    """
+    b, t, *_ = q.shape
+    if t % 2 == 0:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = jnp.full((b,), t, jnp.int32)
+    seen = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
+    return jax.nn.dot_product_attention(q, k, v, **seen, implementation="cudnn")[:, :t]
+
+
+def heads_first(x):
+    """(B, T, heads, head width) -> (B, heads, T, head width), and back."""
+    return jnp.swapaxes(x, 1, 2)
+
+
+@jax.custom_vjp
+def gelu(x):
+    """Exact GELU, x Phi(x), as torch has it. Only x is kept for the backward pass; the inside is float32."""
+    wide = x.astype(jnp.float32)
+    return (wide * normal_cdf(wide)).astype(x.dtype)
+
+
+def gelu_backward(x, gradient):
+    """Phi(x) + x phi(x), times the gradient."""
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide**2) * (2 * jnp.pi) ** -0.5
+    return (((normal_cdf(wide) + wide * density) * gradient).astype(x.dtype),)
+
+
+def normal_cdf(x):
+    """Phi, by erf as torch has it."""
+    return 0.5 * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+gelu.defvjp(lambda x: (gelu(x), x), gelu_backward)
 
 
 class Mlp(nn.Module):
@@ -98,7 +202,7 @@ class Mlp(nn.Module):
     def __call__(self, x):
         """(B, T, D) -> (B, T, D)."""
         x = nn.Dense(self.hidden, kernel_init=xavier, dtype=self.dtype, name="fc1")(x)
-        x = nn.gelu(x, approximate=False)
+        x = gelu(x)
         return nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype, name="fc2")(x)
 
 
@@ -110,11 +214,12 @@ class Block(nn.Module):
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
     qkv_init: Any = xavier
+    attention: str = "xla"
 
     def setup(self):
-        self.norm1 = layer_norm(self.dtype)
-        self.attn = Attention(self.width, self.heads, self.dtype, self.qkv_init)
-        self.norm2 = layer_norm(self.dtype)
+        self.norm1 = LayerNorm(self.dtype)
+        self.attn = Attention(self.width, self.heads, self.dtype, self.qkv_init, self.attention)
+        self.norm2 = LayerNorm(self.dtype)
         self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype)
 
     def __call__(self, x, branches=None, *, return_cls_attention: bool = False):
@@ -124,8 +229,8 @@ class Block(nn.Module):
         """
         mixed = self.attn(self.norm1(x), return_cls_attention=return_cls_attention)
         mixed, attention = mixed if return_cls_attention else (mixed, None)
-        x = x + scaled(mixed, branches, 0)
-        x = x + scaled(self.mlp(self.norm2(x)), branches, 1)
+        x = settled(x + scaled(mixed, branches, 0))
+        x = settled(x + scaled(self.mlp(self.norm2(x)), branches, 1))
         return (x, attention) if return_cls_attention else x
 
     def cls_attention(self, x):
@@ -170,7 +275,7 @@ class ViT(nn.Module):
     image_size: (height, width); sides divisible by patch_size. channels: any number. positions: the fixed tables
     "mae" or "mocov3" (see `position`), or "learned" (a parameter, with a row for the cls token, as timm's).
     init_rule: "mae" (one bound for the fused qkv, cls 0.02, patch bias as torch's convolution) or "mocov3" (q, k, v
-    apart, cls 1e-6, patch bias 0). remat, scan: see `through`.
+    apart, cls 1e-6, patch bias 0). remat, scan: see `through`. attention: see `Attention`.
     """
 
     image_size: tuple[int, int]
@@ -185,6 +290,7 @@ class ViT(nn.Module):
     init_rule: str = "mae"
     remat: bool = False
     scan: bool = False
+    attention: str = "xla"
 
     def setup(self):
         as_moco = self.init_rule == "mocov3"
@@ -197,8 +303,9 @@ class ViT(nn.Module):
         if self.positions == "learned":
             self.pos_embed = self.param("pos_embed", token_init, (1, 1 + count, self.width))
         qkv_init = separate_qkv if as_moco else xavier
-        self.blocks = [Block(self.width, self.heads, self.mlp_ratio, self.dtype, qkv_init) for _ in range(self.depth)]
-        self.norm = layer_norm(self.dtype)
+        size = (self.width, self.heads, self.mlp_ratio)
+        self.blocks = [Block(*size, self.dtype, qkv_init, self.attention) for _ in range(self.depth)]
+        self.norm = LayerNorm(self.dtype)
 
     @property
     def grid(self) -> tuple[int, int]:

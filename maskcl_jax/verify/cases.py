@@ -17,7 +17,7 @@ from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.position import resize_position_table, sincos_table
-from maskcl_jax.models.vit import ViT, layer_norm
+from maskcl_jax.models.vit import LayerNorm, ViT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,7 @@ def vit_forward(c: dict, weights: dict, inputs: dict) -> dict:
     layers = apply(ViT.layers, apply(ViT.embed, images))
     features = apply(ViT.__call__, images)
     fc_norm = {"scale": others["fc_norm.weight"], "bias": others["fc_norm.bias"]}
-    mean = layer_norm(jnp.float32).apply({"params": fc_norm}, layers[-1][:, 1:].mean(axis=1))
+    mean = LayerNorm().apply({"params": fc_norm}, layers[-1][:, 1:].mean(axis=1))
     pooled = {"token": (features, features[:, 0]), "avg": (layers[-1], mean)}
     outputs = {f"blocks/{i}": layer for i, layer in enumerate(layers)}
     for name, (tokens, vector) in pooled.items():

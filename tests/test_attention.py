@@ -1,0 +1,78 @@
+"""Attention by config: what "cudnn" computes, what it lowers to, and where it is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+from test_models import vit
+from test_train import tiny
+
+from maskcl_jax import sharding
+from maskcl_jax.errors import UserError
+from maskcl_jax.methods import create
+from maskcl_jax.models.vit import ViT
+from maskcl_jax.step import Program
+
+
+def test_cudnn_is_the_same_attention(monkeypatch):
+    """Its implementation replaced by XLA's: the arguments it is given are right."""
+    asked = []
+    original = jax.nn.dot_product_attention
+
+    def on_cpu(*arguments, implementation, **lengths):
+        asked.append(implementation)
+        return original(*arguments, implementation="xla", **lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
+    variables = vit().init(jax.random.key(1), images)
+    for function in (ViT.__call__, lambda model, x: model.cls_attention(model.embed(x))):
+        plain, other = (vit(attention=a).apply(variables, images, method=function) for a in ("xla", "cudnn"))
+        np.testing.assert_allclose(other, plain, atol=1e-5)
+    # Both blocks' values, and those of the first on the way to the last one's cls row.
+    assert asked == ["cudnn"] * 3
+
+
+def test_cudnn_lowers_to_its_call(monkeypatch):
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
+    model = vit(attention="cudnn", dtype=jnp.bfloat16)
+    images = jnp.zeros((2, 16, 24, 3))
+    variables = vit().init(jax.random.key(0), images)
+    step = jax.jit(jax.grad(lambda v: model.apply(v, images).astype(jnp.float32).sum()))
+    text = step.trace(variables).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("__cudnn$fmhaSoftmax(") == model.depth, text
+
+
+def of(name, **fields):
+    c = tiny(name)
+    c.update_from_flattened_dict({"model.attention": "cudnn", "dtype": "bfloat16"} | fields)
+    return c
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"dtype": "float32"}, "model.attention='cudnn' computes in 16 bits, not in dtype='float32'"),
+        ({"model.attention": "flash"}, "model.attention='flash' is unknown: use one of xla, cudnn"),
+        ({"model.heads": 16}, "model.attention='cudnn' does not take model.width"),
+        ({"method.decoder.heads": 16}, "model.attention='cudnn' does not take method.decoder.width"),
+    ],
+)
+def test_what_cudnn_does_not_take_is_named(fields, words):
+    with pytest.raises(UserError, match=words):
+        create(of("mae", **fields))
+
+
+def test_a_platform_without_it_is_named():
+    c = of("mae")
+    with pytest.raises(UserError, match=r"model\.attention='cudnn' needs an NVIDIA GPU, and this runs on cpu"):
+        Program.of(c, sharding.create_mesh(c.mesh), create(c), 1000)
+
+
+def test_runs_of_earlier_versions_have_no_such_field():
+    c = tiny("mae")
+    with c.unlocked():
+        del c.model.attention
+    assert create(c).encoder.attention == "xla"
+    assert "attention" not in tiny("moco_v2").model
