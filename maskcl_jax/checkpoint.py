@@ -29,6 +29,7 @@ FREE_FIELDS = (
     "remat",
     "scan",
     "model.attention",
+    "augment.photometric",
 )
 
 
