@@ -29,7 +29,8 @@ def grey_of(images):
     """(B, H, W, 1): luminance of three channels, otherwise their mean."""
     if images.shape[-1] != 3:
         return images.mean(axis=-1, keepdims=True)
-    return images @ jnp.asarray(GREY, images.dtype)[:, None]
+    # Not a product with a 3 x 1 matrix, which no compiler fuses with what comes before and after.
+    return sum(weight * images[..., i : i + 1] for i, weight in enumerate(GREY))
 
 
 def adjust_brightness(images, factor):
@@ -55,10 +56,12 @@ def adjust_hue(images, turn):
     spread = high - low
     flat = spread == 0
     saturation = spread / jnp.where(flat, 1.0, high)
-    planes = [images[..., channel] for channel in range(3)]
+    r, g, b = planes = [images[..., channel] for channel in range(3)]
     red, green, blue = ((high - plane) / jnp.where(flat, 1.0, spread) for plane in planes)
-    is_red, is_green = high == planes[0], high == planes[1]
-    sixth = jnp.where(is_red, blue - green, jnp.where(is_green, 2.0 + red - blue, 4.0 + green - red))
+    # Which is the highest is asked of the planes, not by `== high`: a compiler may compute the images for one and for
+    # the other apart, rounded differently, and then no plane would be the highest.
+    is_red = (r >= g) & (r >= b)
+    sixth = jnp.where(is_red, blue - green, jnp.where(g >= b, 2.0 + red - blue, 4.0 + green - red))
     hue = jnp.where(flat, 0.0, sixth / 6.0) + turn[:, None, None]
     sixths = 6.0 * (hue - jnp.floor(hue))
     turned = []

@@ -84,7 +84,7 @@ class Method:
 def view_of(config, **fields) -> View:
     """A view as `config.augment` describes it, but for `fields`. Raises UserError for a value that is none."""
     a = config.augment
-    photometric_on = a.get("photometric", "device")  # configs of older checkpoints have no such field
+    photometric_on = getattr(a, "photometric", "device")  # configs of older checkpoints have no such field
     check_choice("augment.photometric", photometric_on, PHOTOMETRIC_ON)
     described = {
         "size": tuple(config.data.image_size),

@@ -46,7 +46,7 @@ class MACRL(MAE):
         base.check_choice("method.reconstruction", c.reconstruction, ["l1", "l2"])
         base.check_choice("method.loss_on", c.loss_on, ["masked", "all"])
         base.check_choice("method.recon_target", c.recon_target, ["view", "clean"])
-        if c.recon_target == "clean" and config.augment.get("photometric") == "host":
+        if c.recon_target == "clean" and getattr(config.augment, "photometric", "") == "host":
             raise UserError(
                 "method.recon_target='clean' needs the view before its colours change: set augment.photometric='device'"
             )

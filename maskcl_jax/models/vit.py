@@ -127,8 +127,7 @@ class Attention(nn.Module):
 
     def weights(self, q, k):
         """(B, heads, Q, K) float32: softmax of q.k / sqrt(head width)."""
-        q, k = heads_first(q), heads_first(k)
-        logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+        logits = scores(heads_first(q), heads_first(k))
         return jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=-1)
 
     def __call__(self, x, *, return_cls_attention: bool = False):
@@ -145,9 +144,31 @@ class Attention(nn.Module):
         return (out, weights[:, :, 0, 1:].mean(axis=1)) if return_cls_attention else out
 
     def cls_attention(self, x):
-        """The attention of the cls query alone, (B, T - 1): no values, no projection, one row."""
-        q, k, _ = self.split(x)
-        return self.weights(q[:, :1], k)[:, :, 0, 1:].mean(axis=1)
+        """The attention of the cls query alone, (B, T - 1): no values, no projection, of the queries one."""
+        kernel, bias = (self.qkv.variables["params"][name].astype(self.dtype) for name in ("kernel", "bias"))
+        x, d = x.astype(self.dtype), self.width
+        q, k = x[:, :1] @ kernel[:, :d] + bias[:d], x @ kernel[:, d : 2 * d] + bias[d : 2 * d]
+        q, k = (part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k))
+        return self.weights(q, k)[:, :, 0, 1:].mean(axis=1)
+
+
+@jax.custom_vjp
+def scores(q, k):
+    """(B, heads, Q, d), (B, heads, K, d) -> q.k, (B, heads, Q, K) float32.
+
+    Their gradients are products in the dtype of q and k: JAX would take float32 for them, since the result is.
+    """
+    return jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32)
+
+
+def scores_backward(kept, gradient):
+    """The gradients of q and k."""
+    q, k = kept
+    gradient = gradient.astype(q.dtype)
+    return jnp.einsum("bhqk,bhkd->bhqd", gradient, k), jnp.einsum("bhqk,bhqd->bhkd", gradient, q)
+
+
+scores.defvjp(lambda q, k: (scores(q, k), (q, k)), scores_backward)
 
 
 def cudnn_attention(q, k, v):

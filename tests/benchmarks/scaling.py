@@ -1,6 +1,6 @@
 """How the time of a MAE encoder, forward and backward, grows with the patches it sees: a line?
 
-    python tests/benchmarks/scaling.py [--batch=16] [--rounds=3]
+    python tests/benchmarks/scaling.py [--batch=8] [--rounds=4]
 
 ViT-S/16 at 224 pixels, float32, on the device that JAX finds; blocks only, of given tokens. Printed: the least time of
 the rounds for each mask ratio, and the line through them with the largest deviation from it. Matrix products grow with
@@ -33,10 +33,10 @@ def seconds(step, *arguments) -> float:
 def main() -> None:
     """Prints a line a ratio, and the fit."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
-    model = ViT(image_size=(224, 224), channels=3, scan=True, **vit_size("S/16"))
+    model = ViT(image_size=(224, 224), channels=3, **vit_size("S/16"))
     variables = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
     step = jax.jit(jax.grad(lambda v, tokens: jnp.sum(model.apply(v, tokens, method=ViT.encode) ** 2)))
     counts, times = [], []
