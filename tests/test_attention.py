@@ -12,11 +12,52 @@ from test_train import tiny
 from maskcl_jax import sharding
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
+from maskcl_jax.models import attention, layers
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.step import Program
 
 # JAX has no other way to lower for a GPU where none is.
 cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+
+
+def plain_attention(q, k, v):
+    """As it is written in a textbook, its gradient left to JAX."""
+    return jax.nn.softmax(q @ jnp.swapaxes(k, 2, 3) / q.shape[-1] ** 0.5, axis=-1) @ v
+
+
+def derived_gelu(x):
+    return 0.5 * x * (1 + jax.lax.erf(x / 2**0.5))
+
+
+@pytest.mark.parametrize(
+    ("ours", "reference", "shapes"),
+    [
+        (attention.attend, plain_attention, [(2, 3, 7, 5)] * 3),
+        (layers.product, jnp.matmul, [(2, 5, 4), (4, 3)]),
+        (layers.product, jnp.matmul, [(5, 4), (4, 3)]),
+        (layers.gelu, derived_gelu, [(4, 6)]),
+    ],
+    ids=["attend", "product", "product-2d", "gelu"],
+)
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("bfloat16", 3e-2)])
+def test_gradients_of_our_own(ours, reference, shapes, dtype, bound):
+    """Value and every gradient: beside JAX's in float64."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        given = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+        out, pull = jax.vjp(reference, *(x.astype("float64") for x in given))
+        towards = jnp.asarray(rng.normal(size=out.shape), dtype)
+        mine, mine_pull = jax.vjp(ours, *given)
+        assert mine.dtype == towards.dtype
+        for got, want in zip([mine, *mine_pull(towards)], [out, *pull(towards.astype("float64"))], strict=True):
+            assert np.linalg.norm(got.astype("float64") - want) <= bound * np.linalg.norm(want)
+
+
+def test_weights_of_distant_scores_stay_finite():
+    q = jnp.asarray([[[[300.0, 0.0], [-300.0, 0.0]]]])
+    value, gradient = jax.value_and_grad(lambda q: attention.attend(q, q, q).sum())(q)
+    assert float(value) == 0.0  # each attends to itself alone
+    assert np.isfinite(gradient).all()
 
 
 def test_cudnn_is_the_same_attention(monkeypatch):

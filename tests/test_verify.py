@@ -15,7 +15,7 @@ from maskcl_jax import losses, masking, train_state
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods import METHODS, cmae, mocov2
-from maskcl_jax.models import decoder, heads, resnet, vit
+from maskcl_jax.models import attention, decoder, heads, layers, resnet, vit
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.position import sincos_table
 from maskcl_jax.verify import cases, verify_file
@@ -36,11 +36,11 @@ def failures(name: str) -> list[str]:
 
 
 def tanh_gelu(monkeypatch):
-    monkeypatch.setattr(vit, "gelu", nn.gelu)
+    monkeypatch.setattr(layers, "gelu", nn.gelu)
 
 
 def layer_norm_eps(monkeypatch):
-    monkeypatch.setattr(vit, "LAYER_NORM_EPS", 1e-5)
+    monkeypatch.setattr(layers, "LAYER_NORM_EPS", 1e-5)
 
 
 def biased_variance(monkeypatch):
@@ -73,7 +73,12 @@ def channel_first_patches(monkeypatch):
 
 
 def cls_column(monkeypatch):
-    monkeypatch.setattr(vit.Attention, "weights", lambda self, q, k: jnp.swapaxes(right_weights(self, k, q), 2, 3))
+    def wrong(q, k):
+        q, k = attention.heads_first(attention.scaled_queries(q)), attention.heads_first(k)
+        weights, total = attention.exponentials(k, q)
+        return (weights / total)[:, :, 1:, 0].mean(axis=1)
+
+    monkeypatch.setattr(attention, "cls_row", wrong)
 
 
 def gradient_through_keys(monkeypatch):
@@ -134,9 +139,6 @@ def keys_by_the_online_network(monkeypatch):
         return right(self, params, carried._replace(target_params=params), *rest)
 
     monkeypatch.setattr(mocov2.MoCoV2, "step", wrong)
-
-
-right_weights = vit.Attention.weights
 
 
 @pytest.mark.parametrize(

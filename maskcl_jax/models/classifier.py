@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from maskcl_jax.models.layers import LayerNorm
 from maskcl_jax.models.resnet import ResNet, average_pool
-from maskcl_jax.models.vit import LayerNorm, ViT
+from maskcl_jax.models.vit import ViT
 
 head_init = nn.initializers.truncated_normal(2e-5)  # facebookresearch/mae `main_finetune.py`
 

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from maskcl_jax import masking
+from maskcl_jax.models.blocks import Block, through
+from maskcl_jax.models.layers import Dense, LayerNorm, token_init, xavier
 from maskcl_jax.models.position import sincos_table
-from maskcl_jax.models.vit import Block, LayerNorm, through, token_init, xavier
 
 
 class Decoder(nn.Module):
@@ -29,12 +30,12 @@ class Decoder(nn.Module):
     attention: str = "xla"
 
     def setup(self):
-        self.embed = nn.Dense(self.width, kernel_init=xavier, dtype=self.dtype)
+        self.embed = Dense(self.width, kernel_init=xavier, dtype=self.dtype)
         self.mask_token = self.param("mask_token", token_init, (1, 1, self.width))
         block = {"dtype": self.dtype, "attention": self.attention}
         self.blocks = [Block(self.width, self.heads, self.mlp_ratio, **block) for _ in range(self.depth)]
         self.norm = LayerNorm(self.dtype)
-        self.pred = nn.Dense(self.out, kernel_init=xavier, dtype=self.dtype)
+        self.pred = Dense(self.out, kernel_init=xavier, dtype=self.dtype)
 
     def __call__(self, latent, restore):
         """latent (B, 1 + n, D) with cls first, restore (B, N) -> (B, N, out) for every patch, cls dropped."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from maskcl_jax.models.batch_norm import BatchNorm
-from maskcl_jax.models.vit import torch_bias_init
+from maskcl_jax.models.layers import torch_bias_init
 
 # "torch": nn.Linear's default, uniform within 1/sqrt(fan_in), for kernel and bias.
 KERNEL_INIT = {

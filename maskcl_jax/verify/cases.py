@@ -16,8 +16,9 @@ from maskcl_jax import losses, masking, optimizer
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.mae import MAE
+from maskcl_jax.models.layers import LayerNorm
 from maskcl_jax.models.position import resize_position_table, sincos_table
-from maskcl_jax.models.vit import LayerNorm, ViT
+from maskcl_jax.models.vit import ViT
 
 
 @dataclasses.dataclass(frozen=True)

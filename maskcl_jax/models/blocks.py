@@ -1,0 +1,86 @@
+"""Transformer blocks, and many in a row."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from maskcl_jax.models.attention import Attention
+from maskcl_jax.models.layers import LayerNorm, Mlp, xavier
+
+
+@jax.custom_vjp
+def settled(x):
+    """x; in the backward pass its gradient is computed once, and kept.
+
+    Along the residual stream the gradient is a sum that grows from block to block. Left alone XLA computes it, in every
+    block again, from the last block on: work quadratic in the depth.
+    """
+    return x
+
+
+settled.defvjp(lambda x: (x, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block without dropout or LayerScale."""
+
+    width: int
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+    qkv_init: Any = xavier
+    attention: str = "xla"
+
+    def setup(self):
+        self.norm1 = LayerNorm(self.dtype)
+        self.attn = Attention(self.width, self.heads, self.dtype, self.qkv_init, self.attention)
+        self.norm2 = LayerNorm(self.dtype)
+        self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype)
+
+    def __call__(self, x, branches=None, *, return_cls_attention: bool = False):
+        """(B, T, D) -> (B, T, D), and if asked the cls token's attention (B, T - 1).
+
+        branches: (2, B) factors of what attention and MLP add to each image (drop path); None: 1.
+        """
+        mixed = self.attn(self.norm1(x), return_cls_attention=return_cls_attention)
+        mixed, attention = mixed if return_cls_attention else (mixed, None)
+        x = settled(x + scaled(mixed, branches, 0))
+        x = settled(x + scaled(self.mlp(self.norm2(x)), branches, 1))
+        return (x, attention) if return_cls_attention else x
+
+    def cls_attention(self, x):
+        """Only what the cls token attends to in this block, (B, T - 1)."""
+        return self.attn.cls_attention(self.norm1(x))
+
+
+def through(blocks, x, *, remat: bool, scan: bool):
+    """(B, T, D) -> (B, T, D) after all blocks, which are alike. The switches change time and memory, not the numbers.
+
+    remat: only each block's input is kept for the backward pass, which runs it again. scan: one compiled block in a
+    loop over the stacked parameters, which are stored as without it.
+    """
+    if blocks[0].is_initializing() or not (remat or scan):
+        for block in blocks:
+            x = block(x)
+        return x
+    modules, variables = zip(*(block.unbind() for block in blocks), strict=True)
+
+    def step(x, of_block):
+        return modules[0].apply(of_block, x)
+
+    if remat:
+        # In a loop the compiler cannot undo it by finding the same values twice, elsewhere it must be kept from that.
+        step = jax.checkpoint(step, prevent_cse=not scan)
+    if not scan:
+        for of_block in variables:
+            x = step(x, of_block)
+        return x
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
+    return jax.lax.scan(lambda x, of_block: (step(x, of_block), None), x, stacked)[0]
+
+
+def scaled(added, branches, i: int):
+    """What a branch adds to each image, times its factor."""
+    return added if branches is None else added * branches[i][:, None, None].astype(added.dtype)
