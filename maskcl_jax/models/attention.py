@@ -71,15 +71,15 @@ def attend_forward(q, k, v):
     weights, total = exponentials(q, k)
     weights = weights.astype(v.dtype)
     mixed = (jnp.matmul(weights, v, preferred_element_type=jnp.float32) / total).astype(v.dtype)
-    return mixed, (q, k, v, weights, total, mixed)
+    return mixed, (q, k, v, weights, total)
 
 
 def attend_backward(kept, gradient):
     """The gradients of q, k and v."""
-    q, k, v, weights, total, mixed = kept
+    q, k, v, weights, total = kept
     gradient = (gradient / total).astype(v.dtype)
-    along = jnp.sum((gradient * mixed).astype(jnp.float32), axis=-1, keepdims=True)
     of_weights = jnp.einsum("bhqd,bhkd->bhqk", gradient, v, preferred_element_type=jnp.float32)
+    along = jnp.sum(weights * of_weights, axis=-1, keepdims=True) / total
     of_scores = (weights * (of_weights - along)).astype(v.dtype)
     of_q = scaled_queries(of_scores @ k)
     return of_q, jnp.einsum("bhqk,bhqd->bhkd", of_scores, q), jnp.einsum("bhqk,bhqd->bhkd", weights, gradient)
