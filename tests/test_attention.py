@@ -53,6 +53,16 @@ def test_gradients_of_our_own(ours, reference, shapes, dtype, bound):
             assert np.linalg.norm(got.astype("float64") - want) <= bound * np.linalg.norm(want)
 
 
+@pytest.mark.parametrize("rows", [(5,), (2, 5)])
+def test_kernel_gradients_of_all_platforms(rows):
+    """The CPU's form, and the other devices': beside the sum written out."""
+    rng = np.random.default_rng(0)
+    x, gradient = (rng.normal(size=(*rows, width)).astype(np.float32) for width in (4, 3))
+    want = np.einsum("rd,re->de", x.reshape(-1, 4).astype(np.float64), gradient.reshape(-1, 3).astype(np.float64))
+    for form in (layers.of_rows, layers.of_flat_rows):
+        np.testing.assert_allclose(form(x, gradient), want, rtol=1e-5, atol=1e-6)
+
+
 def test_weights_of_distant_scores_stay_finite():
     q = jnp.asarray([[[[300.0, 0.0], [-300.0, 0.0]]]])
     value, gradient = jax.value_and_grad(lambda q: attention.attend(q, q, q).sum())(q)

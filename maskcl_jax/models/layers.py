@@ -82,8 +82,19 @@ def product(x, kernel):
 def product_backward(kept, gradient):
     """The gradients of x and the kernel."""
     x, kernel = kept
+    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=of_flat_rows, default=of_rows)
+    return gradient @ kernel.T, of_kernel
+
+
+def of_rows(x, gradient):
+    """The sum over all rows of x (..., D) times gradient (..., E): (D, E)."""
     rows = tuple(range(x.ndim - 1))
-    return gradient @ kernel.T, jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
+    return jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
+
+
+def of_flat_rows(x, gradient):
+    """The same: with one dimension of rows a CPU need not transpose x first. Elsewhere making one may cost a copy."""
+    return x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
 
 
 product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), product_backward)
