@@ -28,6 +28,7 @@ FREE_FIELDS = (
     "mesh.",
     "remat",
     "scan",
+    "decoder_chunks",
     "model.attention",
     "augment.photometric",
 )

@@ -142,9 +142,9 @@ def program_of(config, devices) -> Program:
     """A config's step on devices that need not be there. Raises UserError."""
     config_lib.check(config)
     mesh = sharding.create_mesh(config.mesh, devices)
-    sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
+    sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
     per_epoch = max(1, IMAGES.get(config.data.name, OTHER_DATA) // config.batch_size)
-    return Program.of(config, mesh, create_method(config), per_epoch)
+    return Program.of(config, mesh, create_method(config, mesh), per_epoch)
 
 
 def check(config, topology: str, devices) -> Report:

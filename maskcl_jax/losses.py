@@ -114,19 +114,14 @@ def normalize_patches(patches):
     return (patches.astype(jnp.float32) - mean) / std
 
 
-def masked_patch_mse(predictions, targets, mask):
-    """Squared error, averaged over each patch (B, N, d), then over the masked patches (mask (B, N), 1 = masked)."""
-    return masked_mean((predictions.astype(jnp.float32) - targets.astype(jnp.float32)) ** 2, mask)
+def patch_mse(predictions, targets):
+    """Squared error of the patches given (B, n, d), averaged over each patch and over all of them."""
+    return jnp.mean((predictions.astype(jnp.float32) - targets.astype(jnp.float32)) ** 2)
 
 
-def masked_patch_l1(predictions, targets, mask):
-    """Absolute error, averaged as `masked_patch_mse` averages the squared one (the choice of SimMIM)."""
-    return masked_mean(jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32)), mask)
-
-
-def masked_mean(errors, mask):
-    """Errors (B, N, d) -> their mean over each patch, then over the patches where mask (B, N) is 1."""
-    return jnp.sum(jnp.mean(errors, axis=-1) * mask) / jnp.sum(mask)
+def patch_l1(predictions, targets):
+    """Absolute error, averaged as `patch_mse` averages the squared one (the choice of SimMIM)."""
+    return jnp.mean(jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32)))
 
 
 def feature_std(features):

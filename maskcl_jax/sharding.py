@@ -6,6 +6,7 @@ and of the queue every step reads all and writes rows that lie anywhere.
 """
 
 import functools
+import math
 
 import jax
 import numpy as np
@@ -108,17 +109,18 @@ def bytes_per_device(shapes, placed) -> int:
     return int(sum(jax.tree.leaves(sizes)))
 
 
-def check_batch(batch_size: int, mesh: Mesh, *, field: str = "batch_size", parts: int = 1) -> None:
-    """Raises UserError where a batch cannot be split evenly over the devices, each share into `parts` micro-batches."""
-    if parts < 1:
-        raise UserError(f"accumulation={parts} is out of range: use 1 or more")
-    devices = mesh.size
-    if batch_size < 1 or batch_size % (devices * parts):
-        fitting = max(1, batch_size // (devices * parts)) * devices * parts
-        each = f" times accumulation={parts}" if parts > 1 else ""
+def check_batch(batch_size: int, mesh: Mesh, *, field: str = "batch_size", **parts: int) -> None:
+    """Raises UserError where a batch cannot be split evenly over the devices, and each share into all `parts`.
+
+    parts: the fields that split it, by name; 0 counts as 1.
+    """
+    split = {name: count for name, count in parts.items() if count > 1}
+    whole = math.prod([mesh.size, *split.values()])
+    if batch_size < 1 or batch_size % whole:
+        each = "".join(f" times {name}={count}" for name, count in split.items())
         raise UserError(
-            f"{field}={batch_size} is not divisible by the {devices} devices{each}: use a multiple, for instance "
-            f"{fitting}"
+            f"{field}={batch_size} is not divisible by the {mesh.size} devices{each}: use a multiple, for instance "
+            f"{max(1, batch_size // whole) * whole}"
         )
 
 

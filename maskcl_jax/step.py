@@ -226,4 +226,6 @@ class Program:
             return flops.matrix_flops(self.trace().jaxpr)
         plain = self.config.copy_and_resolve_references()
         plain.remat = "none"
-        return Program.of(plain, self.mesh, create_method(plain), self.plan.per_epoch, self.images).model_flops()
+        return Program.of(
+            plain, self.mesh, create_method(plain, self.mesh), self.plan.per_epoch, self.images
+        ).model_flops()

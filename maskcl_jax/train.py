@@ -56,9 +56,9 @@ def train(config, workdir: str) -> dict[str, str]:
     # --- Everything that can be refused is refused before anything is built -----------------------------------
     config_lib.check(config)
     mesh = sharding.create_mesh(config.mesh)
-    sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
+    sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
-    method = create_method(config)
+    method = create_method(config, mesh)
     source = open_source(config.data)
     pipeline.open_maps(source, method.views, config.data)
     per_epoch, images = pipeline.steps_per_epoch(source, config.batch_size), None

@@ -60,12 +60,14 @@ def test_a_flat_patch_far_from_zero_keeps_its_variance():
     np.testing.assert_allclose(std[0, 0, 0], np.sqrt(exact.var(ddof=1) + 1e-6), rtol=2e-2)
 
 
-@pytest.mark.parametrize(("loss", "error"), [(losses.masked_patch_mse, np.square), (losses.masked_patch_l1, np.abs)])
-def test_masked_losses_count_masked_patches_only(loss, error):
+@pytest.mark.parametrize(("loss", "error"), [(losses.patch_mse, np.square), (losses.patch_l1, np.abs)])
+def test_patch_losses_are_means_in_float32(loss, error):
     predictions, targets = RNG.normal(size=(2, 4, 6)), RNG.normal(size=(2, 4, 6))
-    mask = np.array([[1, 0, 0, 1], [1, 1, 0, 0]], np.float32)
-    expected = error(predictions - targets).mean(-1)[mask == 1].mean()
-    np.testing.assert_allclose(loss(*map(jnp.asarray, (predictions, targets, mask))), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss(*map(jnp.asarray, (predictions, targets))), error(predictions - targets).mean(), rtol=1e-5
+    )
+    half = jnp.asarray(predictions, jnp.bfloat16)
+    assert loss(half, half).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(("features", "value"), [(RNG.normal(size=(4096, 64)), 1.0), (np.ones((32, 64)), 0.0)])

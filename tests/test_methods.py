@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_train import filled, tiny
 
+from maskcl_jax import losses, masking
 from maskcl_jax.data import boxes, cells, crops, masks, photometric
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, Carried, create
@@ -182,18 +183,22 @@ def test_features_and_pictures_of_any_shape(name, size, channels):
         np.testing.assert_allclose(pictures[method.picture_names[0]], b[first] / 255.0, atol=1e-5)
 
 
+def test_mae_counts_the_masked_patches_alone():
+    method, params, _ = made("mae")
+    images, visible, masked = method.normalized(batch()["image"]), batch()["visible"], batch()["masked"]
+    out = jax.jit(method.forward)(params, images, visible, masked)
+    every = jax.jit(method.predict)(params, out["latent"], visible, masked)
+    errors = (every - losses.normalize_patches(masking.patchify(images, method.patch))) ** 2
+    hidden = np.ones((len(images), N), bool)
+    np.put_along_axis(hidden, np.asarray(visible), False, axis=1)
+    np.testing.assert_allclose(out["loss"], np.asarray(errors)[hidden].mean(), rtol=1e-5)
+
+
 def test_a_perfect_prediction_is_drawn_as_the_image():
     method, params, state = made("mae")
     b = batch()
-    perfect = method.forward
-
-    def forward(params, images, visible, masked):
-        from maskcl_jax import losses, masking
-
-        out = perfect(params, images, visible, masked)
-        return {**out, "pred": losses.normalize_patches(masking.patchify(images, method.patch))}
-
-    method.forward = forward
+    patches = masking.patchify(method.normalized(b["image"]), method.patch)
+    method.predict = lambda *_: losses.normalize_patches(patches)
     drawn = method.pictures(params, state, b)
     np.testing.assert_allclose(drawn["reconstruction"], drawn["input"], atol=1e-4)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskcl_jax import masking
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.models.batch_norm import BatchNorm
@@ -113,6 +114,35 @@ def test_the_cls_rows_alone_equal_the_full_attention():
     np.testing.assert_allclose(apply(ViT.cls_attention, tokens, (-1,))[0], both[1], rtol=1e-5)
     # The rest of a row is the attention to the cls token itself.
     assert bool(jnp.all((both.sum(axis=-1) > 0) & (both.sum(axis=-1) < 1)))
+
+
+def test_some_patches_are_embedded_as_among_all():
+    for positions in ("mae", "learned"):
+        model, images = vit(positions=positions), jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
+        variables = model.init(jax.random.key(1), images)
+        ids = jnp.array([[5, 0, 2], [1, 4, 3]])
+        every, some = (model.apply(variables, images, *given, method=ViT.embed) for given in ((), (ids,)))
+        np.testing.assert_allclose(some, masking.take(every, ids), atol=1e-6)
+
+
+@pytest.mark.parametrize("switches", [{}, {"remat": True}, {"scan": True}, {"remat": True, "scan": True}])
+@pytest.mark.parametrize("rows", [slice(1), slice(3, None)])
+def test_the_rows_that_are_wanted_equal_those_of_all(switches, rows):
+    model = vit(depth=3)
+    tokens = jax.random.normal(jax.random.key(0), (2, 6, model.width))
+    variables = model.init(jax.random.key(1), jnp.zeros((2, 16, 24, 3)))
+
+    def last(model, variables, *given):
+        return model.apply(variables, tokens, *given, method=ViT.last)
+
+    def gradient(make):
+        return jax.jit(jax.grad(lambda v: jnp.sum(jnp.sin(make(v)))))(variables)
+
+    alone = model.clone(**switches)
+    expected = jax.jit(lambda v: last(model, v)[:, rows])
+    np.testing.assert_allclose(jax.jit(lambda v: last(alone, v, rows))(variables), expected(variables), atol=1e-5)
+    grads = gradient(lambda v: last(alone, v, rows)), gradient(expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *grads)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():

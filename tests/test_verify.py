@@ -120,9 +120,9 @@ def target_with_the_online_weights(monkeypatch):
 def one_mask_token(monkeypatch):
     right = cmae.CMAE.online_features
 
-    def wrong(self, params, out):
+    def wrong(self, params, *seen):
         shared = {**params["feature_decoder"], "mask_token": params["decoder"]["mask_token"]}
-        return right(self, {**params, "feature_decoder": shared}, out)
+        return right(self, {**params, "feature_decoder": shared}, *seen)
 
     monkeypatch.setattr(cmae.CMAE, "online_features", wrong)
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from maskcl_jax import chips, metrics, sharding, train
+from maskcl_jax import config as config_lib
 from maskcl_jax.data import jpegs, on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
@@ -180,8 +181,9 @@ def of_jpegs(config, folder: str, count: int):
 
 def program_of(config, per_epoch: int, source=None) -> Program:
     """The step on the devices of this machine; with data.on_device, and given the source, on images that lie there."""
-    mesh, method, images = sharding.create_mesh(config.mesh), create_method(config), None
-    sharding.check_batch(config.batch_size, mesh, parts=config.accumulation)
+    mesh, images = sharding.create_mesh(config.mesh), None
+    method = create_method(config, mesh)
+    sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
     if source is not None and config.data.on_device:
         images = on_device.place(source, method.views, channels=config.data.channels, mesh=mesh)
     return Program.of(config, mesh, method, per_epoch, images)

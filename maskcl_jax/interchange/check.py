@@ -122,7 +122,8 @@ def our_prediction(p: Product, images: np.ndarray, noise: np.ndarray) -> np.ndar
     method = our_method(p)
     order = np.argsort(noise, axis=1)
     visible, masked = order[:, : method.num_visible], order[:, method.num_visible :]
-    return computed(lambda x: method.forward(p.tree["params"], x, visible, masked)["pred"], images)
+    params = p.tree["params"]
+    return computed(lambda x: method.predict(params, method.latent(params, x, visible), visible, masked), images)
 
 
 def computed(function, images: np.ndarray) -> np.ndarray:

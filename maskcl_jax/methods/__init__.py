@@ -1,5 +1,6 @@
 """The methods, by the name that `config.method.name` carries."""
 
+from maskcl_jax import chunked
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods.base import Aux, Carried, Method, check_choice
 from maskcl_jax.methods.ccmim import CCMIM
@@ -27,10 +28,20 @@ METHODS = {
 __all__ = ["METHODS", "Aux", "Carried", "Method", "create"]
 
 
-def create(config) -> Method:
-    """The method of a config. Raises UserError for an unknown name or for fields that do not go together."""
+def create(config, mesh=None) -> Method:
+    """The method of a config. Raises UserError for an unknown name or for fields that do not go together.
+
+    mesh: the devices it will be trained on, which settle what the config leaves to them.
+    """
     if config.method.name not in METHODS:
         raise UserError(f"method.name={config.method.name!r} is unknown: use one of {', '.join(METHODS)}")
     method = METHODS[config.method.name](config)
+    if config.decoder_chunks > 1 and not method.decodes_in_chunks:
+        raise UserError(
+            f"decoder_chunks={config.decoder_chunks} does not go with method.name={config.method.name!r}: no decoder "
+            "there makes a reconstruction alone; use 0 or 1"
+        )
+    if mesh is not None and not config.decoder_chunks and method.decodes_in_chunks:
+        method.decoder_chunks = chunked.chunks_for(config, mesh, length=1 + method.num_patches)
     check_choice("eval.feature", config.eval.feature, method.feature_kinds)
     return method

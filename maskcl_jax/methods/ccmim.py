@@ -90,7 +90,7 @@ class CCMIM(MAE):
             **losses.spread(out["cls_v"]),
         }
         if "A" in out:
-            metrics |= attention_metrics(out["A_per_layer"], out["A"], out["mask"])
+            metrics |= attention_metrics(out["A_per_layer"], out["A"], out["visible"], out["masked"])
         return out["loss"], base.Aux(metrics, out["model_state"])
 
     def attention(self, params, images):
@@ -117,13 +117,12 @@ class CCMIM(MAE):
         #    the whole image. The less important, with chance, are visible; the more important are masked.
         chosen = self.choose(params, images, batch)
         # 2. The visible patches are encoded and decoded: MAE.
-        tokens = self.encode(params, ViT.embed, images)
-        out = self.reconstruct(params, images, tokens, chosen["visible"], chosen["masked"])
+        out = self.forward(params, images, chosen["visible"], chosen["masked"])
         # 3. The masked patches are encoded by the same encoder, apart, with a cls token of their own. Stopping the
-        #    parameters too spares the residuals of this pass.
+        #    parameters spares the residuals of this pass.
         stop = jax.lax.stop_gradient if c.align_grad == "stop" else lambda x: x
-        hidden = masking.take(tokens, chosen["masked"])
-        cls_m = self.encode(stop(params), ViT.encode, stop(hidden))[:, 0]
+        hidden = self.encode(stop(params), ViT.embed, images, chosen["masked"])
+        cls_m = self.encode(stop(params), ViT.encode_cls, hidden)
         cls_v = out["latent"][:, 0]
         # 4. Both cls tokens are projected, the visible ones first: BatchNorm's running statistics move twice.
         proj_v, model_state = self.project(params, model_state, cls_v)
@@ -161,12 +160,12 @@ class CCMIM(MAE):
         return {**drawn, "importance": heat}
 
 
-def attention_metrics(per_layer, attention, mask):
+def attention_metrics(per_layer, attention, visible, masked):
     """How peaked the importance is, and how much of it the mask hides."""
     share = per_layer / per_layer.sum(axis=-1, keepdims=True)
     entropy = -jnp.sum(share * jnp.log(share + 1e-12), axis=-1).mean() / jnp.log(share.shape[-1])
     return {
         "attention_entropy": entropy,  # 1: uniform
-        "attention_masked": jnp.sum(attention * mask) / jnp.sum(mask),
-        "attention_visible": jnp.sum(attention * (1 - mask)) / jnp.sum(1 - mask),
+        "attention_masked": jnp.take_along_axis(attention, masked, axis=1).mean(),
+        "attention_visible": jnp.take_along_axis(attention, visible, axis=1).mean(),
     }

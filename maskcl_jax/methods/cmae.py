@@ -46,6 +46,7 @@ class CMAE(MAE):
         base.check_choice("method.contrast_scale", c.contrast_scale, ["2tau", "plain"])
         base.check_choice("method.feature_decoder.kind", c.feature_decoder.kind, ["own", "shared", "none"])
         super().__init__(config)
+        self.decodes_in_chunks = c.feature_decoder.kind != "shared"  # there the decoder's tokens are features too
         self.feature_decoder = None
         if c.feature_decoder.kind == "own":
             self.feature_decoder = self.new_decoder("method.feature_decoder", c.feature_decoder, out=self.encoder.width)
@@ -101,17 +102,18 @@ class CMAE(MAE):
         """`momentum`, or from there to 1 along half a cosine."""
         return base.momentum_at(self.config.method, progress)
 
-    def online_features(self, params, out):
-        """{feature_pred, online_pooled}: what stands for the whole picture, seen through the visible patches."""
+    def online_features(self, params, *seen):
+        """{feature_pred, online_pooled}: what stands for the whole picture, seen through the visible patches.
+
+        seen: latent, visible, masked. feature_pred is in the order of the sequence, visible patches first.
+        """
         kind = self.config.method.feature_decoder.kind
         if kind == "none":
-            return {"online_pooled": base.pooled(out["latent"], "mean")}
+            return {"online_pooled": base.pooled(seen[0], "mean")}
         if kind == "own":
-            pred = self.feature_decoder.apply({"params": params["feature_decoder"]}, out["latent"], out["ids_restore"])
+            pred = self.feature_decoder.apply({"params": params["feature_decoder"]}, *seen)
         else:
-            tokens = self.decoder.apply(
-                {"params": params["decoder"]}, out["latent"], out["ids_restore"], method=Decoder.tokens
-            )
+            tokens = self.decode(params, *seen, method=Decoder.tokens)
             layer = jax.tree.map(lambda p: p.astype(tokens.dtype), params["feature_layer"])
             pred = tokens @ layer["kernel"] + layer["bias"]
         return {"feature_pred": pred, "online_pooled": pred.astype(jnp.float32).mean(axis=1)}
@@ -129,7 +131,7 @@ class CMAE(MAE):
         out = self.forward(params, query, visible, masked)
         out["loss_rec"] = out["loss"]
         # 2. A second decoder with a mask token of its own gives features for every patch; their mean is the picture's.
-        out |= self.online_features(params, out)
+        out |= self.online_features(params, out["latent"], visible, masked)
         projection, state = apply_in_training(self.projector, params, state, "projector", out["online_pooled"])
         prediction, state = apply_in_training(self.predictor, params, state, "predictor", projection)
         # 3. The target: the EMA encoder on the whole other view, and its projector with statistics of its own batch.

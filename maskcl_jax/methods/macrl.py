@@ -9,13 +9,12 @@ Every number, and everything else in this file, is our choice.
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses, masking
+from maskcl_jax import losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.heads import MLP, init_mlps
-from maskcl_jax.models.vit import ViT
 
 MODES = ("shared", "ema_keys", "ema_full")
 
@@ -54,6 +53,7 @@ class MACRL(MAE):
         base.check_choice("method.projector.norm", c.projector.norm, ["affine", "none"])
         self.check_numbers(config)
         super().__init__(config)
+        self.error, self.counted = losses.patch_l1 if c.reconstruction == "l1" else losses.patch_mse, c.loss_on
         self.projector = MLP(
             sizes=(c.projector.hidden, c.projector.out),
             norms=(c.projector.norm, "none"),
@@ -103,12 +103,6 @@ class MACRL(MAE):
         mask = self.views[0].mask
         return self.num_patches if mask is None else mask.num_visible
 
-    def error(self, pred, target, mask):
-        """The reconstruction loss, over the masked patches or all."""
-        c = self.config.method
-        counted = mask if c.loss_on == "masked" else jnp.ones_like(mask)
-        return (losses.masked_patch_l1 if c.reconstruction == "l1" else losses.masked_patch_mse)(pred, target, counted)
-
     def init(self, rng):
         """(params {encoder, decoder, projector}, {batch_stats: {projector}}, or {} for a projector without)."""
         to_mae, to_projector = jax.random.split(rng)
@@ -152,18 +146,13 @@ class MACRL(MAE):
 
     def branch(self, params, batch, view):
         """Encoder and decoder on one view: MAE's intermediates, and the pooled feature of its visible patches."""
-        seen, painted = self.images_of(batch, view)
-        tokens = self.encode(params, ViT.embed, seen)
-        out = self.reconstruct(params, painted, tokens, *self.masks_of_view(batch, view))
+        out = self.reconstruct(params, *self.images_of(batch, view), *self.masks_of_view(batch, view))
         return {**out, "pooled": base.pooled(out["latent"], self.config.method.pool)}
 
     def keys(self, params, batch, view):
         """The pooled feature of one view alone, without its decoder."""
-        from_patches = self.encode(params, ViT.embed, self.images_of(batch, view)[0])
-        visible, _ = self.masks_of_view(batch, view)
-        return base.pooled(
-            self.encode(params, ViT.encode, masking.take(from_patches, visible)), self.config.method.pool
-        )
+        latent = self.latent(params, self.images_of(batch, view)[0], self.masks_of_view(batch, view)[0])
+        return base.pooled(latent, self.config.method.pool)
 
     def step(self, params, carried, batch):
         """Every intermediate of one step, by name."""

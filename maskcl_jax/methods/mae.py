@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses, masking
+from maskcl_jax import chunked, losses, masking
 from maskcl_jax.methods import base
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.vit import ViT
@@ -30,11 +30,14 @@ class MAE(base.Method):
         self.decoder = self.new_decoder("method.decoder", d, out=m.patch_size**2 * config.data.channels)
         self.num_patches = self.encoder.grid[0] * self.encoder.grid[1]
         self.views = self.new_views()
+        self.decoder_chunks = max(1, config.decoder_chunks)
 
     positions = "mae"  # the order of the position tables
     # What the host draws: "random" patch numbers, or "noise" where the method chooses on the device.
     mask_kind = "random"
-    error = staticmethod(losses.masked_patch_mse)
+    error = staticmethod(losses.patch_mse)
+    decodes_in_chunks = True
+    counted = "masked"  # the patches whose error counts: "masked" or "all"
 
     def new_views(self) -> tuple[View, ...]:
         """One crop, flipped or not, with its mask."""
@@ -72,8 +75,8 @@ class MAE(base.Method):
     def init_decoder(self, decoder: Decoder, rng):
         """New parameters of a decoder."""
         latent = jnp.zeros((2, 1 + self.num_visible, self.config.model.width))
-        restore = jnp.tile(jnp.arange(self.num_patches), (2, 1))
-        return decoder.init(rng, latent, restore)["params"]
+        patches = jnp.tile(jnp.arange(self.num_patches), (2, 1))
+        return decoder.init(rng, latent, *jnp.split(patches, [self.num_visible], axis=1))["params"]
 
     def encode(self, params, function, *arguments, **options):
         """One of the encoder's functions with the encoder's parameters."""
@@ -89,24 +92,39 @@ class MAE(base.Method):
         return out["loss"], base.Aux({"loss": out["loss"]}, carried.model_state)
 
     def forward(self, params, images, visible, masked):
-        """Every intermediate of one step, by name, for normalised images and given masks."""
-        # 1. Embed all patches; their positions are added before any is dropped.
-        tokens = self.encode(params, ViT.embed, images)
-        return self.reconstruct(params, images, tokens, visible, masked)
+        """{latent, loss} of one step, for normalised images and given masks."""
+        return self.reconstruct(params, images, images, visible, masked)
 
-    def reconstruct(self, params, images, tokens, visible, masked):
-        """Steps 2 to 4, from embedded patches on; `images` are what the decoder shall paint."""
-        # 2. Encode the visible ones.
-        latent = self.encode(params, ViT.encode, masking.take(tokens, visible))
-        # 3. Decode them among mask tokens.
-        restore = masking.restore_ids(visible, masked)
-        pred = self.decoder.apply({"params": params["decoder"]}, latent, restore)
-        # 4. Compare the masked patches with their pixels, each normalised by its own mean and deviation.
-        patches = masking.patchify(images, self.patch)
-        target = losses.normalize_patches(patches) if self.config.method.norm_pix else patches
-        mask = masking.mask_of(visible, self.num_patches)
-        loss = self.error(pred, target, mask)
-        return {"latent": latent, "ids_restore": restore, "mask": mask, "pred": pred, "loss": loss}
+    def reconstruct(self, params, images, painted, visible, masked):
+        """`forward`, for images that are seen and others, or the same, that the decoder shall paint."""
+        latent = self.latent(params, images, visible)
+        of_decoder = params["decoder"], latent, (painted, visible, masked)
+        return {"latent": latent, "loss": chunked.mean_loss(self.reconstruction_loss, self.decoder_chunks, *of_decoder)}
+
+    def latent(self, params, images, visible):
+        """(B, 1 + n, D): the visible patches encoded, and the cls token before them."""
+        # What is not seen is not embedded either: a patch's token is its own affair.
+        return self.encode(params, ViT.encode, self.encode(params, ViT.embed, images, visible))
+
+    def reconstruction_loss(self, decoder, latent, given):
+        """The error of the masked patches, each normalised by its own mean and deviation; no others are predicted.
+
+        given: (painted images, visible, masked).
+        """
+        (painted, visible, masked), params = given, {"decoder": decoder}
+        of_masked = self.counted == "masked"
+        pred = self.decode(params, latent, visible, masked, only_masked=of_masked)
+        counted = masked if of_masked else jnp.concatenate([visible, masked], axis=1)
+        patches = masking.take(masking.patchify(painted, self.patch), counted)
+        return self.error(pred, losses.normalize_patches(patches) if self.config.method.norm_pix else patches)
+
+    def decode(self, params, *arguments, **options):
+        """The decoder with its parameters."""
+        return self.decoder.apply({"params": params["decoder"]}, *arguments, **options)
+
+    def predict(self, params, latent, visible, masked):
+        """(B, N, pixels of a patch): what the decoder makes of every patch, in the order of the image."""
+        return masking.take(self.decode(params, latent, visible, masked), masking.restore_ids(visible, masked))
 
     def features(self, params, model_state, images, *, kind: str):
         """The mean of the patch tokens, or the cls token, after the final norm of an unmasked pass."""
@@ -125,15 +143,14 @@ class MAE(base.Method):
 
         painted: what the decoder was trained to paint, where that is not the images.
         """
-        out = self.forward(params, images, visible, masked)
+        filled = self.predict(params, self.latent(params, images, visible), visible, masked).astype(jnp.float32)
         patches = masking.patchify(images, self.patch)
-        filled = out["pred"].astype(jnp.float32)
         if self.config.method.norm_pix:
             # The network predicts normalised patches: they are shown with the true patch's mean and deviation.
             true = patches if painted is None else masking.patchify(painted, self.patch)
             mean, std = losses.patch_statistics(true)
             filled = filled * std + mean
-        hidden = out["mask"][:, :, None]
+        hidden = masking.mask_of(visible, self.num_patches)[:, :, None]
         show = functools.partial(base.denormalize, mean=self.config.data.mean, std=self.config.data.std)
         place = functools.partial(masking.unpatchify, patch=self.patch, size=self.image_size)
         grey = place(jnp.where(hidden == 1, 0.5, masking.patchify(show(images), self.patch)))

@@ -71,7 +71,8 @@ class MoCoV3(base.Method):
 
     def cls(self, params, images):
         """The cls token after the final norm, (B, D)."""
-        return self.encoder.apply({"params": params["encoder"]}, images)[:, 0]
+        encoder = self.encoder.bind({"params": params["encoder"]})
+        return encoder.encode_cls(encoder.embed(images))
 
     def step(self, params, carried, views):
         """Every intermediate of one step, by name; views: two batches of normalised images."""

@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax.models.layers import Dense, xavier
+from maskcl_jax.models.layers import Dense, product, xavier
+
+ALL, CLS, PATCHES = slice(None), slice(1), slice(1, None)  # rows of a sequence: every one, the first, the others
 
 
 class Attention(nn.Module):
@@ -25,28 +27,42 @@ class Attention(nn.Module):
         self.qkv = Dense(3 * self.width, kernel_init=self.qkv_init, dtype=self.dtype)
         self.proj = Dense(self.width, kernel_init=xavier, dtype=self.dtype)
 
-    def split(self, x):
-        """(B, T, D) -> three of (B, T, heads, head width)."""
-        b, t, _ = x.shape
-        return [part.reshape(b, t, self.heads, -1) for part in jnp.split(self.qkv(x), 3, axis=-1)]
+    def split(self, x, rows: slice):
+        """(B, T, D) -> queries of `rows`, keys, values, each (B, ..., heads, head width)."""
+        d = self.width
+        if rows == ALL:
+            parts = jnp.split(self.qkv(x), 3, axis=-1)
+        else:
+            parts = [self.columns(x[:, rows], 0, d), *jnp.split(self.columns(x, d, 3 * d), 2, axis=-1)]
+        return [self.by_head(part) for part in parts]
 
-    def __call__(self, x, *, return_cls_attention: bool = False):
-        """(B, T, D) -> (B, T, D), and if asked what the cls token (row 0) attends to: (B, T - 1), mean over heads."""
-        q, k, v = self.split(x)
+    def by_head(self, part):
+        """(B, T, D) -> (B, T, heads, head width)."""
+        return part.reshape(*part.shape[:2], self.heads, -1)
+
+    def columns(self, x, begin: int, end: int):
+        """Some columns of the fused product: [q, k, v] of x (B, T, D), from `begin` to before `end`."""
+        kernel, bias = (self.qkv.variables["params"][name].astype(self.dtype) for name in ("kernel", "bias"))
+        return product(x.astype(self.dtype), kernel[:, begin:end]) + bias[begin:end]
+
+    def __call__(self, x, *, rows: slice = ALL, return_cls_attention: bool = False):
+        """(B, T, D) -> (B, T, D), and if asked what the cls token (row 0) attends to: (B, T - 1), mean over heads.
+
+        rows: those of the result that are wanted; no other queries are made.
+        """
+        q, k, v = self.split(x, rows)
         if self.attention == "cudnn":
             mixed = cudnn_attention(q, k, v)
         else:
             # Products of whole matrices: an einsum from and to (B, T, heads, width) costs a CPU six times that.
             mixed = heads_first(attend(heads_first(q), heads_first(k), heads_first(v)))
-        out = self.proj(mixed.reshape(x.shape))
+        out = self.proj(mixed.reshape(*mixed.shape[:2], self.width))
         return (out, cls_row(q[:, :1], k)) if return_cls_attention else out
 
     def cls_attention(self, x):
         """The attention of the cls query alone, (B, T - 1): no values, no projection, of the queries one."""
-        kernel, bias = (self.qkv.variables["params"][name].astype(self.dtype) for name in ("kernel", "bias"))
-        x, d = x.astype(self.dtype), self.width
-        q, k = x[:, :1] @ kernel[:, :d] + bias[:d], x @ kernel[:, d : 2 * d] + bias[d : 2 * d]
-        return cls_row(*(part.reshape(*part.shape[:2], self.heads, -1) for part in (q, k)))
+        d = self.width
+        return cls_row(self.by_head(self.columns(x[:, :1], 0, d)), self.by_head(self.columns(x, d, 2 * d)))
 
 
 def cls_row(q, k):
@@ -104,17 +120,19 @@ def scaled_queries(q):
 
 
 def cudnn_attention(q, k, v):
-    """Three of (B, T, heads, head width) -> what attention mixes of v, of the same shape.
+    """q, k, v (B, rows or T, heads, head width) -> what attention mixes of v, of the shape of q.
 
-    JAX 0.10 refuses the gradient at an odd length, which a cls token makes: there a row is added that nobody sees.
+    JAX 0.10 refuses the gradient at an odd length, which a cls token makes: there, and where queries are fewer than
+    keys, rows are added that nobody sees.
     """
-    b, t, *_ = q.shape
-    if t % 2 == 0:
+    b, count, t = *q.shape[:2], k.shape[1]
+    if count == t and t % 2 == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
-    lengths = jnp.full((b,), t, jnp.int32)
-    seen = {"query_seq_lengths": lengths, "key_value_seq_lengths": lengths}
-    return jax.nn.dot_product_attention(q, k, v, **seen, implementation="cudnn")[:, :t]
+    even = t + t % 2
+    q, k, v = (jnp.pad(x, ((0, 0), (0, even - x.shape[1]), (0, 0), (0, 0))) for x in (q, k, v))
+    seen = {"query_seq_lengths": count, "key_value_seq_lengths": t}
+    seen = {name: jnp.full((b,), length, jnp.int32) for name, length in seen.items()}
+    return jax.nn.dot_product_attention(q, k, v, **seen, implementation="cudnn")[:, :count]
 
 
 def heads_first(x):

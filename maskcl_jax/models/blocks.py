@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax.models.attention import Attention
+from maskcl_jax.models.attention import ALL, Attention
 from maskcl_jax.models.layers import LayerNorm, Mlp, xavier
 
 
@@ -39,14 +39,15 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(self.dtype)
         self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype)
 
-    def __call__(self, x, branches=None, *, return_cls_attention: bool = False):
+    def __call__(self, x, branches=None, *, rows: slice = ALL, return_cls_attention: bool = False):
         """(B, T, D) -> (B, T, D), and if asked the cls token's attention (B, T - 1).
 
-        branches: (2, B) factors of what attention and MLP add to each image (drop path); None: 1.
+        branches: (2, B) factors of what attention and MLP add to each image (drop path); None: 1. rows: those of the
+        result that are wanted; of others only keys and values are made.
         """
-        mixed = self.attn(self.norm1(x), return_cls_attention=return_cls_attention)
+        mixed = self.attn(self.norm1(x), rows=rows, return_cls_attention=return_cls_attention)
         mixed, attention = mixed if return_cls_attention else (mixed, None)
-        x = settled(x + scaled(mixed, branches, 0))
+        x = settled(x[:, rows] + scaled(mixed, branches, 0))
         x = settled(x + scaled(self.mlp(self.norm2(x)), branches, 1))
         return (x, attention) if return_cls_attention else x
 
@@ -55,30 +56,35 @@ class Block(nn.Module):
         return self.attn.cls_attention(self.norm1(x))
 
 
-def through(blocks, x, *, remat: bool, scan: bool):
+def through(blocks, x, *, remat: bool, scan: bool, rows: slice = ALL):
     """(B, T, D) -> (B, T, D) after all blocks, which are alike. The switches change time and memory, not the numbers.
 
     remat: only each block's input is kept for the backward pass, which runs it again. scan: one compiled block in a
-    loop over the stacked parameters, which are stored as without it.
+    loop over the stacked parameters, which are stored as without it. rows: those of the result that are wanted; the
+    last block makes no others.
     """
     if blocks[0].is_initializing() or not (remat or scan):
-        for block in blocks:
+        for block in blocks[:-1]:
             x = block(x)
-        return x
+        # What makes some rows alone finds its parameters, and does not make them.
+        return blocks[-1](x)[:, rows] if blocks[0].is_initializing() else blocks[-1](x, rows=rows)
     modules, variables = zip(*(block.unbind() for block in blocks), strict=True)
 
-    def step(x, of_block):
-        return modules[0].apply(of_block, x)
+    def step_of(rows):
+        def step(x, of_block):
+            return modules[0].apply(of_block, x, rows=rows)
 
-    if remat:
         # In a loop the compiler cannot undo it by finding the same values twice, elsewhere it must be kept from that.
-        step = jax.checkpoint(step, prevent_cse=not scan)
-    if not scan:
-        for of_block in variables:
+        return jax.checkpoint(step, prevent_cse=not scan) if remat else step
+
+    step, alike = step_of(ALL), variables if rows == ALL else variables[:-1]
+    if scan and alike:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike)
+        x = jax.lax.scan(lambda x, of_block: (step(x, of_block), None), x, stacked)[0]
+    else:
+        for of_block in alike:
             x = step(x, of_block)
-        return x
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
-    return jax.lax.scan(lambda x, of_block: (step(x, of_block), None), x, stacked)[0]
+    return x if rows == ALL else step_of(rows)(x, variables[-1])
 
 
 def scaled(added, branches, i: int):

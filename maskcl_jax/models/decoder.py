@@ -5,14 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from maskcl_jax import masking
+from maskcl_jax.models.attention import PATCHES
 from maskcl_jax.models.blocks import Block, through
 from maskcl_jax.models.layers import Dense, LayerNorm, token_init, xavier
 from maskcl_jax.models.position import sincos_table
 
 
 class Decoder(nn.Module):
-    """Encoded visible tokens and mask tokens, put back in place, through blocks, to one vector a patch.
+    """Encoded visible tokens and mask tokens, each with its position, through blocks, to one vector a patch.
 
     Source: facebookresearch/mae `models_mae.py`, `forward_decoder`.
     """
@@ -37,16 +37,19 @@ class Decoder(nn.Module):
         self.norm = LayerNorm(self.dtype)
         self.pred = Dense(self.out, kernel_init=xavier, dtype=self.dtype)
 
-    def __call__(self, latent, restore):
-        """latent (B, 1 + n, D) with cls first, restore (B, N) -> (B, N, out) for every patch, cls dropped."""
-        return self.pred(self.tokens(latent, restore))
+    def __call__(self, latent, visible, masked, *, only_masked: bool = False):
+        """latent (B, 1 + n, D) with cls first, patch numbers visible (B, n) and masked (B, m) -> (B, n + m, out).
 
-    def tokens(self, latent, restore):
-        """The same before the last layer: (B, N, width)."""
+        In the order of the sequence: visible patches first. only_masked: (B, m, out), the last ones of these.
+        """
+        return self.pred(self.tokens(latent, visible, masked, slice(1 + visible.shape[1] * only_masked, None)))
+
+    def tokens(self, latent, visible, masked, rows: slice = PATCHES):
+        """The same before the last layer: (B, n + m, width), or other rows of [cls, visible, masked]."""
         x = self.embed(latent)
-        b, count = restore.shape
-        hidden = jnp.broadcast_to(self.mask_token.astype(x.dtype), (b, count - x.shape[1] + 1, self.width))
-        patches = masking.take(jnp.concatenate([x[:, 1:], hidden], axis=1), restore)
-        patches = patches + jnp.asarray(sincos_table(self.width, self.grid, order=self.positions), x.dtype)
+        hidden = jnp.broadcast_to(self.mask_token.astype(x.dtype), (*masked.shape, self.width))
+        # The blocks do not care for the order of a sequence: positions tell the patches apart, and none need be moved.
+        table = jnp.asarray(sincos_table(self.width, self.grid, order=self.positions), x.dtype)
+        patches = jnp.concatenate([x[:, 1:], hidden], axis=1) + table[jnp.concatenate([visible, masked], axis=1)]
         x = jnp.concatenate([x[:, :1], patches], axis=1)
-        return self.norm(through(self.blocks, x, remat=self.remat, scan=self.scan))[:, 1:]
+        return self.norm(through(self.blocks, x, remat=self.remat, scan=self.scan, rows=rows))

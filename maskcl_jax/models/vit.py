@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from maskcl_jax import masking
 from maskcl_jax.errors import UserError
+from maskcl_jax.models.attention import ALL, CLS
 from maskcl_jax.models.blocks import Block, through
 from maskcl_jax.models.layers import Dense, LayerNorm, separate_qkv, token_init, torch_bias_init, xavier
 from maskcl_jax.models.position import sincos_table
@@ -73,12 +74,15 @@ class ViT(nn.Module):
         """Patches down and across."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
-    def embed(self, images):
-        """Normalised images (B, H, W, C) -> patch tokens with positions (B, N, D)."""
-        tokens = self.patch_embed(masking.patchify(images, self.patch_size))
+    def embed(self, images, ids=None):
+        """Normalised images (B, H, W, C) -> patch tokens with positions: (B, N, D), or of the patches ids (B, n)."""
+        patches = masking.patchify(images, self.patch_size)
+        tokens = self.patch_embed(patches if ids is None else masking.take(patches, ids))
         if self.positions == "learned":
-            return tokens + self.pos_embed[:, 1:].astype(tokens.dtype)
-        return tokens + jnp.asarray(sincos_table(self.width, self.grid, order=self.positions), tokens.dtype)
+            table = self.pos_embed[0, 1:]
+        else:
+            table = jnp.asarray(sincos_table(self.width, self.grid, order=self.positions))
+        return tokens + (table if ids is None else table[ids]).astype(tokens.dtype)
 
     def with_cls(self, tokens):
         """The cls token before patch tokens; in the fixed tables its position is zeros."""
@@ -97,13 +101,17 @@ class ViT(nn.Module):
             outputs.append(x)
         return outputs
 
-    def last(self, tokens):
-        """Patch tokens (B, n, D) -> the output of the last block, (B, 1 + n, D), before the final norm."""
-        return through(self.blocks, self.with_cls(tokens), remat=self.remat, scan=self.scan)
+    def last(self, tokens, rows: slice = ALL):
+        """Patch tokens (B, n, D) -> the output of the last block, (B, 1 + n, D), before the final norm, or its rows."""
+        return through(self.blocks, self.with_cls(tokens), remat=self.remat, scan=self.scan, rows=rows)
 
-    def encode(self, tokens):
-        """Patch tokens (B, n, D), any subset -> (B, 1 + n, D) after the final norm, cls first."""
-        return self.norm(self.last(tokens))
+    def encode(self, tokens, rows: slice = ALL):
+        """Patch tokens (B, n, D), any subset -> (B, 1 + n, D) after the final norm, cls first, or its rows."""
+        return self.norm(self.last(tokens, rows))
+
+    def encode_cls(self, tokens):
+        """Patch tokens (B, n, D), any subset -> the cls token after the final norm, (B, D)."""
+        return self.encode(tokens, CLS)[:, 0]
 
     def cls_attention(self, tokens, layers: tuple[int, ...] = ()):
         """What the cls token attends to in each of `layers` (default: all blocks): (len(layers), B, n) float32.

@@ -63,6 +63,7 @@ def encoder_config(c: dict) -> SimpleNamespace:
     return SimpleNamespace(
         dtype="float32",
         accumulation=1,
+        decoder_chunks=1,
         remat="none",
         scan=False,
         batch_size=c["batch"],
@@ -110,22 +111,30 @@ def mae(c: dict, weights: dict, inputs: dict) -> dict:
 
     def loss(params):
         out = method.forward(params, images, visible, masked)
-        return out["loss"], out
+        return out["loss"], out | reconstruction(method, params, out["latent"], visible, masked)
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     patches = masking.patchify(images, method.patch)
     target = losses.normalize_patches(patches) if c["norm_pix_loss"] else patches
-    alone = [
-        losses.masked_patch_mse(*(x[i : i + 1] for x in (out["pred"], target, out["mask"]))) for i in range(c["batch"])
-    ]
+    hidden = [masking.take(x, masked) for x in (out["pred"], target, patches)]
+    alone = [losses.patch_mse(hidden[0][i], hidden[1][i]) for i in range(c["batch"])]
     outputs = {
-        **{k: out[k] for k in ("latent", "mask", "ids_restore", "pred", "loss")},
+        **out,
         "ids_keep": visible,
         "loss_per_image": jnp.stack(alone),
-        "loss_without_norm_pix": losses.masked_patch_mse(out["pred"], patches, out["mask"]),
+        "loss_without_norm_pix": losses.patch_mse(hidden[0], hidden[2]),
         "patchify_image0": patches[0],
     }
     return named(outputs, convert.gradients_to_torch(grads, rows, shape))
+
+
+def reconstruction(method: MAE, params, latent, visible, masked) -> dict:
+    """{mask, ids_restore, pred}: what the authors' forward pass returns of every patch, and ours need not make."""
+    return {
+        "mask": masking.mask_of(visible, method.num_patches),
+        "ids_restore": masking.restore_ids(visible, masked),
+        "pred": method.predict(params, latent, visible, masked),
+    }
 
 
 def ccmim(c: dict, weights: dict, inputs: dict) -> dict:
@@ -154,7 +163,7 @@ def ccmim(c: dict, weights: dict, inputs: dict) -> dict:
 
     def loss(params):
         out = method.step(params, state, images, batch)
-        return out["loss"], out
+        return out["loss"], out | reconstruction(method, params, out["latent"], out["visible"], out["masked"])
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
     q, k = losses.l2_normalize(out["proj_v"]), losses.l2_normalize(out["proj_m"])

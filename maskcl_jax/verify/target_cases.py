@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax import optimizer, train_state
+from maskcl_jax import masking, optimizer, train_state
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.base import Carried, momentum_at
 from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.mocov3 import MoCoV3
-from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, named
+from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, named, reconstruction
 
 COLOURLESS = SimpleNamespace(
     brightness=0.0,
@@ -81,9 +81,10 @@ def cmae(c: dict, weights: dict, inputs: dict) -> dict:
 
     def loss(params):
         out = method.step(params, carried, *images, visible, masked)
-        return out["loss"], out
+        return out["loss"], out | reconstruction(method, params, out["latent"], visible, masked)
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
+    out["feature_pred"] = masking.take(out["feature_pred"], out["ids_restore"])
     names = ("mask", "online_pooled", "target_pooled", "projection", "prediction", "target_projection", "feature_pred")
     outputs = {name: out[name] for name in names}
     # The order of the visible tokens is the authors' sort's: latents are put into theirs by `by_patch`.

@@ -1,0 +1,89 @@
+"""A decoder's loss in chunks of images: the same loss and gradient as of all at once, and who may ask for it."""
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_methods import batch_of
+from test_train import filled, tiny
+
+from maskcl_jax import chunked, config, sharding
+from maskcl_jax.errors import UserError
+from maskcl_jax.methods import Carried, create
+
+SPLIT = {"mae": {}, "ccmim": {}, "cmae": {}, "macrl": {"loss_on": "all"}}
+
+
+def gradient_of(name, chunks, **method):
+    """(loss, gradients) of one step of a method."""
+    c = tiny(name)
+    c.decoder_chunks = chunks
+    c.method.update(method)
+    method = create(c)
+    params, model_state = filled(method)
+    targets = method.target_of(params), method.target_state_of(model_state)
+    carried = Carried(model_state, *targets, method.new_queue(jax.random.key(1)))
+    batch = batch_of(method)
+
+    def loss(params):
+        return method.loss(params, carried, batch, jax.random.key(2))[0]
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_chunks_change_neither_loss_nor_gradient(name):
+    (value, grads), (expected, whole) = (gradient_of(name, chunks, **SPLIT[name]) for chunks in (4, 1))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    size = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * size), grads, whole)
+
+
+def test_a_weighted_loss_has_its_weight_in_the_gradient():
+    def loss(params, x, given):
+        return jnp.mean((x @ params - given) ** 2)
+
+    params, x, given = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(3, 2), (8, 3), (8, 2)]))
+
+    def weighted(mean):
+        return jax.grad(lambda p, x: 0.3 * mean(p, x) + jnp.sum(p), argnums=(0, 1))(params, x)
+
+    chunks = weighted(lambda p, x: chunked.mean_loss(loss, 4, p, x, given))
+    for found, expected in zip(chunks, weighted(lambda p, x: loss(p, x, given)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "batch", "devices", "accumulation", "chunks"),
+    [("cpu", 32, 1, 1, 4), ("cpu", 32, 2, 1, 2), ("cpu", 64, 1, 2, 4), ("cpu", 4, 1, 1, 1), ("tpu", 4096, 8, 1, 1)],
+)
+def test_a_cpu_takes_chunks_of_1500_rows(platform, batch, devices, accumulation, chunks):
+    device = SimpleNamespace(platform=platform)
+    mesh = SimpleNamespace(size=devices, devices=np.array([device] * devices))
+    asked = SimpleNamespace(batch_size=batch, accumulation=accumulation)
+    assert chunked.chunks_for(asked, mesh, length=197) == chunks
+
+
+def test_the_devices_settle_what_the_config_leaves_to_them(monkeypatch):
+    mesh = sharding.create_mesh(tiny("mae").mesh, jax.devices()[:1])
+    monkeypatch.setattr(chunked, "ROWS", 2 * 17)
+    assert create(tiny("mae"), mesh).decoder_chunks == 4
+    assert create(tiny("mae", decoder_chunks=2), mesh).decoder_chunks == 2
+    assert create(tiny("mae")).decoder_chunks == 1
+
+
+@pytest.mark.parametrize("name", ["moco_v2", "mocov3", "cmae"])
+def test_chunks_without_such_a_decoder_are_refused(name):
+    c = tiny(name, decoder_chunks=2)
+    if name == "cmae":
+        c.method.feature_decoder.kind = "shared"
+    with pytest.raises(UserError, match=f"decoder_chunks=2 does not go with method.name='{name}'"):
+        create(c)
+
+
+def test_a_number_of_chunks_below_zero_is_refused():
+    with pytest.raises(UserError, match="decoder_chunks=-1 is out of range"):
+        config.check(tiny("mae", decoder_chunks=-1))
