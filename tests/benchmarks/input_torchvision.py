@@ -8,6 +8,7 @@ workers do not add to theirs. In turn, and the median of the rounds.
 """
 
 import argparse
+import os
 import pathlib
 import random
 import runpy
@@ -18,6 +19,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ.setdefault("XLA_FLAGS", "")  # the tests' flags are for compiling fast, not for changing colours fast
 import conftest  # noqa: E402, F401  (torchvision beside any build of torch)
 import torch  # noqa: E402
 from PIL import Image, ImageFilter, ImageOps  # noqa: E402
