@@ -28,7 +28,7 @@ FREE_FIELDS = (
     "mesh.",
     "remat",
     "scan",
-    "decoder_chunks",
+    "image_chunks",
     "model.attention",
     "augment.photometric",
 )

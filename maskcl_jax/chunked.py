@@ -1,4 +1,4 @@
-"""The gradient of a mean over images, made chunk by chunk."""
+"""What need not see the whole batch at once, done for one chunk of images after the other."""
 
 import functools
 
@@ -32,7 +32,7 @@ def mean_loss(loss, chunks: int, params, x, given):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def in_chunks(loss, chunks: int, params, x, given):
     """The loss, where nobody wants its gradient."""
-    return loss(params, x, given)
+    return jax.lax.map(lambda chunk: loss(params, *chunk), split((x, given), chunks)).mean()
 
 
 def with_gradient(loss, chunks: int, params, x, given):
@@ -42,10 +42,9 @@ def with_gradient(loss, chunks: int, params, x, given):
         value, (of_params, of_x) = jax.value_and_grad(loss, argnums=(0, 1))(params, *chunk)
         return jax.tree.map(jnp.add, so_far, (value, of_params)), of_x
 
-    split = jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, chunks, *rows.shape[1:]), 1, 0), (x, given))
-    (value, of_params), of_x = jax.lax.scan(add, (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params)), split)
-    joined = jax.tree.map(lambda rows, whole: jnp.moveaxis(rows, 0, 1).reshape(whole.shape), of_x, x)
-    return value / chunks, (of_params, joined)
+    begin = jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params)
+    (value, of_params), of_x = jax.lax.scan(add, begin, split((x, given), chunks))
+    return value / chunks, (of_params, joined(of_x))
 
 
 def scaled(loss, chunks: int, gradients, factor):
@@ -54,3 +53,18 @@ def scaled(loss, chunks: int, gradients, factor):
 
 
 in_chunks.defvjp(with_gradient, scaled)
+
+
+def mapped(function, chunks: int, *rows):
+    """function(*rows), of images that do not see one another, for one of `chunks` chunks after the other."""
+    return function(*rows) if chunks == 1 else joined(jax.lax.map(lambda chunk: function(*chunk), split(rows, chunks)))
+
+
+def split(tree, chunks: int):
+    """(B, ...) -> (chunks, B / chunks, ...): chunk i has the rows i, i + chunks, ..."""
+    return jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, chunks, *rows.shape[1:]), 1, 0), tree)
+
+
+def joined(tree):
+    """The inverse of `split`."""
+    return jax.tree.map(lambda rows: jnp.moveaxis(rows, 0, 1).reshape(-1, *rows.shape[2:]), tree)

@@ -28,9 +28,10 @@ DEFAULTS = {
     # Micro-batches a step, one after the other, for batches that memory cannot hold. Losses without negatives and
     # BatchNorm are those of the whole batch; what others see of it: `step.accumulated`.
     "accumulation": 1,
-    # Chunks of images in which a masked autoencoder's decoder and its loss run forward and back, one after the other:
-    # the same gradient in the memory of one. 0: as many as a CPU is fastest with, elsewhere 1.
-    "decoder_chunks": 0,
+    # Chunks of images, for masked autoencoders: the decoder with its loss, forward and back, and passes without a
+    # gradient take one after the other, to the same result in the memory of one. 0: as many as a CPU is fastest with,
+    # elsewhere 1.
+    "image_chunks": 0,
     "remat": "none",  # blocks: of a block's forward pass only its input is kept; its backward pass runs it again
     "compile_cache": "",  # a folder that keeps compiled programs: the next start of the same one need not wait
     "scan": False,  # a ViT's blocks as one compiled loop: a large one compiles in a fraction of the time
@@ -255,8 +256,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     for field, value in positive.items():
         if value <= 0:
             raise UserError(f"{field}={value} is out of range: it must be greater than 0")
-    if config.decoder_chunks < 0:
-        raise UserError(f"decoder_chunks={config.decoder_chunks} is out of range: use 1 or more, or 0 for what suits")
+    if config.image_chunks < 0:
+        raise UserError(f"image_chunks={config.image_chunks} is out of range: use 1 or more, or 0 for what suits")
     if config.epochs <= 0 and config.total_steps <= 0:
         raise UserError(f"epochs={config.epochs} gives no step: set epochs or total_steps to a positive number")
     if len(config.data.image_size) != 2 or min(config.data.image_size) < 1:
@@ -279,7 +280,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def split_fields(config) -> dict[str, int]:
     """What splits each device's share of a batch, by the field's name."""
-    return {name: config[name] for name in ("accumulation", "decoder_chunks")}
+    return {name: config[name] for name in ("accumulation", "image_chunks")}
 
 
 def flat(config) -> dict:

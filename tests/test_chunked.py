@@ -1,4 +1,4 @@
-"""A decoder's loss in chunks of images: the same loss and gradient as of all at once, and who may ask for it."""
+"""Chunks of images: the same loss and gradient as of all at once, and who may ask for them."""
 
 import functools
 from types import SimpleNamespace
@@ -14,13 +14,14 @@ from maskcl_jax import chunked, config, sharding
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Carried, create
 
-SPLIT = {"mae": {}, "ccmim": {}, "cmae": {}, "macrl": {"loss_on": "all"}}
+CASES = [("mae", {}), ("ccmim", {}), ("ccmim", {"align_grad": "both"}), ("cmae", {})]
+CASES += [("macrl", {"loss_on": "all"}), ("macrl", {"mode": "ema_full"})]
 
 
 def gradient_of(name, chunks, **method):
     """(loss, gradients) of one step of a method."""
     c = tiny(name)
-    c.decoder_chunks = chunks
+    c.image_chunks = chunks
     c.method.update(method)
     method = create(c)
     params, model_state = filled(method)
@@ -34,12 +35,15 @@ def gradient_of(name, chunks, **method):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize("name", SPLIT)
-def test_chunks_change_neither_loss_nor_gradient(name):
-    (value, grads), (expected, whole) = (gradient_of(name, chunks, **SPLIT[name]) for chunks in (4, 1))
+@pytest.mark.parametrize(("name", "fields"), CASES)
+def test_chunks_change_neither_loss_nor_gradient(name, fields):
+    (value, grads), (expected, whole) = (gradient_of(name, chunks, **fields) for chunks in (4, 1))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    size = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6 * size), grads, whole)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(whole):
+        found = functools.reduce(lambda tree, key: tree[key.key], path, grads)
+        # As in test_sharding: what float32 may do. A bias before BatchNorm has no gradient but rounding.
+        noise = 5e-6 + 1e-4 * float(jnp.sqrt(jnp.mean(leaf**2)))
+        assert float(jnp.abs(found - leaf).max()) <= noise, jax.tree_util.keystr(path)
 
 
 def test_a_weighted_loss_has_its_weight_in_the_gradient():
@@ -70,20 +74,20 @@ def test_a_cpu_takes_chunks_of_1500_rows(platform, batch, devices, accumulation,
 def test_the_devices_settle_what_the_config_leaves_to_them(monkeypatch):
     mesh = sharding.create_mesh(tiny("mae").mesh, jax.devices()[:1])
     monkeypatch.setattr(chunked, "ROWS", 2 * 17)
-    assert create(tiny("mae"), mesh).decoder_chunks == 4
-    assert create(tiny("mae", decoder_chunks=2), mesh).decoder_chunks == 2
-    assert create(tiny("mae")).decoder_chunks == 1
+    assert create(tiny("mae"), mesh).image_chunks == 4
+    assert create(tiny("mae", image_chunks=2), mesh).image_chunks == 2
+    assert create(tiny("mae")).image_chunks == 1
 
 
 @pytest.mark.parametrize("name", ["moco_v2", "mocov3", "cmae"])
 def test_chunks_without_such_a_decoder_are_refused(name):
-    c = tiny(name, decoder_chunks=2)
+    c = tiny(name, image_chunks=2)
     if name == "cmae":
         c.method.feature_decoder.kind = "shared"
-    with pytest.raises(UserError, match=f"decoder_chunks=2 does not go with method.name='{name}'"):
+    with pytest.raises(UserError, match=f"image_chunks=2 does not go with method.name='{name}'"):
         create(c)
 
 
 def test_a_number_of_chunks_below_zero_is_refused():
-    with pytest.raises(UserError, match="decoder_chunks=-1 is out of range"):
-        config.check(tiny("mae", decoder_chunks=-1))
+    with pytest.raises(UserError, match="image_chunks=-1 is out of range"):
+        config.check(tiny("mae", image_chunks=-1))

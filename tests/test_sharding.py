@@ -203,17 +203,17 @@ def test_a_mesh_that_does_not_multiply_to_the_devices_is_refused(shape):
 
 def test_a_batch_must_divide_into_micro_batches():
     mesh = jax.sharding.AbstractMesh((2, 4), sharding.AXES)
-    sharding.check_batch(64, mesh, accumulation=4, decoder_chunks=0)
+    sharding.check_batch(64, mesh, accumulation=4, image_chunks=0)
     with pytest.raises(UserError, match=r"batch_size=40.*8 devices times accumulation=4.*for instance 32"):
         sharding.check_batch(40, mesh, accumulation=4)
-    with pytest.raises(UserError, match=r"8 devices times accumulation=2 times decoder_chunks=3.*for instance 48"):
-        sharding.check_batch(64, mesh, accumulation=2, decoder_chunks=3)
+    with pytest.raises(UserError, match=r"8 devices times accumulation=2 times image_chunks=3.*for instance 48"):
+        sharding.check_batch(64, mesh, accumulation=2, image_chunks=3)
     with pytest.raises(UserError, match=r"bn_group_size=4 does not divide batch_size=8 / accumulation=4"):
         create_method(tiny("moco_v2", accumulation=4))
 
 
 def test_a_run_of_a_version_without_the_fields_goes_on(tmp_path):
-    new = ("mesh.", "accumulation", "remat", "scan", "decoder_chunks", "optimizer.mu_dtype")
+    new = ("mesh.", "accumulation", "remat", "scan", "image_chunks", "optimizer.mu_dtype")
     c = tiny("mae")
     old = {key: value for key, value in config_lib.flat(c).items() if not key.startswith(new)}
     (tmp_path / "config.json").write_text(json.dumps(old))

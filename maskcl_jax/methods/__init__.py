@@ -36,12 +36,12 @@ def create(config, mesh=None) -> Method:
     if config.method.name not in METHODS:
         raise UserError(f"method.name={config.method.name!r} is unknown: use one of {', '.join(METHODS)}")
     method = METHODS[config.method.name](config)
-    if config.decoder_chunks > 1 and not method.decodes_in_chunks:
+    if config.image_chunks > 1 and not method.works_in_chunks:
         raise UserError(
-            f"decoder_chunks={config.decoder_chunks} does not go with method.name={config.method.name!r}: no decoder "
-            "there makes a reconstruction alone; use 0 or 1"
+            f"image_chunks={config.image_chunks} does not go with method.name={config.method.name!r}: no decoder "
+            "there makes a reconstruction and nothing else; use 0 or 1"
         )
-    if mesh is not None and not config.decoder_chunks and method.decodes_in_chunks:
-        method.decoder_chunks = chunked.chunks_for(config, mesh, length=1 + method.num_patches)
+    if mesh is not None and not config.image_chunks and method.works_in_chunks:
+        method.image_chunks = chunked.chunks_for(config, mesh, length=1 + method.num_patches)
     check_choice("eval.feature", config.eval.feature, method.feature_kinds)
     return method

@@ -43,7 +43,7 @@ class Method:
     feature_kinds: what `features` can be asked for.
     ema_first: whether the target moves before it makes its keys (MoCo) or after the optimiser's step (CMAE).
     frozen: paths of parameters that keep their first values.
-    decodes_in_chunks: whether a decoder makes a reconstruction and nothing else, so that `decoder_chunks` may split it.
+    works_in_chunks: whether `image_chunks` may be more than 1: a decoder makes a reconstruction and nothing else.
     """
 
     views: tuple[View, ...] = ()
@@ -51,7 +51,7 @@ class Method:
     feature_kinds: tuple[str, ...] = ("mean", "cls")
     ema_first: bool = False
     frozen: tuple[tuple[str, ...], ...] = ()
-    decodes_in_chunks: bool = False
+    works_in_chunks: bool = False
 
     def init(self, rng):
         """(params, model_state): new parameters, float32, and BatchNorm statistics ({} without BatchNorm)."""

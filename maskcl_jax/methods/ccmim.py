@@ -10,7 +10,7 @@ The paper's equations and tables could not be read: where the code offers no opt
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses, masking
+from maskcl_jax import chunked, losses, masking
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
@@ -95,10 +95,14 @@ class CCMIM(MAE):
 
     def attention(self, params, images):
         """(blocks, B, N) float32: what the cls token attends to on the whole image; no gradient."""
-        params = jax.lax.stop_gradient(params)
-        tokens = self.encode(params, ViT.embed, images)
-        layers = tuple(self.config.method.importance_layers)
-        return jax.lax.stop_gradient(self.encode(params, ViT.cls_attention, tokens, layers))
+        params, layers = jax.lax.stop_gradient(params), tuple(self.config.method.importance_layers)
+
+        def of_images(images):
+            tokens = self.encode(params, ViT.embed, images)
+            return jnp.moveaxis(self.encode(params, ViT.cls_attention, tokens, layers), 0, 1)
+
+        found = chunked.mapped(of_images, self.image_chunks, images)
+        return jax.lax.stop_gradient(jnp.moveaxis(found, 1, 0))
 
     def choose(self, params, images, batch):
         """{visible, masked} and, where attention chose them, {A_per_layer, A}."""
@@ -121,8 +125,11 @@ class CCMIM(MAE):
         # 3. The masked patches are encoded by the same encoder, apart, with a cls token of their own. Stopping the
         #    parameters spares the residuals of this pass.
         stop = jax.lax.stop_gradient if c.align_grad == "stop" else lambda x: x
-        hidden = self.encode(stop(params), ViT.embed, images, chosen["masked"])
-        cls_m = self.encode(stop(params), ViT.encode_cls, hidden)
+
+        def of_masked(images, masked):
+            return self.encode(stop(params), ViT.encode_cls, self.encode(stop(params), ViT.embed, images, masked))
+
+        cls_m = chunked.mapped(of_masked, self.image_chunks, images, chosen["masked"])
         cls_v = out["latent"][:, 0]
         # 4. Both cls tokens are projected, the visible ones first: BatchNorm's running statistics move twice.
         proj_v, model_state = self.project(params, model_state, cls_v)

@@ -10,7 +10,7 @@ paper and code differ, the code's value is the default, for it trained the publi
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses
+from maskcl_jax import chunked, losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
@@ -46,7 +46,7 @@ class CMAE(MAE):
         base.check_choice("method.contrast_scale", c.contrast_scale, ["2tau", "plain"])
         base.check_choice("method.feature_decoder.kind", c.feature_decoder.kind, ["own", "shared", "none"])
         super().__init__(config)
-        self.decodes_in_chunks = c.feature_decoder.kind != "shared"  # there the decoder's tokens are features too
+        self.works_in_chunks = c.feature_decoder.kind != "shared"  # there the decoder's tokens are features too
         self.feature_decoder = None
         if c.feature_decoder.kind == "own":
             self.feature_decoder = self.new_decoder("method.feature_decoder", c.feature_decoder, out=self.encoder.width)
@@ -120,8 +120,11 @@ class CMAE(MAE):
 
     def target_features(self, target, images):
         """(B, D): the mean of the EMA encoder's patch tokens, before any final norm."""
-        tokens = self.encode(target, ViT.embed, images)
-        return base.pooled(self.encode(target, ViT.last, tokens), "mean")
+
+        def of_images(images):
+            return base.pooled(self.encode(target, ViT.last, self.encode(target, ViT.embed, images)), "mean")
+
+        return chunked.mapped(of_images, self.image_chunks, images)
 
     def step(self, params, carried, query, key, visible, masked):
         """Every intermediate of one step, by name; query, key: normalised images."""

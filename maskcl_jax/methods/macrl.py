@@ -9,7 +9,7 @@ Every number, and everything else in this file, is our choice.
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses
+from maskcl_jax import chunked, losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
@@ -151,8 +151,12 @@ class MACRL(MAE):
 
     def keys(self, params, batch, view):
         """The pooled feature of one view alone, without its decoder."""
-        latent = self.latent(params, self.images_of(batch, view)[0], self.masks_of_view(batch, view)[0])
-        return base.pooled(latent, self.config.method.pool)
+
+        def of_images(images, visible):
+            return base.pooled(self.latent(params, images, visible), self.config.method.pool)
+
+        seen = self.images_of(batch, view)[0], self.masks_of_view(batch, view)[0]
+        return chunked.mapped(of_images, self.image_chunks, *seen)
 
     def step(self, params, carried, batch):
         """Every intermediate of one step, by name."""

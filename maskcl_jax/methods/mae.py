@@ -30,13 +30,13 @@ class MAE(base.Method):
         self.decoder = self.new_decoder("method.decoder", d, out=m.patch_size**2 * config.data.channels)
         self.num_patches = self.encoder.grid[0] * self.encoder.grid[1]
         self.views = self.new_views()
-        self.decoder_chunks = max(1, config.decoder_chunks)
+        self.image_chunks = max(1, config.image_chunks)
 
     positions = "mae"  # the order of the position tables
     # What the host draws: "random" patch numbers, or "noise" where the method chooses on the device.
     mask_kind = "random"
     error = staticmethod(losses.patch_mse)
-    decodes_in_chunks = True
+    works_in_chunks = True
     counted = "masked"  # the patches whose error counts: "masked" or "all"
 
     def new_views(self) -> tuple[View, ...]:
@@ -99,7 +99,7 @@ class MAE(base.Method):
         """`forward`, for images that are seen and others, or the same, that the decoder shall paint."""
         latent = self.latent(params, images, visible)
         of_decoder = params["decoder"], latent, (painted, visible, masked)
-        return {"latent": latent, "loss": chunked.mean_loss(self.reconstruction_loss, self.decoder_chunks, *of_decoder)}
+        return {"latent": latent, "loss": chunked.mean_loss(self.reconstruction_loss, self.image_chunks, *of_decoder)}
 
     def latent(self, params, images, visible):
         """(B, 1 + n, D): the visible patches encoded, and the cls token before them."""

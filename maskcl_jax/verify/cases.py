@@ -63,7 +63,7 @@ def encoder_config(c: dict) -> SimpleNamespace:
     return SimpleNamespace(
         dtype="float32",
         accumulation=1,
-        decoder_chunks=1,
+        image_chunks=1,
         remat="none",
         scan=False,
         batch_size=c["batch"],

@@ -104,7 +104,7 @@ def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
     config = SimpleNamespace(
         dtype="float32",
         accumulation=1,
-        decoder_chunks=1,
+        image_chunks=1,
         remat="none",
         scan=False,
         batch_size=c["batch"],
