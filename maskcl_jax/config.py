@@ -32,7 +32,9 @@ DEFAULTS = {
     # gradient take one after the other, to the same result in the memory of one. 0: as many as a CPU is fastest with,
     # elsewhere 1.
     "image_chunks": 0,
-    "remat": "none",  # blocks: of a block's forward pass only its input is kept; its backward pass runs it again
+    # What the backward pass finds of a block's forward pass, and does not make again. none: all that it needs; cheap:
+    # the block's input and what its weights make (little work is done twice); blocks: its input.
+    "remat": "none",
     "compile_cache": "",  # a folder that keeps compiled programs: the next start of the same one need not wait
     "scan": False,  # a ViT's blocks as one compiled loop: a large one compiles in a fraction of the time
     "data": {
@@ -272,10 +274,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     for field, value, known in (
         ("dtype", config.dtype, ("float32", "bfloat16")),
         ("optimizer.mu_dtype", config.optimizer.mu_dtype, ("float32", "bfloat16")),
-        ("remat", config.remat, ("none", "blocks")),
+        ("remat", config.remat, ("none", "cheap", "blocks")),
     ):
         if value not in known:
-            raise UserError(f"{field}={value!r} is unknown: use {known[0]} or {known[1]}")
+            raise UserError(f"{field}={value!r} is unknown: use {', '.join(known[:-1])} or {known[-1]}")
 
 
 def split_fields(config) -> dict[str, int]:

@@ -162,7 +162,7 @@ def encoder_of(config, **fields) -> ViT:
 
 def compiled_as(config) -> dict:
     """The switches of a transformer that change time and memory alone."""
-    return {"remat": config.remat == "blocks", "scan": config.scan, "attention": attention_of(config)}
+    return {"remat": config.remat, "scan": config.scan, "attention": attention_of(config)}
 
 
 def attention_of(config) -> str:
@@ -183,7 +183,7 @@ def resnet_of(config, **fields) -> ResNet:
     if config.scan:
         raise UserError("scan=True is for the blocks of a ViT, which are alike; a ResNet's are not: set it to False")
     size = {"depth": m.depth, "width": m.width, "stem": m.stem}
-    return ResNet(**size, dtype=jnp.dtype(config.dtype), remat=config.remat == "blocks", **fields)
+    return ResNet(**size, dtype=jnp.dtype(config.dtype), remat=config.remat, **fields)
 
 
 def pooled(tokens, kind: str):

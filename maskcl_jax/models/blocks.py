@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.models.attention import ALL, Attention
 from maskcl_jax.models.layers import LayerNorm, Mlp, xavier
+from maskcl_jax.models.remat import POLICIES
 
 
 @jax.custom_vjp
@@ -56,14 +57,14 @@ class Block(nn.Module):
         return self.attn.cls_attention(self.norm1(x))
 
 
-def through(blocks, x, *, remat: bool, scan: bool, rows: slice = ALL):
+def through(blocks, x, *, remat: str, scan: bool, rows: slice = ALL):
     """(B, T, D) -> (B, T, D) after all blocks, which are alike. The switches change time and memory, not the numbers.
 
-    remat: only each block's input is kept for the backward pass, which runs it again. scan: one compiled block in a
-    loop over the stacked parameters, which are stored as without it. rows: those of the result that are wanted; the
-    last block makes no others.
+    remat: "none", or what is kept of each block for the backward pass, which makes the rest again: "blocks", its input,
+    "cheap", what its weights make, too. scan: one compiled block in a loop over the stacked parameters, which are
+    stored as without it. rows: those of the result that are wanted; the last block makes no others.
     """
-    if blocks[0].is_initializing() or not (remat or scan):
+    if blocks[0].is_initializing() or (remat == "none" and not scan):
         for block in blocks[:-1]:
             x = block(x)
         # What makes some rows alone finds its parameters, and does not make them.
@@ -75,7 +76,7 @@ def through(blocks, x, *, remat: bool, scan: bool, rows: slice = ALL):
             return modules[0].apply(of_block, x, rows=rows)
 
         # In a loop the compiler cannot undo it by finding the same values twice, elsewhere it must be kept from that.
-        return jax.checkpoint(step, prevent_cse=not scan) if remat else step
+        return step if remat == "none" else jax.checkpoint(step, prevent_cse=not scan, policy=POLICIES[remat])
 
     step, alike = step_of(ALL), variables if rows == ALL else variables[:-1]
     if scan and alike:

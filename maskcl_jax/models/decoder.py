@@ -25,7 +25,7 @@ class Decoder(nn.Module):
     mlp_ratio: float = 4.0
     positions: str = "mae"
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     scan: bool = False
     attention: str = "xla"
 

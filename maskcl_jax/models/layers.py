@@ -97,7 +97,8 @@ def of_flat_rows(x, gradient):
     return x.reshape(-1, x.shape[-1]).T @ gradient.reshape(-1, gradient.shape[-1])
 
 
-product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), product_backward)
+# Not `product` itself in the forward pass: a policy of what to keep (`remat`) knows the product of matrices alone.
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), product_backward)
 # What else Dense asks of it, dimensions and precision, is what it does anyhow.
 Dense = functools.partial(nn.Dense, dot_general=lambda x, kernel, *_, **__: product(x, kernel))
 

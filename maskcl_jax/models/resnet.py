@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.models.batch_norm import BatchNorm
+from maskcl_jax.models.remat import POLICIES
 
 # Depth -> (blocks of each stage, whether they are bottlenecks). 10 and 14 are for small data.
 RESNET_DEPTHS = {
@@ -77,8 +78,9 @@ class ResNet(nn.Module):
 
     depth: one of `RESNET_DEPTHS`. width: channels of the stem; the stages have 1, 2, 4, 8 times as many (bottlenecks
     four times that at their end). stem: "imagenet" (7x7 stride 2, max-pool) or "small" (3x3, no pool; SimCLR appendix
-    B.9, and MoCo's CIFAR demo). bn_group_size: see `BatchNorm`. remat: only each block's input is kept for the
-    backward pass, which runs it again. Padding is symmetric, as torch pads: "SAME" with stride 2 is another function.
+    B.9, and MoCo's CIFAR demo). bn_group_size: see `BatchNorm`. remat: "none", or what of each block is kept for the
+    backward pass, as in `blocks.through`. Padding is symmetric, as torch pads: "SAME" with stride 2 is another
+    function.
     Stage i halves the sides but for the first.
     """
 
@@ -87,7 +89,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     bn_group_size: int = 0
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: str = "none"
 
     @property
     def out_width(self) -> int:
@@ -110,7 +112,9 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         outputs = [x]
         counts, bottleneck = RESNET_DEPTHS[self.depth]
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block  # 2: train
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, static_argnums=(2,), policy=POLICIES[self.remat])  # 2: train
         for stage, count in enumerate(counts):
             for i in range(count):
                 x = block(

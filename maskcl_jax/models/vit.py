@@ -50,7 +50,7 @@ class ViT(nn.Module):
     positions: str = "mae"
     dtype: Any = jnp.float32
     init_rule: str = "mae"
-    remat: bool = False
+    remat: str = "none"
     scan: bool = False
     attention: str = "xla"
 
