@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import masking
+from maskcl_jax import flops, masking
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.models.batch_norm import BatchNorm
@@ -229,6 +229,19 @@ def test_blocks_in_a_loop_or_run_twice_are_the_same_blocks():
         results[remat, scan] = params, jax.jit(jax.value_and_grad(loss))(params)
     for one in list(results.values())[1:]:
         jax.tree.map(assert_equal_gradients, one, results["none", False])
+
+
+def test_what_is_cheap_to_make_again_holds_no_product_with_weights():
+    images = jnp.zeros((2, 16, 24, 3))
+
+    def work(remat):
+        model = vit(width=256, depth=3, remat=remat)  # wide: most of the work is that of the weights
+        params = jax.eval_shape(model.init, jax.random.key(0), images)
+        return flops.matrix_flops(jax.make_jaxpr(jax.grad(lambda p: jnp.sum(model.apply(p, images) ** 2)))(params))
+
+    once = work("none")
+    assert once < work("cheap") < 1.02 * once
+    assert work("blocks") > 1.2 * once
 
 
 def test_a_resnet_that_keeps_less_is_the_same_resnet():
