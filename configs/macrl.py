@@ -57,6 +57,7 @@ SMALL = {
     "query_augment": {"blur_p": 0.0},
     "momentum": 0.99,
 }
+PUBLISHED = {"remat": "cheap"}  # two views, two decoders: a fourth of the memory less, 1 % of the work twice
 
 
 def get_config(arg: str | None = None):
@@ -64,6 +65,6 @@ def get_config(arg: str | None = None):
     small = {**SMALL, "decoder": recipes.SMALL_DECODER, "queue_size": 2048}
     cifar = {**SMALL, "decoder": recipes.CIFAR_DECODER, "queue_size": 4096}
     tiny_imagenet = {**cifar, "decoder": {"width": 192, "depth": 4, "heads": 3}, "queue_size": 8192}
-    presets = recipes.vision_transformer(epochs=300, small=small, cifar=cifar, published={})
+    presets = recipes.vision_transformer(epochs=300, small=small, cifar=cifar, published=PUBLISHED)
     presets["tiny_imagenet"] = recipes.sixty_four_patches(tiny_imagenet, "mean", patch=8)
     return config_lib.build(arg, method=METHOD, recipes=presets)
