@@ -17,6 +17,14 @@ from maskcl_jax.methods import Carried, create
 CASES = [("mae", {}), ("ccmim", {}), ("ccmim", {"align_grad": "both"}), ("cmae", {})]
 CASES += [("macrl", {"loss_on": "all"}), ("macrl", {"mode": "ema_full"})]
 
+# BatchNorm takes the batch's mean away, and with it what these biases add: their gradient is zero, but for rounding.
+BEFORE_BATCH_NORM = (
+    "projector/fc1/bias",
+    "predictor/fc1/bias",
+    "feature_decoder/pred/bias",
+    "feature_decoder/norm/bias",
+)
+
 
 def gradient_of(name, chunks, **method):
     """(loss, gradients) of one step of a method."""
@@ -40,10 +48,13 @@ def test_chunks_change_neither_loss_nor_gradient(name, fields):
     (value, grads), (expected, whole) = (gradient_of(name, chunks, **fields) for chunks in (4, 1))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     for path, leaf in jax.tree_util.tree_leaves_with_path(whole):
+        where = "/".join(key.key for key in path)
         found = functools.reduce(lambda tree, key: tree[key.key], path, grads)
-        # As in test_sharding: what float32 may do. A bias before BatchNorm has no gradient but rounding.
-        noise = 5e-6 + 1e-4 * float(jnp.sqrt(jnp.mean(leaf**2)))
-        assert float(jnp.abs(found - leaf).max()) <= noise, jax.tree_util.keystr(path)
+        if where in BEFORE_BATCH_NORM:
+            assert float(jnp.maximum(jnp.abs(found), jnp.abs(leaf)).max()) <= 2e-6, where
+        else:
+            noise = 1e-7 + 3e-5 * float(jnp.sqrt(jnp.mean(leaf**2)))
+            assert float(jnp.abs(found - leaf).max()) <= noise, where
 
 
 def test_a_weighted_loss_has_its_weight_in_the_gradient():
