@@ -62,3 +62,14 @@ def without_compiling(monkeypatch):
     from maskcl_jax.interchange import importing
 
     monkeypatch.setattr(importing.jax, "jit", lambda function: functools.partial(zeros, function))
+
+
+@pytest.fixture(autouse=importlib.util.find_spec("torch") is None)
+def without_torch_files(monkeypatch):
+    """A test that comes to read a file of PyTorch, where that is not installed, is skipped with the reason."""
+    from maskcl_jax.interchange import files
+
+    def skip(path):
+        pytest.skip(f"PyTorch is not installed, and {path.name} is its file: pip install -e '.[torch]'")
+
+    monkeypatch.setattr(files, "read_torch", skip)

@@ -57,7 +57,6 @@ def test_half_precision_becomes_float32(half, tmp_path, without_compiling):
 
 
 def test_a_record_of_another_version_is_said(tmp_path):
-    pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
     export_run(made("mae"), "mae", str(tmp_path / "out"), check=False)
     (tmp_path / "out" / files.RECORD).write_text('{"config": {"model.width": 3}}')
     with pytest.raises(UserError, match=r"export\.json is of another version"):
