@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from test_train import ROOT, environment
 from untrained import write_run
 
@@ -25,6 +26,7 @@ def shell(line: str, folder):
 
 def test_the_commands_of_export_and_import(tmp_path):
     """A run goes out in each format of the README; the whole model comes back, and is trained to its end."""
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
     write_run(tmp_path / "mae", "mae", total_steps=1)
     write_run(tmp_path / "moco", "moco_v2", **RESNET)
     ran = []
