@@ -12,7 +12,8 @@ FULL_SIZE = 224  # pixels: the side for which the paper's code states its kernel
 
 def blur(images, sigma: float, taps: int):
     """Gaussian of `taps` x `taps`, cut off there, the border reflected without repeating the edge pixel."""
-    return photometric.gaussian_blur(images, jnp.full(images.shape[0], sigma, jnp.float32), radius=taps // 2)
+    sigmas = jnp.full(len(images), sigma, jnp.float32)
+    return photometric.images_of(photometric.gaussian_blur(photometric.planes_of(images), sigmas, radius=taps // 2))
 
 
 def high_pass(images, sigma: float, taps: int):

@@ -1,7 +1,8 @@
 """Colour operations, as torchvision defines them for float images (`transforms.functional`).
 
 `apply` is for the device, inside the step; `apply_each` for the host's processors, which do only what an image asks
-for. Both are made of the same operations. These take images (B, H, W, C) float32 in 0..1 and one number an image, (B,).
+for. Both are made of the same operations. These take planes, a tuple of the channels, each (B, H, W) float32 in 0..1,
+and one number an image, (B,): a processor then works in long vectors; three channels side by side make short ones.
 Checked against torchvision in the tests.
 """
 
@@ -14,55 +15,72 @@ GREY = (0.2989, 0.587, 0.114)  # torchvision's weights
 BLUR_RADIUS = 6  # pixels: three sigmas of the widest blur in use, 2.0
 
 
+def planes_of(images) -> tuple:
+    """(B, H, W, C) -> its C planes (B, H, W)."""
+    planes = jnp.moveaxis(images, -1, 0)
+    return tuple(planes[channel] for channel in range(len(planes)))
+
+
+def images_of(planes: tuple):
+    """C planes (B, H, W) -> (B, H, W, C)."""
+    return jnp.stack(planes, axis=-1)
+
+
 def per_image(x):
-    """(B,) -> (B, 1, 1, 1)."""
-    return x[:, None, None, None]
+    """(B,) -> (B, 1, 1)."""
+    return x[:, None, None]
 
 
-def blend(images, others, factor):
-    """factor * images + (1 - factor) * others, clipped to 0..1."""
+def where(chosen, planes: tuple, others: tuple) -> tuple:
+    """The planes of those images (B,) that are chosen, and the others'."""
+    return tuple(jnp.where(per_image(chosen), *pair) for pair in zip(planes, others, strict=True))
+
+
+def blend(planes: tuple, other, factor) -> tuple:
+    """factor * plane + (1 - factor) * other of every plane, clipped to 0..1."""
     factor = per_image(factor)
-    return jnp.clip(factor * images + (1.0 - factor) * others, 0.0, 1.0)
+    return tuple(jnp.clip(factor * plane + (1.0 - factor) * other, 0.0, 1.0) for plane in planes)
 
 
-def grey_of(images):
-    """(B, H, W, 1): luminance of three channels, otherwise their mean."""
-    if images.shape[-1] != 3:
-        return images.mean(axis=-1, keepdims=True)
-    # Not a product with a 3 x 1 matrix, which no compiler fuses with what comes before and after.
-    return sum(weight * images[..., i : i + 1] for i, weight in enumerate(GREY))
+def grey_of(planes: tuple):
+    """(B, H, W): luminance of three channels, otherwise their mean."""
+    if len(planes) != 3:
+        return sum(planes) / len(planes)
+    return sum(weight * plane for weight, plane in zip(GREY, planes, strict=True))
 
 
-def adjust_brightness(images, factor):
+def adjust_brightness(planes: tuple, factor) -> tuple:
     """Towards black (0) or beyond the image (above 1)."""
-    return blend(images, 0.0, factor)
+    return blend(planes, 0.0, factor)
 
 
-def adjust_contrast(images, factor):
+def adjust_contrast(planes: tuple, factor) -> tuple:
     """Towards, or away from, the mean grey of the whole image."""
-    return blend(images, grey_of(images).mean(axis=(1, 2, 3), keepdims=True), factor)
+    # Down the columns first: a processor adds up a whole image one number after the other.
+    columns_mean = grey_of(planes).mean(axis=1, keepdims=True)
+    return blend(planes, columns_mean.mean(axis=2, keepdims=True), factor)
 
 
-def adjust_saturation(images, factor):
+def adjust_saturation(planes: tuple, factor) -> tuple:
     """Towards, or away from, the grey of every pixel; three channels only."""
-    return blend(images, grey_of(images), factor) if images.shape[-1] == 3 else images
+    return blend(planes, grey_of(planes), factor) if len(planes) == 3 else planes
 
 
-def adjust_hue(images, turn):
+def adjust_hue(planes: tuple, turn) -> tuple:
     """The hue turned by -0.5..0.5 of the circle, in HSV; three channels only."""
-    if images.shape[-1] != 3:
-        return images
-    high, low = images.max(axis=-1), images.min(axis=-1)
+    if len(planes) != 3:
+        return planes
+    r, g, b = planes
+    high, low = jnp.maximum(jnp.maximum(r, g), b), jnp.minimum(jnp.minimum(r, g), b)
     spread = high - low
     flat = spread == 0
     saturation = spread / jnp.where(flat, 1.0, high)
-    r, g, b = planes = [images[..., channel] for channel in range(3)]
     red, green, blue = ((high - plane) / jnp.where(flat, 1.0, spread) for plane in planes)
     # Which is the highest is asked of the planes, not by `== high`: a compiler may compute the images for one and for
     # the other apart, rounded differently, and then no plane would be the highest.
     is_red = (r >= g) & (r >= b)
     sixth = jnp.where(is_red, blue - green, jnp.where(g >= b, 2.0 + red - blue, 4.0 + green - red))
-    hue = jnp.where(flat, 0.0, sixth / 6.0) + turn[:, None, None]
+    hue = jnp.where(flat, 0.0, sixth / 6.0) + per_image(turn)
     sixths = 6.0 * (hue - jnp.floor(hue))
     turned = []
     for start in (5.0, 3.0, 1.0):
@@ -70,15 +88,15 @@ def adjust_hue(images, turn):
         position = jnp.where(position >= 6.0, position - 6.0, position)
         share = jnp.clip(jnp.minimum(position, 4.0 - position), 0.0, 1.0)
         turned.append(high * (1.0 - saturation * share))
-    return jnp.stack(turned, axis=-1)
+    return tuple(turned)
 
 
-def solarize(images, applied):
+def solarize(planes: tuple, applied) -> tuple:
     """Where `applied` is 1, values of half and more are turned into 1 - value."""
-    return jnp.where((per_image(applied) > 0) & (images >= 0.5), 1.0 - images, images)
+    return tuple(jnp.where((per_image(applied) > 0) & (plane >= 0.5), 1.0 - plane, plane) for plane in planes)
 
 
-def gaussian_blur(images, sigma, radius: int = BLUR_RADIUS):
+def gaussian_blur(planes: tuple, sigma, radius: int = BLUR_RADIUS) -> tuple:
     """Gaussian of 2 * radius + 1 taps, the border reflected; sigma 0 leaves an image as it is.
 
     A true Gaussian, where the papers' code calls Pillow's three box blurs: our choice.
@@ -86,18 +104,17 @@ def gaussian_blur(images, sigma, radius: int = BLUR_RADIUS):
     taps = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     weights = jnp.exp(-0.5 * (taps / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
     weights = weights / weights.sum(axis=1, keepdims=True)
-    count, height, width, channels = images.shape
-    blurred = images
-    for axis, step in ((1, 1), (2, channels)):
-        padding = [(radius, radius) if i == axis else (0, 0) for i in range(4)]
-        # Rows without their channels apart: a step across is `channels` numbers, and processors add in long vectors.
-        lines = jnp.pad(blurred, padding, mode="reflect").reshape(
-            count, -1, (width + 2 * radius * (axis - 1)) * channels
-        )
-        ends = {1: height, 2: width * channels}[axis]
-        shifted = (jax.lax.slice_in_dim(lines, k * step, k * step + ends, axis=axis) for k in range(2 * radius + 1))
-        blurred = sum(weights[:, k, None, None] * part for k, part in enumerate(shifted)).reshape(images.shape)
-    return jnp.where(per_image(sigma) > 0, blurred, images)
+    blurred = tuple(weighted_sum(weighted_sum(plane, weights, axis=1), weights, axis=2) for plane in planes)
+    return where(sigma > 0, blurred, planes)
+
+
+def weighted_sum(plane, weights, *, axis: int):
+    """A plane (B, H, W), each of its pixels the sum of those around it along an axis, by weights (B, taps)."""
+    count = weights.shape[1]
+    padding = [(count // 2, count // 2) if i == axis else (0, 0) for i in range(3)]
+    lines = jnp.pad(plane, padding, mode="reflect")
+    shifted = (jax.lax.slice_in_dim(lines, k, k + plane.shape[axis], axis=axis) for k in range(count))
+    return sum(per_image(weights[:, k]) * part for k, part in enumerate(shifted))
 
 
 OPERATIONS = {
@@ -114,21 +131,21 @@ def columns(parameters) -> dict:
 
 
 def apply(images, parameters, *, blur: bool = True):
-    """Images in 0..1 -> the same, changed as `parameters` (B, P) says, the columns of `views.PHOTOMETRIC`.
+    """Images (B, H, W, C) in 0..1 -> the same, changed as `parameters` (B, P) says, the columns of `views.PHOTOMETRIC`.
 
     blur: False leaves the blur out of the program, for views that never have it.
     """
-    p = columns(parameters)
+    p, planes = columns(parameters), planes_of(images)
     for place in PHOTOMETRIC[:4]:
-        changed = images
+        changed = planes
         for number, (name, operation) in enumerate(OPERATIONS.items()):
-            changed = jnp.where(per_image(p[place]) == number, operation(images, p[name]), changed)
-        images = changed
-    if images.shape[-1] == 3:
-        images = jnp.where(per_image(p["grey"]) > 0, grey_of(images), images)
+            changed = where(p[place] == number, operation(planes, p[name]), changed)
+        planes = changed
+    if len(planes) == 3:
+        planes = where(p["grey"] > 0, (grey_of(planes),) * 3, planes)
     if blur:
-        images = gaussian_blur(images, p["blur_sigma"])
-    return solarize(images, p["solarize"])
+        planes = gaussian_blur(planes, p["blur_sigma"])
+    return images_of(solarize(planes, p["solarize"]))
 
 
 def apply_each(images, parameters, *, blur: bool = True):
@@ -136,29 +153,30 @@ def apply_each(images, parameters, *, blur: bool = True):
 
     def change(image_and_row):
         image, row = image_and_row
-        changed = _apply_to_one(image[None].astype(jnp.float32) / 255.0, columns(row[None]), blur=blur)
-        return jnp.floor(changed[0] * 255.0 + 0.5).astype(jnp.uint8)
+        planes = tuple(plane.astype(jnp.float32) / 255.0 for plane in planes_of(image[None]))
+        planes = _apply_to_one(planes, columns(row[None]), blur=blur)
+        return images_of(tuple(jnp.floor(plane * 255.0 + 0.5).astype(jnp.uint8) for plane in planes))[0]
 
     return jax.lax.map(change, (images, parameters))
 
 
-def _apply_to_one(image, p, *, blur: bool):
+def _apply_to_one(planes: tuple, p, *, blur: bool) -> tuple:
     amounts = jnp.stack([p[name][0] for name in OPERATIONS])
     unchanged = amounts == jnp.asarray(PHOTOMETRIC_IDENTITY[4:8])
 
     def operation(name):
-        return lambda image: OPERATIONS[name](image, p[name])
+        return lambda planes: OPERATIONS[name](planes, p[name])
 
-    branches = [*map(operation, OPERATIONS), lambda image: image]
+    branches = [*map(operation, OPERATIONS), lambda planes: planes]
     for place in PHOTOMETRIC[:4]:
         number = p[place][0].astype(jnp.int32)
-        image = jax.lax.switch(jnp.where(unchanged[number], len(OPERATIONS), number), branches, image)
-    if image.shape[-1] == 3:
-        image = _if(p["grey"], lambda x: jnp.broadcast_to(grey_of(x), x.shape), image)
+        planes = jax.lax.switch(jnp.where(unchanged[number], len(OPERATIONS), number), branches, planes)
+    if len(planes) == 3:
+        planes = _if(p["grey"], lambda x: (grey_of(x),) * 3, planes)
     if blur:
-        image = _if(p["blur_sigma"], lambda x: gaussian_blur(x, p["blur_sigma"]), image)
-    return _if(p["solarize"], lambda x: solarize(x, p["solarize"]), image)
+        planes = _if(p["blur_sigma"], lambda x: gaussian_blur(x, p["blur_sigma"]), planes)
+    return _if(p["solarize"], lambda x: solarize(x, p["solarize"]), planes)
 
 
-def _if(applied, operation, image):
-    return jax.lax.cond(applied[0] > 0, operation, lambda x: x, image)
+def _if(applied, operation, planes: tuple) -> tuple:
+    return jax.lax.cond(applied[0] > 0, operation, lambda x: x, planes)

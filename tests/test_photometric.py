@@ -44,6 +44,11 @@ def theirs(operation, images, *amounts):
     )
 
 
+def ours(operation, images, amounts):
+    """An operation on planes, of images."""
+    return photometric.images_of(operation(photometric.planes_of(jnp.asarray(images)), jnp.asarray(amounts)))
+
+
 @pytest.mark.parametrize(
     ("name", "amounts"),
     [
@@ -56,29 +61,29 @@ def theirs(operation, images, *amounts):
 def test_jitter_is_torchvisions(name, amounts):
     functional, images = torchvision(), pictures()
     for amount in amounts:
-        ours = getattr(photometric, f"adjust_{name}")(jnp.asarray(images), jnp.full(4, amount))
-        np.testing.assert_allclose(ours, theirs(getattr(functional, f"adjust_{name}"), images, amount), atol=1e-5)
+        changed = ours(getattr(photometric, f"adjust_{name}"), images, [amount] * 4)
+        np.testing.assert_allclose(changed, theirs(getattr(functional, f"adjust_{name}"), images, amount), atol=1e-5)
 
 
 def test_grey_is_torchvisions():
     functional, images = torchvision(), pictures()
-    ours = jnp.broadcast_to(photometric.grey_of(jnp.asarray(images)), images.shape)
-    np.testing.assert_allclose(ours, theirs(functional.rgb_to_grayscale, images, 3), atol=1e-5)
+    grey = ours(lambda planes, _: (photometric.grey_of(planes),) * 3, images, 0)
+    np.testing.assert_allclose(grey, theirs(functional.rgb_to_grayscale, images, 3), atol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.8, 2.0])
 def test_blur_is_torchvisions(sigma):
     functional, images = torchvision(), pictures()
-    ours = photometric.gaussian_blur(jnp.asarray(images), jnp.full(4, sigma))
-    np.testing.assert_allclose(ours, theirs(functional.gaussian_blur, images, [13, 13], [sigma, sigma]), atol=1e-5)
+    blurred = ours(photometric.gaussian_blur, images, [sigma] * 4)
+    np.testing.assert_allclose(blurred, theirs(functional.gaussian_blur, images, [13, 13], [sigma, sigma]), atol=1e-5)
 
 
 def test_solarize_and_blur_leave_the_others_alone():
     images = pictures()
-    ours = photometric.solarize(jnp.asarray(images), jnp.asarray([1.0, 0.0, 0.0, 0.0]))
-    np.testing.assert_allclose(ours[0], np.where(images[0] >= 0.5, 1 - images[0], images[0]), atol=1e-7)
-    np.testing.assert_array_equal(ours[1:], images[1:])
-    blurred = photometric.gaussian_blur(jnp.asarray(images), jnp.asarray([0.0, 1.0, 1.0, 1.0]))
+    solarized = ours(photometric.solarize, images, [1.0, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(solarized[0], np.where(images[0] >= 0.5, 1 - images[0], images[0]), atol=1e-7)
+    np.testing.assert_array_equal(solarized[1:], images[1:])
+    blurred = ours(photometric.gaussian_blur, images, [0.0, 1.0, 1.0, 1.0])
     np.testing.assert_array_equal(blurred[0], images[0])
 
 
@@ -94,28 +99,28 @@ def test_the_order_of_the_jitter(order):
     functional, images = torchvision(), pictures()
     amounts = {"brightness": 1.3, "contrast": 0.7, "saturation": 1.2, "hue": 0.08}
     places = {f"order_{i + 1}": number for i, number in enumerate(order)}
-    ours = photometric.apply(jnp.asarray(images), jnp.asarray(np.tile(row(**amounts, **places), (4, 1))))
+    changed = photometric.apply(jnp.asarray(images), jnp.asarray(np.tile(row(**amounts, **places), (4, 1))))
     expected = images
     for number in order:
         name = list(amounts)[number]
         expected = theirs(getattr(functional, f"adjust_{name}"), expected, amounts[name])
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    np.testing.assert_allclose(changed, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_nothing_asked_for_changes_nothing(channels):
     images = pictures(channels)
-    ours = photometric.apply(jnp.asarray(images), jnp.asarray(np.tile(row(), (4, 1))))
-    np.testing.assert_allclose(ours, images, atol=1e-6)
+    unchanged = photometric.apply(jnp.asarray(images), jnp.asarray(np.tile(row(), (4, 1))))
+    np.testing.assert_allclose(unchanged, images, atol=1e-6)
 
 
 def test_every_image_has_its_own():
     images = pictures()
     rows = np.stack([row(), row(grey=1.0), row(solarize=1.0), row(brightness=0.5)])
-    ours = photometric.apply(jnp.asarray(images), jnp.asarray(rows))
+    together = photometric.apply(jnp.asarray(images), jnp.asarray(rows))
     for i in range(4):
         alone = photometric.apply(jnp.asarray(images[i : i + 1]), jnp.asarray(rows[i : i + 1]))
-        np.testing.assert_allclose(ours[i], alone[0], atol=1e-6)
+        np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
 
 
 def draw(count=20000, **fields):

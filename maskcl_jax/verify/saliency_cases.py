@@ -84,27 +84,33 @@ def saliency_masks(c: dict, weights: dict, inputs: dict) -> dict:
     return named(outputs, {})
 
 
+def picture(planes: tuple):
+    """The planes of one image -> (H, W, C)."""
+    return photometric.images_of(planes)[0]
+
+
 def augment(c: dict, weights: dict, inputs: dict) -> dict:
     """torchvision's operations: colours on the device in float, crops and mirroring on the host in uint8."""
     photo = inputs["image"]
     image = jnp.asarray(photo, jnp.float32)[None] / 255.0
+    planes = photometric.planes_of(image)
     one = {
         "brightness": photometric.adjust_brightness,
         "contrast": photometric.adjust_contrast,
         "saturation": photometric.adjust_saturation,
         "hue": photometric.adjust_hue,
     }
-    made = {f"{name}_{by}": f(image, jnp.full(1, by))[0] for name, f in one.items() for by in c[name]}
+    made = {f"{name}_{by}": picture(f(planes, jnp.full(1, by))) for name, f in one.items() for by in c[name]}
     for name, order in {"bcsh": (0, 1, 2, 3), "hscb": (3, 2, 1, 0)}.items():
         row = np.float32([*order, *c["jitter"], *PHOTOMETRIC_IDENTITY[8:]])
         made[f"jitter_{name}"] = photometric.apply(image, jnp.asarray(row)[None])[0]
     for sigma in c["blur_sigma"]:
-        blurred = photometric.gaussian_blur(image, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)[0]
-        made[f"tv_blur{c['blur_kernel']}_{sigma}"] = blurred
-    made["grayscale"] = photometric.grey_of(image)[0]
+        blurred = photometric.gaussian_blur(planes, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)
+        made[f"tv_blur{c['blur_kernel']}_{sigma}"] = picture(blurred)
+    made["grayscale"] = picture((photometric.grey_of(planes),))
     floats = made | {"normalize": base.normalize(jnp.asarray(photo)[None], c["mean"], c["std"])[0]}
     outputs = {f"float/{name}": x[: c["float_crop"], : c["float_crop"]] for name, x in floats.items()}
-    made[f"solarize_{c['solarize']}"] = photometric.solarize(image, jnp.ones(1))[0]
+    made[f"solarize_{c['solarize']}"] = picture(photometric.solarize(planes, jnp.ones(1)))
     # As torchvision makes levels of floats: cut off, not rounded. A rounding error must not cost a whole level.
     levels = {name: np.floor(np.asarray(x, np.float64) * 255 + 1e-3) for name, x in made.items()}
     outputs |= {f"{family}/{name}": x for name, x in levels.items() for family in ("pil", "u8")}
