@@ -9,19 +9,19 @@ from maskcl_jax.data.randomness import generator
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 92  # the usual image of ImageNet
 CLASSES = 4
-DECAY = 0.88  # of the strength of detail, an octave
+DECAY = 0.88  # of the strength of detail, an octave: 110 kB a file, as ImageNet's have; 0.8 makes 75
 
 
-def write(folder: str, count: int) -> None:
+def write(folder: str, count: int, decay: float = DECAY) -> None:
     """Writes `count` JPEGs into folders of classes, each another picture: noise of all scales, as photographs have."""
     for i in range(count):
         path = pathlib.Path(folder) / f"class_{i % CLASSES}" / f"{i:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(i)).save(path, quality=QUALITY)
+        Image.fromarray(picture(i, decay)).save(path, quality=QUALITY)
 
 
-def picture(number: int) -> np.ndarray:
-    """(375, 500, 3) uint8: nine octaves of noise, mostly of light; about 110 kB as a JPEG, as ImageNet's have."""
+def picture(number: int, decay: float = DECAY) -> np.ndarray:
+    """(375, 500, 3) uint8: nine octaves of noise, mostly of light; `decay`: how much weaker a finer one is."""
     draw = generator(0, "jpegs", epoch=number)
     total = np.full((HEIGHT, WIDTH, 3), 128, np.float32)
     for octave in range(9):
@@ -29,5 +29,5 @@ def picture(number: int) -> np.ndarray:
         noise = draw.standard_normal((*shape, 1)) + 0.3 * draw.standard_normal((*shape, 3))
         coarse = Image.fromarray(np.clip(128 + 40 * noise, 0, 255).astype(np.uint8))
         fine = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), np.float32)
-        total += DECAY**octave * (fine - 128)
+        total += decay**octave * (fine - 128)
     return np.clip(total, 0, 255).astype(np.uint8)
