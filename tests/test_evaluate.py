@@ -214,20 +214,6 @@ def test_what_a_result_says_of_itself(workdir):
     assert "lowshot" in results.table([record])
 
 
-LABELS = np.repeat([0, 1, 2], [200, 40, 3])
-
-
-def test_subsets_are_balanced_fixed_and_nested():
-    small, large = (subsets.chosen(LABELS, amount, seed=0) for amount in ("1%", "10%"))
-    assert np.bincount(LABELS[small]).tolist() == [2, 1, 1]
-    assert np.bincount(LABELS[large]).tolist() == [20, 4, 1]
-    assert set(small) <= set(large)
-    np.testing.assert_array_equal(large, subsets.chosen(LABELS, "10%", seed=0))
-    assert not np.array_equal(large, subsets.chosen(LABELS, "10%", seed=1))
-    assert np.bincount(LABELS[subsets.chosen(LABELS, "3", seed=0)]).tolist() == [3, 3, 3]
-    np.testing.assert_array_equal(subsets.chosen(np.array([0, -1, 1]), "all", seed=0), [0, 2])
-
-
 def test_several_protocols_or_labels_are_several_evaluations(small):
     def asked(protocol, *overrides):
         made_of = settings.create(protocol, small.config, overrides=overrides)
@@ -238,19 +224,6 @@ def test_several_protocols_or_labels_are_several_evaluations(small):
     assert asked("all", "labels=5,1%") == [("logistic", "", "all"), *shots, ("knn", "", "all")]
     names = {settings.name_of(s, 7) for s in settings.create("lowshot", small.config)}
     assert len(names) == 2
-
-
-@pytest.mark.parametrize("amount", ["0%", "200%", "many", "0", "-3", "1.5"])
-def test_amounts_that_are_none(amount):
-    with pytest.raises(UserError, match="labels="):
-        subsets.chosen(LABELS, amount, seed=0)
-
-
-def test_a_class_without_enough_images_is_named():
-    with pytest.raises(UserError, match="'cat' has 3"):
-        subsets.chosen(LABELS, "4", seed=0, names=("ant", "bee", "cat"))
-    with pytest.raises(UserError, match="'dog' has 0"):
-        subsets.chosen(LABELS, "1%", seed=0, names=("ant", "bee", "cat", "dog"))
 
 
 @pytest.mark.parametrize(
