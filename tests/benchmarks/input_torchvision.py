@@ -2,7 +2,7 @@
 
     python tests/benchmarks/input_torchvision.py [--images=256] [--rounds=3] [--decay=0.88 | --photographs]
 
-The files are 500 x 375 pixels at quality 92: noise of all scales, 110 kB each (75 with --decay=0.8), or the eighteen
+The files are 500 x 375 pixels at quality 92: noise of all scales, 105 kB each (76 with --decay=0.8), or the eighteen
 photographs that two of our dependencies carry, 54 kB. Both by processor time and in one thread, so that other load
 counts little and a loader's workers do not add to theirs. In turn, and the median of the rounds: of the rates, and of
 the ratios, whose two sides were measured next to one another.
