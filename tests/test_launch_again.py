@@ -140,7 +140,9 @@ sys.exit(143)
 def test_a_signal_reaches_the_command_once_and_ends_both(machine, to_the_group):
     """SIGTERM, from a service manager, to this process alone; Ctrl-C, from a terminal, to its whole group."""
     command = ["bash", str(LAUNCH / "until_done.sh"), sys.executable, "-c", SAVES]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    started = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    # Tests in the background of a script ignore SIGINT, and a shell that begins so cannot trap it.
+    process = subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **started)
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.1)
     if to_the_group:
