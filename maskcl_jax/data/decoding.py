@@ -113,18 +113,18 @@ class _Worker:
         drawn = {"seed": self.seed, "epoch": request.slots.epoch, "indices": request.slots.indices[slots]}
         draws = [crops.draw(view, **drawn) for view in self.views]
         boxes = crops.boxes(self.views, [d.noise for d in draws], *np.array(sizes).T)
+        recorded = crops.recorded(self.views)
+        rows = np.max([box[:, 0] + box[:, 2] for box in boxes], axis=0)
         for i, (slot, data) in enumerate(zip(slots, files, strict=True)):
             try:
-                image = pixels.decode(data, self.channels, fleeting=True)
+                image = pixels.decode_top(data, self.channels, int(rows[i]))
             except Exception as error:
                 decoded.reasons[slot] = reason_of(error)
             else:
-                self._put(
-                    decoded, slot, image, [(box[i], d.flip[i], d.shift[i]) for box, d in zip(boxes, draws, strict=True)]
-                )
+                how = [(box[i].tolist(), d.flip[i], d.shift[i]) for box, d in zip(boxes, draws, strict=True)]
+                self._put(decoded, slot, image, how, recorded)
 
-    def _put(self, decoded: Decoded, slot: int, image: np.ndarray, how: list) -> None:
-        recorded = crops.recorded(self.views)
+    def _put(self, decoded: Decoded, slot: int, image: np.ndarray, how: list, recorded: dict[str, str]) -> None:
         for view, (box, flip, (down, across)) in zip(self.views, how, strict=True):
             top, left, height, width = box
             crop = image[top : top + height, left : left + width]

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 from PIL import Image
 
+from maskcl_jax.data.jpeg_header import with_height
 from maskcl_jax.errors import UserError
 
 try:
@@ -25,6 +26,8 @@ except ImportError:
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _OF_THREAD = threading.local()  # buffers that threads keep from image to image
+BELOW = 1  # row more: where colours have half the height, they are interpolated with the row below
+REST_NOT_READ = "extraneous bytes before marker 0xd9"  # libjpeg's words for a rest, all rows decoded
 COLORSPACE = {1: "GRAY", 3: "RGB"}
 
 
@@ -36,21 +39,37 @@ def size_of(encoded: bytes) -> tuple[int, int]:
         return image.height, image.width
 
 
-def decode(encoded: bytes, channels: int, *, fleeting: bool = False) -> np.ndarray:
+def decode(encoded: bytes, channels: int) -> np.ndarray:
     """Decodes an image file: (H, W, channels) uint8, channels 1 or 3, as `decode_with_pillow`.
 
-    From a JPEG in colours to one channel: its own luminance, within 3 levels of Pillow's. fleeting: the pixels may be
-    overwritten by the thread's next image (new memory for each costs a quarter of the time).
+    From a JPEG in colours to one channel: its own luminance, within 3 levels of Pillow's.
     """
-    if (header := _plain_jpeg(encoded)) is not None:
-        options = {"colorspace": COLORSPACE[channels], "strict": True}
-        if fleeting:
-            options["buffer"] = _buffer(header[0] * header[1] * channels)
+    if _plain_jpeg(encoded) is not None:
         try:
-            return simplejpeg.decode_jpeg(encoded, **options)
+            return simplejpeg.decode_jpeg(encoded, COLORSPACE[channels], strict=True)
         except ValueError:
             pass  # damaged: Pillow knows what can be saved
     return decode_with_pillow(encoded, channels)
+
+
+def decode_top(encoded: bytes, channels: int, rows: int) -> np.ndarray:
+    """The first rows of `decode`, or more: (at least rows, W, channels) uint8. rows: from 1 to the image's height.
+
+    Most JPEGs are decoded no further than needed, so that damage below the rows is not found. The pixels may be
+    overwritten by the thread's next image (new memory for each costs a quarter of the time).
+    """
+    if (header := _plain_jpeg(encoded)) is None:
+        return decode_with_pillow(encoded, channels)
+    (height, width), rows = header[:2], rows + BELOW
+    short = with_height(encoded, rows) if rows < height else None
+    size = (rows if short else height) * width * channels
+    options = {"colorspace": COLORSPACE[channels], "strict": True, "buffer": _buffer(size)}
+    try:
+        return simplejpeg.decode_jpeg(short or encoded, **options)
+    except ValueError as error:
+        if short and REST_NOT_READ in str(error):
+            return np.frombuffer(options["buffer"], np.uint8, size).reshape(rows, width, channels)
+    return decode(encoded, channels)
 
 
 def _buffer(size: int) -> bytearray:
