@@ -1,11 +1,12 @@
 """Images a second and core: our input pipeline beside torchvision's transforms with Pillow, the same files, one run.
 
-    python tests/benchmarks/input_torchvision.py [--images=256] [--rounds=3] [--decay=0.88 | --photographs]
+    python tests/benchmarks/input_torchvision.py [--images=256] [--rounds=3] [--decay=0.8 | --photographs]
 
-The files are 500 x 375 pixels at quality 92: noise of all scales, 105 kB each (76 with --decay=0.8), or the eighteen
-photographs that two of our dependencies carry, 54 kB. Both by processor time and in one thread, so that other load
-counts little and a loader's workers do not add to theirs. In turn, and the median of the rounds: of the rates, and of
-the ratios, whose two sides were measured next to one another.
+The files are 500 x 375 pixels at quality 92: noise of all scales, 76 kB each (105 with --decay=0.88), or the eighteen
+photographs that two of our dependencies carry, 54 kB. Theirs twice: the transforms alone, and as they are used, in
+batches by PyTorch's DataLoader; ours makes batches, with their masks. All by processor time and in one thread, so that
+other load counts little and a loader's workers do not add to theirs. In turn, and the median of the rounds: of the
+rates, and of the ratios, whose sides were measured next to one another.
 """
 
 import argparse
@@ -24,12 +25,13 @@ os.environ.setdefault("XLA_FLAGS", "")  # the tests' flags are for compiling fas
 import conftest  # noqa: E402, F401  (torchvision beside any build of torch)
 import torch  # noqa: E402
 from PIL import Image, ImageFilter, ImageOps  # noqa: E402
-from torchvision import transforms  # noqa: E402
+from torchvision import datasets, transforms  # noqa: E402
 
 from maskcl_jax.data import embedded, jpegs, pipeline  # noqa: E402
 from maskcl_jax.data.sources import open_source  # noqa: E402
 from maskcl_jax.methods import create  # noqa: E402
 
+BATCH = 64
 NORMALIZE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 END = [transforms.RandomHorizontalFlip(), transforms.ToTensor(), NORMALIZE]
 # facebookresearch/mae main_pretrain.py and moco main_moco.py --aug-plus.
@@ -47,40 +49,55 @@ MOCO = transforms.Compose(
 )
 
 
-def theirs(files, transform, views: int) -> float:
-    """Images a processor second."""
+def two_views(image) -> list:
+    """Of MoCo: each by its own draw."""
+    return [MOCO(image), MOCO(image)]
+
+
+def transforms_alone(folder: str, change) -> float:
+    """Images a processor second: each file opened and changed, the result let go."""
+    files = sorted(pathlib.Path(folder).rglob("*.jpg"))
     begin = time.process_time()
     for file in files:
         with Image.open(file) as image:
-            image = image.convert("RGB")
-        for _ in range(views):
-            transform(image)
+            change(image.convert("RGB"))
     return len(files) / (time.process_time() - begin)
 
 
-def ours(config: str, place: str, folder: str, count: int) -> float:
-    """Images a processor second; place: where colours are changed."""
+def loader(folder: str, change) -> float:
+    """Images a processor second, in batches. In this process: workers would have to send theirs, too."""
+    images = datasets.ImageFolder(folder, change)
+    begin = time.process_time()
+    for _ in torch.utils.data.DataLoader(images, batch_size=BATCH, shuffle=True):
+        pass
+    return len(images) / (time.process_time() - begin)
+
+
+def ours(config: str, place: str, folder: str, steps: int) -> float:
+    """Images a processor second, in batches; place: where colours are changed."""
     name, _, preset = config.partition(":")
     c = runpy.run_path(str(ROOT / "configs" / name))["get_config"](f"{preset},path={folder}")
     c.augment.photometric = place
     c.data.threads = 1  # as theirs: two threads on the halves of one core would each count as slower
-    size = min(64, count)
-    with pipeline.train_batches(open_source(c.data), create(c).views, data_config=c.data, batch_size=size, seed=0) as b:
+    source, views = open_source(c.data), create(c).views
+    with pipeline.train_batches(source, views, data_config=c.data, batch_size=BATCH, seed=0) as batches:
         for _ in range(4):
-            next(b)
-        begin, steps = time.process_time(), max(4, count // size)
+            next(batches)
+        begin = time.process_time()
         for _ in range(steps):
-            next(b)
-        return steps * size / (time.process_time() - begin)
+            next(batches)
+        return steps * BATCH / (time.process_time() - begin)
 
 
 def write_photographs(folder: str, count: int) -> None:
     """Photographs of all kinds, made as large as `jpegs` has them."""
     size, files = (jpegs.WIDTH, jpegs.HEIGHT), embedded.photographs()
+    place = pathlib.Path(folder, "photographs")
+    place.mkdir()
     for i in range(count):
         with Image.open(files[i % len(files)]) as image:
             cut = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC)
-        cut.save(pathlib.Path(folder) / f"{i:06d}.jpg", quality=jpegs.QUALITY)
+        cut.save(place / f"{i:06d}.jpg", quality=jpegs.QUALITY)
 
 
 def main() -> None:
@@ -97,21 +114,25 @@ def main() -> None:
             write_photographs(folder, arguments.images)
         else:
             jpegs.write(folder, arguments.images, arguments.decay)
-        files = sorted(pathlib.Path(folder).rglob("*.jpg"))
+        files = list(pathlib.Path(folder).rglob("*.jpg"))
         weight = sum(file.stat().st_size for file in files) / len(files) / 1e3
-        print(f"{len(files)} files of {weight:.0f} kB", flush=True)
-        for what, config, place, transform, views in (
-            ("one view of MAE", "mae.py:folder", "device", MAE, 1),
-            ("two views of MoCo v2, colours on the device", "moco_v2.py:folder", "device", MOCO, 2),
-            ("two views of MoCo v2, colours on the host", "moco_v2.py:folder", "host", MOCO, 2),
+        print(f"{len(files)} files of {weight:.0f} kB. Images/s a core: ours, transforms alone, loader", flush=True)
+        for what, config, place, change in (
+            ("one view of MAE", "mae.py:folder", "device", MAE),
+            ("two views of MoCo v2, colours on the device", "moco_v2.py:folder", "device", two_views),
+            ("two views of MoCo v2, colours on the host", "moco_v2.py:folder", "host", two_views),
         ):
-            pairs = [
-                (ours(config, place, folder, arguments.images), theirs(files, transform, views))
+            # Ours thrice as long, which makes it about as long as theirs.
+            steps = max(4, 3 * len(files) // BATCH)
+            rounds = [
+                (ours(config, place, folder, steps), transforms_alone(folder, change), loader(folder, change))
                 for _ in range(arguments.rounds)
             ]
-            mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-            ratio = statistics.median(a / b for a, b in pairs)
-            print(f"{what}: {mine:.0f} images/s a core, torchvision {other:.0f}: {ratio:.2f} times", flush=True)
+            mine, alone, loaded = (statistics.median(column) for column in zip(*rounds, strict=True))
+            to_alone = statistics.median(a / b for a, b, _ in rounds)
+            to_loaded = statistics.median(a / c for a, _, c in rounds)
+            rates = f"{mine:.0f}, {alone:.0f}, {loaded:.0f}"
+            print(f"{what}: {rates}: {to_alone:.2f} and {to_loaded:.2f} times", flush=True)
 
 
 if __name__ == "__main__":
