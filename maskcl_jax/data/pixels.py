@@ -69,7 +69,7 @@ def decode_top(encoded: bytes, channels: int, rows: int) -> np.ndarray:
     except ValueError as error:
         if short and REST_NOT_READ in str(error):
             return np.frombuffer(options["buffer"], np.uint8, size).reshape(rows, width, channels)
-    return decode(encoded, channels)
+    return decode(encoded, channels) if short else decode_with_pillow(encoded, channels)
 
 
 def _buffer(size: int) -> bytearray:
