@@ -80,27 +80,39 @@ def test_every_kind_of_file_is_read(tmp_path, channels):
         assert abs(image.astype(int) - with_pillow).max() <= (1 if channels == 3 else 3), name
 
 
-def test_files_are_cropped_as_by_pillow(tmp_path):
+@pytest.mark.parametrize("width", [48, 42])  # bytes in a row of three channels: divided by eight, and not
+def test_files_are_cropped_as_by_pillow(tmp_path, width):
     rng = np.random.default_rng(2)
     small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
     small.resize((120, 90), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
     small.resize((120, 90), Image.Resampling.BICUBIC).save(tmp_path / "b.jpg", quality=95, subsampling=0)
     config = data_config(source="folder", path=str(tmp_path))
-    views = [View(name=kind, size=(32, 48), interpolation=kind) for kind in ("bicubic", "bilinear")]
+    views = [View(name=kind, size=(32, width), interpolation=kind) for kind in ("bicubic", "bilinear")]
     with pipeline.train_batches(
         open_source(config), views, data_config=config, batch_size=2, seed=0, start_step=3
     ) as batches:
-        some = list(itertools.islice(batches, 6))  # views that reach further down than the other, and less far
+        some = list(itertools.islice(batches, 9))  # views that reach further down than the other, and less far
+    flips = set()
     for epoch, batch in enumerate(some, 3):
         for row, index in enumerate(batch["index"]):
             image = pixels.decode_with_pillow((tmp_path / ("a.png", "b.jpg")[index]).read_bytes(), 3)
-            for view in views:
-                draws = crops.draw(view, seed=0, epoch=epoch, indices=np.array([index]))
+            drawn = [crops.draw(view, seed=0, epoch=epoch, indices=np.array([index])) for view in views]
+            flips.add((int(index), *(bool(draws.flip[0]) for draws in drawn)))
+            for view, draws in zip(views, drawn, strict=True):
                 box = crops.box(view, draws.noise, *image.shape[:2])[0]
                 want = pixels.crop_and_resize(
                     image, box, size=view.size, interpolation=view.interpolation, flip=draws.flip[0]
                 )
                 assert abs(batch[view.name][row].astype(int) - want).max() <= 2
+    assert len(flips) == 8  # of either file: both views mirrored, one, the other, none
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("shape", [(5, 16, 3), (5, 11, 3), (5, 16, 1), (5, 11, 1)])
+def test_mirrored_exchanges_left_and_right_and_puts_channels_right(shape, backwards):
+    image = np.random.default_rng(4).integers(0, 256, shape, dtype=np.uint8)
+    given = image[..., ::-1] if backwards else image
+    np.testing.assert_array_equal(pixels.mirrored(given, backwards=backwards), image[:, ::-1])
 
 
 @pytest.mark.parametrize("missing", ["simplejpeg", "resizer"])

@@ -55,6 +55,21 @@ def test_damage_is_pillows_where_it_shows_and_unseen_below():
     np.testing.assert_array_equal(pixels.decode_top(below, 3, 40)[:40], pixels.decode(encoded, 3)[:40])
 
 
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("kind", ["short", "whole", "progressive", "png", "damaged above", "damaged"])
+def test_channels_come_in_reverse_where_asked(kind, channels):
+    encoded, rows = saved(progressive=kind == "progressive"), 75 if kind in ("whole", "damaged") else 20
+    if kind == "png":
+        file = io.BytesIO()
+        Image.open(io.BytesIO(encoded)).save(file, "PNG")
+        encoded = file.getvalue()
+    if "damaged" in kind:
+        middle = encoded.index(b"\xff\xda") + 200
+        encoded = encoded[:middle] + b"\xff\xd9" + encoded[middle + 2 :]
+    want = pixels.decode_top(encoded, channels, rows).copy()
+    np.testing.assert_array_equal(pixels.decode_top(encoded, channels, rows, backwards=True), want[..., ::-1])
+
+
 def test_a_header_that_is_not_whole_or_of_several_scans_keeps_its_height():
     encoded = saved()
     scan = encoded.index(b"\xff\xda")
