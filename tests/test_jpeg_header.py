@@ -56,13 +56,16 @@ def test_damage_is_pillows_where_it_shows_and_unseen_below():
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-@pytest.mark.parametrize("kind", ["short", "whole", "progressive", "png", "damaged above", "damaged"])
+@pytest.mark.parametrize("kind", ["short", "whole", "comment", "progressive", "png", "damaged above", "damaged"])
 def test_channels_come_in_reverse_where_asked(kind, channels):
     encoded, rows = saved(progressive=kind == "progressive"), 75 if kind in ("whole", "damaged") else 20
     if kind == "png":
         file = io.BytesIO()
         Image.open(io.BytesIO(encoded)).save(file, "PNG")
         encoded = file.getvalue()
+    if kind == "comment":  # behind the pixels: a whole file, that is not cut short
+        encoded = encoded[:-2] + b"\xff\xfe\x00\x04hi" + encoded[-2:]
+        assert len(pixels.decode_top(encoded, channels, rows)) == 75
     if "damaged" in kind:
         middle = encoded.index(b"\xff\xda") + 200
         encoded = encoded[:middle] + b"\xff\xd9" + encoded[middle + 2 :]

@@ -116,7 +116,7 @@ class _Worker:
         boxes = crops.boxes(self.views, [d.noise for d in draws], *np.array(sizes).T)
         recorded = crops.recorded(self.views)
         rows = np.max([box[:, 0] + box[:, 2] for box in boxes], axis=0)
-        backwards = np.all([d.flip for d in draws], axis=0)  # for a view that is not mirrored it would not pay
+        backwards = np.all([d.flip for d in draws], axis=0).tolist()  # with a view as it is, it would not pay
         for i, (slot, data) in enumerate(zip(slots, files, strict=True)):
             try:
                 image = pixels.decode_top(data, self.channels, int(rows[i]), backwards=backwards[i])

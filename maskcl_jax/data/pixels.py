@@ -28,7 +28,7 @@ JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _OF_THREAD = threading.local()  # buffers that threads keep from image to image
 BELOW = 1  # row more: where colours have half the height, they are interpolated with the row below
 REST_NOT_READ = "extraneous bytes before marker 0xd9"  # libjpeg's words for a rest, all rows decoded
-COLORSPACE, BACKWARDS = {1: "GRAY", 3: "RGB"}, {1: "GRAY", 3: "BGR"}
+COLORSPACE = {1: ("GRAY", "GRAY"), 3: ("RGB", "BGR")}  # of channels: forwards, backwards
 
 
 def size_of(encoded: bytes) -> tuple[int, int]:
@@ -39,40 +39,37 @@ def size_of(encoded: bytes) -> tuple[int, int]:
         return image.height, image.width
 
 
-def decode(encoded: bytes, channels: int) -> np.ndarray:
+def decode(encoded: bytes, channels: int, *, backwards: bool = False) -> np.ndarray:
     """Decodes an image file: (H, W, channels) uint8, channels 1 or 3, as `decode_with_pillow`.
 
     From a JPEG in colours to one channel: its own luminance, within 3 levels of Pillow's.
     """
     if _plain_jpeg(encoded) is not None:
         try:
-            return simplejpeg.decode_jpeg(encoded, COLORSPACE[channels], strict=True)
+            return simplejpeg.decode_jpeg(encoded, COLORSPACE[channels][backwards], strict=True)
         except ValueError:
             pass  # damaged: Pillow knows what can be saved
-    return decode_with_pillow(encoded, channels)
+    return decode_with_pillow(encoded, channels, backwards=backwards)
 
 
 def decode_top(encoded: bytes, channels: int, rows: int, *, backwards: bool = False) -> np.ndarray:
     """The first rows of `decode`, or more: (at least rows, W, channels) uint8. rows: from 1 to the image's height.
 
-    backwards: the channels in reverse, for `mirrored`. Most JPEGs are decoded no further than needed, so that damage
-    below the rows is not found. The pixels may be overwritten by the thread's next image (new memory for each costs a
-    quarter of the time).
+    Most JPEGs are decoded no further than needed, so that damage below the rows is not found. The pixels may be
+    overwritten by the thread's next image (new memory for each costs a quarter of the time).
     """
-    step = -1 if backwards else 1
     if (header := _plain_jpeg(encoded)) is None:
-        return decode_with_pillow(encoded, channels)[..., ::step]
+        return decode_with_pillow(encoded, channels, backwards=backwards)
     (height, width), rows = header[:2], rows + BELOW
     short = with_height(encoded, rows) if rows < height else None
     size = (rows if short else height) * width * channels
-    colorspace = (BACKWARDS if backwards else COLORSPACE)[channels]
-    options = {"colorspace": colorspace, "strict": True, "buffer": _buffer(size)}
+    options = {"colorspace": COLORSPACE[channels][backwards], "strict": True, "buffer": _buffer(size)}
     try:
         return simplejpeg.decode_jpeg(short or encoded, **options)
     except ValueError as error:
         if short and REST_NOT_READ in str(error):
             return np.frombuffer(options["buffer"], np.uint8, size).reshape(rows, width, channels)
-    return (decode if short else decode_with_pillow)(encoded, channels)[..., ::step]
+    return (decode if short else decode_with_pillow)(encoded, channels, backwards=backwards)
 
 
 def _buffer(size: int) -> bytearray:
@@ -96,12 +93,13 @@ def _plain_jpeg(encoded: bytes):
     return header if header[2] in ("Gray", "YCbCr", "RGB") else None
 
 
-def decode_with_pillow(encoded: bytes, channels: int) -> np.ndarray:
+def decode_with_pillow(encoded: bytes, channels: int, *, backwards: bool = False) -> np.ndarray:
     """Decodes an image file that Pillow knows: (H, W, channels) uint8, channels 1 or 3.
 
-    Of an animation the first frame. Transparency is laid over white. 16 bits a channel are scaled to 8. CMYK
-    becomes RGB. An EXIF orientation is ignored, as TFDS and torchvision's ImageFolder do. Raises whatever
-    Pillow raises (OSError, ValueError, SyntaxError, ...) for a corrupt or truncated file.
+    backwards: the channels in reverse, for `mirrored`. Of an animation the first frame. Transparency is laid over
+    white. 16 bits a channel are scaled to 8. CMYK becomes RGB. An EXIF orientation is ignored, as TFDS and
+    torchvision's ImageFolder do. Raises whatever Pillow raises (OSError, ValueError, SyntaxError, ...) for a corrupt or
+    truncated file.
     """
     with Image.open(io.BytesIO(encoded)) as image:
         image.load()
@@ -111,8 +109,9 @@ def decode_with_pillow(encoded: bytes, channels: int) -> np.ndarray:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels.reshape(*pixels.shape[:2], channels)
+        image = image.convert("L" if channels == 1 else "RGB")
+    data = image.tobytes("raw", "BGR" if backwards and channels == 3 else image.mode)
+    return np.frombuffer(data, np.uint8).reshape(image.height, image.width, channels)
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
