@@ -46,7 +46,7 @@ setup(
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["maskcl_jax", "maskcl_jax.*"]),
-    package_data={"maskcl_jax": ["reference/*.npz"]},
+    package_data={"maskcl_jax.verify": ["reference/*.npz"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

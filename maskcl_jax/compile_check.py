@@ -24,12 +24,14 @@ import time
 import jax
 from absl import flags
 
-from maskcl_jax import cli, flops, hlo, metrics, sharding
+from maskcl_jax import cli
 from maskcl_jax import config as config_lib
-from maskcl_jax.chips import CHIPS
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.step import Program
+from maskcl_jax.performance import flops, hlo
+from maskcl_jax.performance.chips import CHIPS
+from maskcl_jax.training import metrics, sharding
+from maskcl_jax.training.step import Program
 
 GIB = 2**30
 # What libtpu 0.0.42 knows and we have tried; chips are the product.

@@ -23,7 +23,7 @@ from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.files import new_folder
 from maskcl_jax.interchange.product import product_of
 from maskcl_jax.interchange.writing import check_fits, fill, readme
-from maskcl_jax.run import Run, restore_run
+from maskcl_jax.training.run import Run, restore_run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 FORMAT = flags.DEFINE_enum("format", None, list(LAYOUTS), "What to export to.")

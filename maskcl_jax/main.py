@@ -9,8 +9,9 @@ cannot work, 143 (130) stopped by SIGTERM (Ctrl-C) and saved, so start it again;
 
 from absl import flags
 
-from maskcl_jax import cli, distributed
+from maskcl_jax import cli
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import distributed
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder; default runs/<config>-<preset>.")
@@ -20,9 +21,9 @@ distributed.define_flags()
 def main(argv: list[str]) -> None:
     """Trains the config of the command line, or that of the run, in its workdir."""
     # After the flags are parsed: a wrong flag is told at once.
-    from maskcl_jax.checkpoint import read_config
     from maskcl_jax.config import unflat
-    from maskcl_jax.train import train
+    from maskcl_jax.training.checkpoint import read_config
+    from maskcl_jax.training.loop import train
 
     if CONFIG.value is not None:
         config, workdir = CONFIG.value, WORKDIR.value or f"runs/{cli.config_stem()}-{CONFIG.value.preset}"

@@ -58,7 +58,7 @@ class PatchMask:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellRule:
-    """How one mask over the cells of a view is drawn, for every image on its own (`maskcl_jax.cells` has the rule).
+    """How one mask over the cells of a view is drawn, for every image on its own (`maskcl_jax.ops.cells` has the rule).
 
     name: of its batch keys. ratio: range of the mask ratio, drawn uniformly. background: whether other than salient
     cells are hidden too. cap: see `cells.counts`. focal_p: probability of a focal mask in place of cells; window: its

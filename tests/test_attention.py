@@ -9,12 +9,12 @@ import pytest
 from test_models import vit
 from test_train import tiny
 
-from maskcl_jax import sharding
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 from maskcl_jax.models import attention, layers
 from maskcl_jax.models.vit import ViT
-from maskcl_jax.step import Program
+from maskcl_jax.training import sharding
+from maskcl_jax.training.step import Program
 
 # JAX has no other way to lower for a GPU where none is.
 cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")

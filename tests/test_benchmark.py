@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 from test_train import CONFIGS, ROOT, environment, tiny
 
-from maskcl_jax import chips, flops, sharding
 from maskcl_jax.benchmark import modes
 from maskcl_jax.data import jpegs
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
-from maskcl_jax.step import Program
+from maskcl_jax.performance import chips, flops
+from maskcl_jax.training import sharding
+from maskcl_jax.training.step import Program
 from maskcl_jax.views import batch_shapes
 
 FEW = modes.Timer(steps=3, warmup=1)

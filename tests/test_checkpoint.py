@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import checkpoint, config, sharding, train_state
+from maskcl_jax import config
 from maskcl_jax.errors import UserError
 from maskcl_jax.recipes import masked_autoencoder
+from maskcl_jax.training import checkpoint, sharding, train_state
 
 METHOD = {
     "name": "mae",

@@ -10,9 +10,11 @@ import pytest
 from test_methods import batch_of
 from test_train import filled, tiny
 
-from maskcl_jax import chunked, config, sharding
+from maskcl_jax import config
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Carried, create
+from maskcl_jax.ops import chunked
+from maskcl_jax.training import sharding
 
 CASES = [("mae", {}), ("ccmim", {}), ("ccmim", {"align_grad": "both"}), ("cmae", {})]
 CASES += [("macrl", {"loss_on": "all"}), ("macrl", {"mode": "ema_full"})]

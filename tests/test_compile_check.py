@@ -14,9 +14,11 @@ import pytest
 from test_methods import batch_of
 from test_train import ROOT, fields_of, tiny
 
-from maskcl_jax import chips, compile_check, flops, hlo, sharding
+from maskcl_jax import compile_check
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, create
+from maskcl_jax.performance import chips, flops, hlo
+from maskcl_jax.training import sharding
 from maskcl_jax.views import batch_shapes
 
 # As libtpu writes it: a loop of 6 rounds with one gather that is shown twice, a fused reduce-scatter, a pair.

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from test_train import CONFIGS, command, environment, fields_of, saved_state
 
-from maskcl_jax import distributed
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import distributed
 
 TOTAL = 40
 OVERRIDES = {

@@ -14,7 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from untrained import made, run_of, save_run
 
-from maskcl_jax import checkpoint, sharding
 from maskcl_jax.data import subsets
 from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
@@ -22,6 +21,7 @@ from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate import features, fit, frozen, knn, linear, results, session, settings
 from maskcl_jax.evaluate.evaluation import evaluate
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.training import checkpoint, sharding
 
 EIGHT_PIXELS = {"data.image_size": (8, 8), "data.channels": 1, "model.patch_size": 4, "data.num_examples": 61}
 LIGHT = ("batch_size=16",)

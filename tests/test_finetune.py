@@ -13,13 +13,13 @@ from PIL import Image
 from untrained import made, run_of
 
 from maskcl_jax import config as config_lib
-from maskcl_jax import optimizer
 from maskcl_jax.data import randaugment
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches, finetune, mixing, recipes, session, settings
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.models.classifier import ViTClassifier, drop_path
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.training import optimizer
 from maskcl_jax.verify import verify_file
 from maskcl_jax.verify.__main__ import SHIPPED
 from maskcl_jax.views import RandAugment, View

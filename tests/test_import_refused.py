@@ -12,11 +12,11 @@ from test_import_torch import assert_encoder, mae_encoder, saved
 from test_train import CONFIGS, ROOT, environment, fields_of, tiny
 from untrained import made
 
-from maskcl_jax import run as run_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export_run
 from maskcl_jax.interchange import files
 from maskcl_jax.interchange.importing import import_run, imported
+from maskcl_jax.training import run as run_lib
 
 
 class RunsCode:

@@ -9,8 +9,7 @@ import pytest
 from test_train import tiny
 from untrained import arrays, made, write_run
 
-from maskcl_jax import checkpoint, config, train
-from maskcl_jax import run as run_lib
+from maskcl_jax import config
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export, export_run
 from maskcl_jax.interchange import convert, facts, files, importing, pickles
@@ -18,6 +17,8 @@ from maskcl_jax.interchange.catalog import LAYOUTS, Depths, depths_of
 from maskcl_jax.interchange.importing import import_run, imported
 from maskcl_jax.methods import create
 from maskcl_jax.models.position import resize_position_table
+from maskcl_jax.training import checkpoint, loop
+from maskcl_jax.training import run as run_lib
 
 STOCK = {"model.stem": "imagenet", "model.width": 64, "model.depth": 18}
 ROUNDS = [
@@ -212,12 +213,12 @@ def test_a_position_table_of_another_size_is_resized(tmp_path, without_compiling
 
 
 def test_an_imported_run_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.Monitor, "look", lambda self, state: ({}, {}))
+    monkeypatch.setattr(loop.Monitor, "look", lambda self, state: ({}, {}))
     fields = {"data.image_size": (24, 24), "total_steps": 2}
     import_run(saved(tmp_path, mae_encoder(tmp_path)), "timm", str(tmp_path / "run"), tiny("mae", **fields))
     before = run_lib.restore_run(str(tmp_path / "run"))
     assert before.config.model.positions == "learned"
-    train.train(config.unflat(checkpoint.read_config(str(tmp_path / "run"))), str(tmp_path / "run"))
+    loop.train(config.unflat(checkpoint.read_config(str(tmp_path / "run"))), str(tmp_path / "run"))
     after = run_lib.restore_run(str(tmp_path / "run"))
     assert (before.step, after.step) == (0, 2)
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), before.state.params, after.state.params)

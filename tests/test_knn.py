@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from maskcl_jax import sharding
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import knn
+from maskcl_jax.training import sharding
 
 
 def blobs(n, seed, classes=5, width=12):

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from stand_ins import ARGUMENTS, CONFIG, LAUNCH, ROOT, Machine
 
-from maskcl_jax import checkpoint, compile_check
+from maskcl_jax import compile_check
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import checkpoint
 
 
 @pytest.fixture

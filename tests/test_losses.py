@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import losses
+from maskcl_jax.ops import losses
 
 RNG = np.random.default_rng(0)
 

@@ -9,8 +9,8 @@ import pytest
 from test_methods import batch_of
 from test_train import filled, tiny
 
-from maskcl_jax import losses
 from maskcl_jax.methods import Carried, create
+from maskcl_jax.ops import losses
 
 
 @functools.cache

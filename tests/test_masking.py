@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import masking
+from maskcl_jax.ops import masking
 
 
 def test_patchify_is_rows_of_rows_and_back():

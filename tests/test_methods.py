@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_train import filled, tiny
 
-from maskcl_jax import losses, masking
 from maskcl_jax.data import boxes, cells, crops, masks, photometric
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, Carried, create
+from maskcl_jax.ops import losses, masking
 
 N = 16  # patches of `tiny`
 

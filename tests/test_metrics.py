@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import metrics
 from maskcl_jax.errors import Diverged
+from maskcl_jax.training import metrics
 
 
 def test_metrics_come_one_step_late():

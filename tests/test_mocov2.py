@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from test_train import filled, tiny
 
-from maskcl_jax import losses
 from maskcl_jax.methods import Carried, create
+from maskcl_jax.ops import losses
 
 VIEWS = list(jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 32, 32, 3)), jnp.float32))
 

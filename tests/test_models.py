@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import flops, masking
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.position import sincos_table
 from maskcl_jax.models.resnet import ResNet, resnet_size
 from maskcl_jax.models.vit import ViT, vit_size
+from maskcl_jax.ops import masking
+from maskcl_jax.performance import flops
 
 
 def vit(**fields):

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 from test_train import CONFIGS, ROOT, environment, saved_state, tiny
 
-from maskcl_jax import checkpoint, train
 from maskcl_jax.data import boxes, cells, crops, masks, on_device, photometric
 from maskcl_jax.data.pixels import crop_and_resize
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
+from maskcl_jax.training import checkpoint, loop
 from maskcl_jax.views import Photometric, View, batch_shapes
 
 
@@ -171,11 +171,11 @@ def test_images_split_over_devices_make_the_same_views():
 
 
 def test_a_run_that_goes_on_makes_the_views_of_the_first(tmp_path):
-    train.train(of_device("moco_v2"), str(tmp_path))
+    loop.train(of_device("moco_v2"), str(tmp_path))
     straight = saved_state(tmp_path, "moco_v2")
     shutil.rmtree(tmp_path / "checkpoints" / "6")
     assert checkpoint.Checkpoints(tmp_path).latest() == 3
-    train.train(of_device("moco_v2"), str(tmp_path))
+    loop.train(of_device("moco_v2"), str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, straight, saved_state(tmp_path, "moco_v2"))
     assert (tmp_path / "pictures" / "step_00000006.png").exists()
 
@@ -183,7 +183,7 @@ def test_a_run_that_goes_on_makes_the_views_of_the_first(tmp_path):
 def test_what_only_the_host_can_make_is_refused(tmp_path):
     c = tiny("saliency_masking", **{"data.on_device": True})
     with pytest.raises(UserError, match=r"method.provider='boundary' is made on the host.*use uniform or center"):
-        train.train(c, str(tmp_path / "run"))
+        loop.train(c, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -193,7 +193,7 @@ def test_images_of_many_sizes_are_refused(tmp_path):
     c = of_device("mae")
     c.data.source, c.data.path = "folder", str(tmp_path)
     with pytest.raises(UserError, match=r"data.on_device=True needs decoded images of one size.*to_array.*npz"):
-        train.train(c, str(tmp_path / "run"))
+        loop.train(c, str(tmp_path / "run"))
 
 
 def npz(tmp_path, **arrays):

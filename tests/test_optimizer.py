@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from maskcl_jax import config as config_lib
-from maskcl_jax import optimizer
 from maskcl_jax.errors import UserError
 from maskcl_jax.recipes import masked_autoencoder
+from maskcl_jax.training import optimizer
 
 METHOD = {
     "name": "mae",

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from test_data_batches import data_config
 
-from maskcl_jax import photometric
 from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data import photometric as drawing
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base, create
+from maskcl_jax.ops import photometric
 from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY, Photometric, View, batch_shapes
 
 RNG = np.random.default_rng(0)

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import regions
 from maskcl_jax.data import boxes
-from maskcl_jax.models import roi_align
+from maskcl_jax.ops import regions, roi_align
 from maskcl_jax.verify import verify_file
 from maskcl_jax.verify.__main__ import SHIPPED
 

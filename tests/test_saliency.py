@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 from test_data_batches import data_config
 
-from maskcl_jax import cells
 from maskcl_jax.data import cells as drawing
 from maskcl_jax.data import pipeline, saliency
 from maskcl_jax.data.saliency_maps import SalientMaps
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
+from maskcl_jax.ops import cells
 from maskcl_jax.views import SALIENCY, CellMasks, CellRule, View
 
 RNG = np.random.default_rng(0)

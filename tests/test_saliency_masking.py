@@ -9,10 +9,10 @@ import pytest
 from test_methods import batch_of, loss_and_grads
 from test_train import colourless, filled, tiny
 
-from maskcl_jax import cells, fills, losses
 from maskcl_jax.data import cells as draw_cells
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Carried, create
+from maskcl_jax.ops import cells, fills, losses
 from maskcl_jax.views import CellRule
 
 RNG = np.random.default_rng(0)

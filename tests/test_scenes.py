@@ -5,12 +5,12 @@ import pytest
 from test_data_batches import data_config
 from test_train import tiny
 
-from maskcl_jax import metrics
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
-from maskcl_jax.monitor import closing_rows
+from maskcl_jax.training import metrics
+from maskcl_jax.training.monitor import closing_rows
 from maskcl_jax.views import View
 
 

@@ -15,14 +15,14 @@ import pytest
 from test_methods import batch_of
 from test_train import environment, filled, tiny
 
-from maskcl_jax import checkpoint, optimizer, sharding, train, train_state
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Aux, Carried
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.step import accumulated, make_train_step
+from maskcl_jax.training import checkpoint, loop, optimizer, sharding, train_state
+from maskcl_jax.training.step import accumulated, make_train_step
 
 MESHES = {"one": (1, 1, 1), "data": (8, 8, 1), "fsdp": (8, 1, 8), "both": (8, 4, 2)}  # devices, data, fsdp
 STEPS = 5
@@ -231,10 +231,10 @@ def test_another_order_of_the_images_is_told(monkeypatch):
     state = train_state.TrainState(jnp.asarray(7), {}, None, {}, None, None, ())
     before = {"processes": 2, "devices": 8}
     line = "resumed from step 7 on 1 processes with 1 devices, before on 2 with 8"
-    assert train.opening_line(open_source(tiny("mae").data), state, before) == line
-    assert train.opening_line(None, state, checkpoint.machines()) == "resumed from step 7"
+    assert loop.opening_line(open_source(tiny("mae").data), state, before) == line
+    assert loop.opening_line(None, state, checkpoint.machines()) == "resumed from step 7"
     monkeypatch.setattr(pipeline, "read_in_parts", lambda source: True)
-    assert "from step 8 on the images come in another order" in train.opening_line(None, state, before)
+    assert "from step 8 on the images come in another order" in loop.opening_line(None, state, before)
 
 
 def test_the_first_moment_in_bfloat16_is_half_as_large():

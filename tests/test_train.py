@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from maskcl_jax import checkpoint, metrics, optimizer, sharding, train, train_state
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import Diverged
 from maskcl_jax.methods import METHODS, Carried
 from maskcl_jax.methods import create as create_method
+from maskcl_jax.training import checkpoint, loop, metrics, optimizer, sharding, train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in (ROOT / "configs").glob("*.py")}
@@ -115,7 +115,7 @@ def rows(workdir):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp_path, capsys, monkeypatch):
-    closing = train.train(tiny(name), str(tmp_path / "straight"))
+    closing = loop.train(tiny(name), str(tmp_path / "straight"))
     check_promises(name, tmp_path / "straight", closing, capsys.readouterr().out)
 
     class BreaksAtStep5(metrics.Meter):
@@ -124,13 +124,13 @@ def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp
                 raise RuntimeError("broken off")
             return super().push(step, values)
 
-    monkeypatch.setattr(train.Monitor, "look", lambda self, state: ({}, {}))
+    monkeypatch.setattr(loop.Monitor, "look", lambda self, state: ({}, {}))
     with monkeypatch.context() as patched:
         patched.setattr(metrics, "Meter", BreaksAtStep5)
         with pytest.raises(RuntimeError, match="broken off"):
-            train.train(tiny(name), str(tmp_path / "broken"))
+            loop.train(tiny(name), str(tmp_path / "broken"))
     assert checkpoint.Checkpoints(tmp_path / "broken").latest() == 3
-    train.train(tiny(name), str(tmp_path / "broken"))
+    loop.train(tiny(name), str(tmp_path / "broken"))
 
     straight, broken = (saved_state(tmp_path / run, name) for run in ("straight", "broken"))
     jax.tree.map(np.testing.assert_array_equal, straight, broken)
@@ -156,16 +156,16 @@ def check_promises(name, workdir, closing, out):
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    train.train(tiny("mae"), str(tmp_path))
+    loop.train(tiny("mae"), str(tmp_path))
     before = saved_state(tmp_path, "mae")
-    closing = train.train(tiny("mae"), str(tmp_path))
+    closing = loop.train(tiny("mae"), str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, before, saved_state(tmp_path, "mae"))
     assert "loss" in closing
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     with pytest.raises(Diverged, match="loss"):
-        train.train(tiny("mae", **{"optimizer.base_lr": 1e30, "optimizer.warmup_epochs": 0.0}), str(tmp_path))
+        loop.train(tiny("mae", **{"optimizer.base_lr": 1e30, "optimizer.warmup_epochs": 0.0}), str(tmp_path))
 
 
 GRADIENTS = """
@@ -269,7 +269,7 @@ def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
     assert (latest or 0) < 24  # none, where it died before the first one was whole
     subprocess.run(victim, env=environment(1), check=True)
     config = tiny("ccmim", **{"total_steps": 24, "log.every_seconds": 0.0, "eval.pictures": 0})
-    train.train(config, str(tmp_path / "straight"))
+    loop.train(config, str(tmp_path / "straight"))
     states = [saved_state(tmp_path / run) for run in ("killed", "straight")]
     assert int(states[0].step) == 24
     jax.tree.map(np.testing.assert_array_equal, *states)

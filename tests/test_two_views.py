@@ -10,10 +10,11 @@ import pytest
 from test_methods import batch_of, loss_and_grads
 from test_train import CONFIGS, colourless, filled, tiny
 
-from maskcl_jax import losses, masking, optimizer, train_state
 from maskcl_jax.methods import Carried, create
 from maskcl_jax.methods.mae import MAE
-from maskcl_jax.step import make_train_step
+from maskcl_jax.ops import losses, masking
+from maskcl_jax.training import optimizer, train_state
+from maskcl_jax.training.step import make_train_step
 
 TARGETS = ("cmae", "macrl", "mocov3")
 

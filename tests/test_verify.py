@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax import losses, masking, train_state
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods import METHODS, cmae, mocov2
 from maskcl_jax.models import attention, decoder, heads, layers, resnet, vit
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.position import sincos_table
+from maskcl_jax.ops import losses, masking
+from maskcl_jax.training import train_state
 from maskcl_jax.verify import cases, verify_file
 from maskcl_jax.verify.__main__ import SHIPPED, main
 
@@ -212,7 +213,7 @@ class Refuse:
         if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"):
             raise ImportError(f"{name} is not here")
 sys.meta_path.insert(0, Refuse())
-import maskcl_jax.train, maskcl_jax.methods, maskcl_jax.verify
+import maskcl_jax.training.loop, maskcl_jax.methods, maskcl_jax.verify
 """
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskcl_jax import visualize
+from maskcl_jax.training import visualize
 
 
 def test_a_grid_has_every_picture_in_its_place():

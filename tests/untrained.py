@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from test_train import filled, tiny
 
-from maskcl_jax import checkpoint, optimizer, train_state
-from maskcl_jax import run as run_lib
 from maskcl_jax.methods import create
+from maskcl_jax.training import checkpoint, optimizer, train_state
+from maskcl_jax.training import run as run_lib
 
 
 def write_run(workdir, name: str, **fields) -> None:

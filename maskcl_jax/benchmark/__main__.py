@@ -12,7 +12,7 @@
 What the numbers mean. A step's time is from one result to the next, the host one step ahead as in training; the
 median, and between which values four of five lie. Model FLOPs: the matrix products and convolutions of what JAX
 traced, 2 a multiply-add, without what remat does twice; beside it XLA's own count of the compiled program. MFU: model
-FLOPs over the chips' bf16 peak (`maskcl_jax.chips`), whatever the dtype. Images are source images: two views of one
+FLOPs over the chips' bf16 peak (`performance.chips`), whatever the dtype. Images are source images: two views of one
 count once. Images a core: over the processor time of all threads of this process, so that other load does not count.
 """
 
@@ -25,10 +25,11 @@ import tempfile
 
 from absl import flags
 
-from maskcl_jax import cli, metrics
+from maskcl_jax import cli
 from maskcl_jax import config as config_lib
 from maskcl_jax.benchmark import modes
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import metrics
 
 MODES = {"step": modes.step, "input": modes.host, "end_to_end": modes.end_to_end, "evaluate": modes.evaluate}
 

@@ -9,13 +9,14 @@ import time
 import jax
 import numpy as np
 
-from maskcl_jax import chips, metrics, sharding, train
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import jpegs, on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.step import Program
+from maskcl_jax.performance import chips
+from maskcl_jax.training import loop, metrics, sharding
+from maskcl_jax.training.step import Program
 
 MADE_UP = 64  # images that are really drawn for a made-up batch; larger ones repeat them
 
@@ -108,7 +109,7 @@ def step(config, timer: Timer) -> Report:
 def host(config, timer: Timer) -> Report:
     """The input pipeline alone. Of many processes, this one's share of every batch."""
     program, source = program_of(config, per_epoch=1000), open_source(config.data)
-    with contextlib.closing(train.open_batches(source, program, 0)) as batches:
+    with contextlib.closing(loop.open_batches(source, program, 0)) as batches:
         times, cpu = timer.host(lambda: next(batches))
     images = timer.steps * config.batch_size // jax.process_count()
     return reported(config, "input", times, images_per_cpu_second=images / cpu)
@@ -120,7 +121,7 @@ def end_to_end(config, timer: Timer) -> Report:
     program = program_of(config, pipeline.steps_per_epoch(source, config.batch_size), source)
     compiled, facts = compile_step(program)
     state, rate = program.new_state(), metrics.Throughput(config.batch_size)
-    with contextlib.closing(train.open_batches(source, program, 0)) as batches:
+    with contextlib.closing(loop.open_batches(source, program, 0)) as batches:
 
         def one():
             nonlocal state

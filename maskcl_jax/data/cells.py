@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from maskcl_jax import cells
 from maskcl_jax.data import saliency
 from maskcl_jax.data.randomness import per_example
+from maskcl_jax.ops import cells
 from maskcl_jax.views import CellRule, View
 
 DRAWS = 5  # focal?, channel-wise?, ratio, window down and across; the noise of the cells follows

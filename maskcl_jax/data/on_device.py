@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax import sharding
 from maskcl_jax.data import boxes, cells, crops, masks, order, photometric, saliency
 from maskcl_jax.data.pixels import check_interpolation, to_channels
 from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import sharding
 from maskcl_jax.views import View
 
 IMAGES, INDEX = "images", "index"  # the keys of the batch that the step is given

@@ -1,13 +1,13 @@
-"""What happens to the colours of a view: drawn here, done by `maskcl_jax.photometric` on the device or on the host."""
+"""What happens to the colours of a view: drawn here, done by `ops.photometric` on the device or on the host."""
 
 import functools
 
 import jax
 import numpy as np
 
-from maskcl_jax import photometric
 from maskcl_jax.data.randomness import per_example
 from maskcl_jax.errors import UserError
+from maskcl_jax.ops import photometric
 from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY, Photometric, View
 
 COLUMN = {name: i for i, name in enumerate(PHOTOMETRIC)}

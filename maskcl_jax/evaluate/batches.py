@@ -2,11 +2,11 @@
 
 import jax
 
-from maskcl_jax import sharding
 from maskcl_jax.data import pipeline, subsets
 from maskcl_jax.data.sources import Source, open_source
 from maskcl_jax.data.tfds_stream import Records
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import sharding
 from maskcl_jax.views import RandAugment, View
 
 

@@ -5,11 +5,11 @@ import time
 
 import jax
 
-from maskcl_jax import checkpoint
 from maskcl_jax import config as config_lib
 from maskcl_jax.evaluate import results, settings
 from maskcl_jax.evaluate.session import open_session
-from maskcl_jax.run import restore_run
+from maskcl_jax.training import checkpoint
+from maskcl_jax.training.run import restore_run
 
 # protocol -> (module, function), imported when it is asked for.
 RUNNERS = {

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from maskcl_jax import checkpoint, sharding, visualize
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import subsets
 from maskcl_jax.data.sources import SPLITS
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import knn
 from maskcl_jax.methods import base
+from maskcl_jax.training import checkpoint, sharding, visualize
 
 PART = 64  # batches a file, while the work goes on
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maskcl_jax import optimizer, sharding, train_state
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches, mixing, results
 from maskcl_jax.evaluate.encoder import position_table
@@ -13,6 +12,7 @@ from maskcl_jax.evaluate.fit import Fit, fit
 from maskcl_jax.evaluate.knn import whole
 from maskcl_jax.methods import base
 from maskcl_jax.models.classifier import ResNetClassifier, ViTClassifier, drop_path
+from maskcl_jax.training import optimizer, sharding, train_state
 
 
 def run_finetune(session) -> dict:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from maskcl_jax import checkpoint, metrics, sharding
-from maskcl_jax.preemption import StopSignal
+from maskcl_jax.training import checkpoint, metrics, sharding
+from maskcl_jax.training.preemption import StopSignal
 
 
 class Fit(NamedTuple):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from maskcl_jax import sharding
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import sharding
 
 TRAIN_BLOCK = 16384  # train features compared at once: no similarity matrix is larger than TRAIN_BLOCK x TEST_BLOCK
 TEST_BLOCK = 1024

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maskcl_jax import optimizer, sharding
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches, results
 from maskcl_jax.evaluate.fit import Fit, fit
 from maskcl_jax.evaluate.knn import whole
+from maskcl_jax.training import optimizer, sharding
 
 BN_EPS, BN_MOMENTUM = 1e-6, 0.1  # facebookresearch/mae main_linprobe.py
 

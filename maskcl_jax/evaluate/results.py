@@ -8,10 +8,10 @@ from importlib import metadata
 
 import jax
 
-from maskcl_jax import checkpoint
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate.knn import wilson
+from maskcl_jax.training import checkpoint
 
 LIBRARIES = ("maskcl_jax", "jax", "flax", "optax", "numpy", "scikit-learn", "tensorflow-datasets")
 COLUMNS = ("run", "step", "protocol", "labels", "feature", "network", "data", "result", "n", "details")

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maskcl_jax import optimizer, sharding
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches
 from maskcl_jax.evaluate.fit import Fit, fit
 from maskcl_jax.evaluate.knn import whole
 from maskcl_jax.methods import base
 from maskcl_jax.models.segmenter import HEADS, Segmenter
+from maskcl_jax.training import optimizer, sharding
 
 
 def run_segment(session) -> dict:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from maskcl_jax import checkpoint, sharding
 from maskcl_jax.data import pipeline, subsets
 from maskcl_jax.data.segmentation import open_pairs
 from maskcl_jax.data.sources import Source, open_source
@@ -17,7 +16,8 @@ from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate import knn
 from maskcl_jax.evaluate.settings import name_of
 from maskcl_jax.methods import base
-from maskcl_jax.run import Run
+from maskcl_jax.training import checkpoint, sharding
+from maskcl_jax.training.run import Run
 
 
 class Session(NamedTuple):

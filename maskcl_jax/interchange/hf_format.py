@@ -2,10 +2,10 @@
 
 import json
 
-from maskcl_jax import masking
 from maskcl_jax.interchange.files import quoted
 from maskcl_jax.interchange.product import Product
 from maskcl_jax.models.layers import LAYER_NORM_EPS
+from maskcl_jax.ops import masking
 
 
 def lacks(p: Product) -> str:

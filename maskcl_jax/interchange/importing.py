@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax import checkpoint, methods, optimizer, train_state
 from maskcl_jax import config as config_lib
+from maskcl_jax import methods
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, facts, files
 from maskcl_jax.interchange.catalog import LAYOUTS, Layout, depths_of
 from maskcl_jax.interchange.positions import place_tables
 from maskcl_jax.interchange.product import KINDS
+from maskcl_jax.training import checkpoint, optimizer, train_state
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # The method that a run of an encoder from a tool gets, where nothing tells another.

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from maskcl_jax import run as run_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert
 from maskcl_jax.interchange.catalog import LAYOUTS, Depths
 from maskcl_jax.models.resnet import RESNET_DEPTHS
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.training import run as run_lib
 
 KINDS = {"vit": "ViT encoder", "resnet": "ResNet encoder", "full": "whole pre-training model"}
 

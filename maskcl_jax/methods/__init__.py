@@ -1,6 +1,5 @@
 """The methods, by the name that `config.method.name` carries."""
 
-from maskcl_jax import chunked
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods.base import Aux, Carried, Method, check_choice
 from maskcl_jax.methods.ccmim import CCMIM
@@ -12,6 +11,7 @@ from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.mocov3 import MoCoV3
 from maskcl_jax.methods.saliency_masking import saliency_masking
 from maskcl_jax.methods.simclr import SimCLR
+from maskcl_jax.ops import chunked
 
 METHODS = {
     "mae": MAE,

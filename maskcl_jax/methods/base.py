@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from maskcl_jax import masking, photometric
 from maskcl_jax.errors import UserError
 from maskcl_jax.models.resnet import RESNET_DEPTHS, STEMS, ResNet
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.ops import masking, photometric
 from maskcl_jax.views import PHOTOMETRIC_ON, PatchMask, Photometric, View
 
 ATTENTIONS = ("xla", "cudnn")

@@ -10,12 +10,12 @@ The paper's equations and tables could not be read: where the code offers no opt
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import chunked, losses, masking
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.ops import chunked, losses, masking
 
 
 class CCMIM(MAE):

@@ -10,7 +10,6 @@ paper and code differ, the code's value is the default, for it trained the publi
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import chunked, losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
@@ -18,6 +17,7 @@ from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.heads import KERNEL_INIT, MLP, init_mlps
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.ops import chunked, losses
 
 REFERENCE_SIZE = 224  # pixels: what master_size and pixel_shift are written for; other sizes scale them
 

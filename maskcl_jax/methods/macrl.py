@@ -9,12 +9,12 @@ Every number, and everything else in this file, is our choice.
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import chunked, losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.heads import MLP, init_mlps
+from maskcl_jax.ops import chunked, losses
 
 MODES = ("shared", "ema_keys", "ema_full")
 

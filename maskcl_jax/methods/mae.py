@@ -9,10 +9,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import chunked, losses, masking
 from maskcl_jax.methods import base
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.ops import chunked, losses, masking
 from maskcl_jax.views import View
 
 

@@ -12,14 +12,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses, regions
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.mask_head import MaskHead
 from maskcl_jax.models.resnet import average_pool
-from maskcl_jax.models.roi_align import roi_mean
+from maskcl_jax.ops import losses, regions
+from maskcl_jax.ops.roi_align import roi_mean
 from maskcl_jax.views import Boxes
 
 BRANCHES = ("query", "both", "none")

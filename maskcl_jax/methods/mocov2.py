@@ -8,12 +8,12 @@ BatchNorm statistics of a step: `verify`).
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.heads import MLP, init_mlps
 from maskcl_jax.models.resnet import average_pool
+from maskcl_jax.ops import losses
 
 
 class MoCoV2(base.Method):

@@ -8,11 +8,11 @@ facebookresearch/moco-v3 at c349e6e (outputs, gradients, EMA and BatchNorm stati
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses
 from maskcl_jax.methods import base
 from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.heads import MLP, init_mlps
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.ops import losses
 
 
 class MoCoV3(base.Method):

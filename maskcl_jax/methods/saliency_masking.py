@@ -7,7 +7,7 @@ cells, no hard negative. MSCN's own numbers were not available to us.
 
 Sources: [C] joycenerd/Saliency-Guided-Masking-for-ConvNets at c6e62b8, [P] the authors' poster; the paper's text was
 not available to us. Two slips of [C] are not copied: its salient cells lie right-justified in their rows (see
-`maskcl_jax.cells`), and its hard negative is image 0's for the whole batch; here every image has its own, as [P] says.
+`ops.cells`), and its hard negative is image 0's for the whole batch; here every image has its own, as [P] says.
 
 The paper finds salient cells with a ResNet-50 trained on ImageNet's labels [C]. Here nothing needs labels, so results
 are not the paper's. The host makes its maps before the colours are changed, [C] after: our choice.
@@ -18,12 +18,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import cells, fills, losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.simclr import SimCLR
 from maskcl_jax.models.resnet import average_pool
+from maskcl_jax.ops import cells, fills, losses
 from maskcl_jax.views import SALIENCY, CellMasks, CellRule
 
 STRATEGIES = ("high_pass", "blur", "mean")

@@ -8,13 +8,13 @@ checked against its formula in the tests.
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax import losses
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.heads import MLP, init_mlps
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.ops import losses
 
 
 class SimCLR(base.Method):

@@ -5,12 +5,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from maskcl_jax import masking
 from maskcl_jax.errors import UserError
 from maskcl_jax.models.attention import ALL, CLS
 from maskcl_jax.models.blocks import Block, through
 from maskcl_jax.models.layers import Dense, LayerNorm, separate_qkv, token_init, torch_bias_init, xavier
 from maskcl_jax.models.position import sincos_table
+from maskcl_jax.ops import masking
 
 VIT_SIZES = {
     "Ti": {"width": 192, "depth": 12, "heads": 3},

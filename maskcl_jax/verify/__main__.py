@@ -8,7 +8,7 @@ import jax
 from maskcl_jax.errors import UserError
 from maskcl_jax.verify import verify_file
 
-SHIPPED = pathlib.Path(__file__).parents[1] / "reference"
+SHIPPED = pathlib.Path(__file__).parent / "reference"
 
 
 def main(paths: list[str]) -> int:

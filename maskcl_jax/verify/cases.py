@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax import losses, masking, optimizer
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.layers import LayerNorm
 from maskcl_jax.models.position import resize_position_table, sincos_table
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.ops import losses, masking
+from maskcl_jax.training import optimizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax import losses, train_state
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.base import Carried
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.models.resnet import ResNet, average_pool
+from maskcl_jax.ops import losses
+from maskcl_jax.training import train_state
 from maskcl_jax.verify.cases import Case, channels_last, named
 from maskcl_jax.verify.target_cases import COLOURLESS, stats
 

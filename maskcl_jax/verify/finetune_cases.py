@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maskcl_jax import optimizer
 from maskcl_jax.interchange import layouts
 from maskcl_jax.models.classifier import ViTClassifier
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.training import optimizer
 from maskcl_jax.verify.cases import Case, named, size_of
 
 

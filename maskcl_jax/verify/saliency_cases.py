@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax import cells, fills, losses, photometric
 from maskcl_jax.data import pixels
 from maskcl_jax.methods import base
+from maskcl_jax.ops import cells, fills, losses, photometric
 from maskcl_jax.verify.cases import Case, named
 from maskcl_jax.views import PHOTOMETRIC_IDENTITY
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax import masking, optimizer, train_state
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.base import Carried, momentum_at
 from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.mocov3 import MoCoV3
+from maskcl_jax.ops import masking
+from maskcl_jax.training import optimizer, train_state
 from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, named, reconstruction
 
 COLOURLESS = SimpleNamespace(

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax.masking import num_visible
 from maskcl_jax.models.vit import ViT, vit_size
+from maskcl_jax.ops.masking import num_visible
 
 RATIOS = (0.9, 0.75, 0.6, 0.45, 0.3, 0.0)
 

@@ -4,14 +4,15 @@ import contextlib
 
 import jax
 
-from maskcl_jax import checkpoint, chips, distributed, metrics, sharding
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.monitor import Monitor, closing_rows
-from maskcl_jax.preemption import StopSignal
-from maskcl_jax.step import Program
+from maskcl_jax.performance import chips
+from maskcl_jax.training import checkpoint, distributed, metrics, sharding
+from maskcl_jax.training.monitor import Monitor, closing_rows
+from maskcl_jax.training.preemption import StopSignal
+from maskcl_jax.training.step import Program
 
 
 def open_state(checkpoints, program: Program):

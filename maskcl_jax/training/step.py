@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.experimental.compilation_cache import compilation_cache
 
-from maskcl_jax import chips, flops, optimizer, sharding, train_state
 from maskcl_jax.data import on_device
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Aux, Carried
 from maskcl_jax.methods import create as create_method
+from maskcl_jax.performance import chips, flops
+from maskcl_jax.training import optimizer, sharding, train_state
 from maskcl_jax.views import batch_shapes
 
 

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from maskcl_jax import checkpoint, methods, optimizer, sharding, train_state
 from maskcl_jax import config as config_lib
+from maskcl_jax import methods
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import checkpoint, optimizer, sharding, train_state
 
 
 class Run(NamedTuple):

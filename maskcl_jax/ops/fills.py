@@ -5,7 +5,7 @@ Images (B, H, W, C) float32, normalised. Source: Chin et al. 2024, joycenerd/Sal
 
 import jax.numpy as jnp
 
-from maskcl_jax import photometric
+from maskcl_jax.ops import photometric
 
 FULL_SIZE = 224  # pixels: the side for which the paper's code states its kernels
 

@@ -6,10 +6,10 @@ import pathlib
 import jax
 import numpy as np
 
-from maskcl_jax import metrics, sharding, visualize
 from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.evaluate import knn
 from maskcl_jax.evaluate.logistic import logistic_accuracy
+from maskcl_jax.training import metrics, sharding, visualize
 
 
 class Monitor:

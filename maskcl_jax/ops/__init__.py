@@ -1,0 +1,1 @@
+"""Pure functions on the device: losses, masks, colors, regions."""
