@@ -30,7 +30,8 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import flops, hlo
 from maskcl_jax.performance.chips import CHIPS
-from maskcl_jax.training import metrics, sharding
+from maskcl_jax.training import sharding
+from maskcl_jax.training.logging import summary_table
 from maskcl_jax.training.step import Program
 
 GIB = 2**30
@@ -284,7 +285,7 @@ def as_text(report: Report, mfu: float) -> str:
         rows["run"] = f"{r.images:,} images: {hours:,.0f} chip-hours at an assumed {mfu:.0%} of {chip.name}'s peak"
     if r.largest_batch is not None:
         rows["largest"] = f"batch {r.largest_batch}, {r.largest_batch // r.chips} a chip" if r.largest_batch else "none"
-    return metrics.summary_table(rows)
+    return summary_table(rows)
 
 
 def gib(count: int) -> str:

@@ -18,7 +18,7 @@ from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import Diverged
 from maskcl_jax.methods import METHODS, Carried
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.training import checkpoint, loop, metrics, optimizer, sharding, train_state
+from maskcl_jax.training import checkpoint, loop, optimizer, sharding, throughput, train_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in (ROOT / "configs").glob("*.py")}
@@ -118,7 +118,7 @@ def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp
     closing = loop.train(tiny(name), str(tmp_path / "straight"))
     check_promises(name, tmp_path / "straight", closing, capsys.readouterr().out)
 
-    class BreaksAtStep5(metrics.Meter):
+    class BreaksAtStep5(throughput.Meter):
         def push(self, step, values):
             if step == 5:
                 raise RuntimeError("broken off")
@@ -126,7 +126,7 @@ def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp
 
     monkeypatch.setattr(loop.Monitor, "look", lambda self, state: ({}, {}))
     with monkeypatch.context() as patched:
-        patched.setattr(metrics, "Meter", BreaksAtStep5)
+        patched.setattr(throughput, "Meter", BreaksAtStep5)
         with pytest.raises(RuntimeError, match="broken off"):
             loop.train(tiny(name), str(tmp_path / "broken"))
     assert checkpoint.Checkpoints(tmp_path / "broken").latest() == 3

@@ -29,7 +29,7 @@ from maskcl_jax import cli
 from maskcl_jax import config as config_lib
 from maskcl_jax.benchmark import modes
 from maskcl_jax.errors import UserError
-from maskcl_jax.training import metrics
+from maskcl_jax.training.platform import accelerator_fallback
 
 MODES = {"step": modes.step, "input": modes.host, "end_to_end": modes.end_to_end, "evaluate": modes.evaluate}
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         if JPEGS.value:
             config = modes.of_jpegs(config, stack.enter_context(tempfile.TemporaryDirectory()), JPEGS.value)
         config_lib.check(config)
-        if warning := metrics.accelerator_fallback():
+        if warning := accelerator_fallback():
             print(warning, file=sys.stderr)
         timer = modes.Timer(steps=STEPS.value, warmup=WARMUP.value, profile=PROFILE.value)
         report = MODES[MODE.value](config, timer)

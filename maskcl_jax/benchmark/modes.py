@@ -15,8 +15,10 @@ from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips
-from maskcl_jax.training import loop, metrics, sharding
+from maskcl_jax.training import loop, platform, sharding
+from maskcl_jax.training.logging import summary_table
 from maskcl_jax.training.step import Program
+from maskcl_jax.training.throughput import Throughput
 
 MADE_UP = 64  # images that are really drawn for a made-up batch; larger ones repeat them
 
@@ -120,7 +122,7 @@ def end_to_end(config, timer: Timer) -> Report:
     source = open_source(config.data)
     program = program_of(config, pipeline.steps_per_epoch(source, config.batch_size), source)
     compiled, facts = compile_step(program)
-    state, rate = program.new_state(), metrics.Throughput(config.batch_size)
+    state, rate = program.new_state(), Throughput(config.batch_size)
     with contextlib.closing(loop.open_batches(source, program, 0)) as batches:
 
         def one():
@@ -146,7 +148,7 @@ def evaluate(config, timer: Timer) -> Report:
         out_shardings=sharding.replicated(mesh),
     )
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    rate = metrics.Throughput(size)
+    rate = Throughput(size)
     with contextlib.ExitStack() as stack:
 
         def read():
@@ -229,7 +231,7 @@ def usage(facts: dict, times: np.ndarray) -> dict:
     found = {}
     if peak := chips.peak_flops():
         found["mfu"] = facts["model_flops_a_step"] / (float(times.mean()) * peak)
-    if counted := metrics.memory_in_use():
+    if counted := platform.peak_memory():
         found["peak_bytes"] = counted
     return found
 
@@ -244,7 +246,7 @@ def reported(config, mode: str, times: np.ndarray, *, batch_size: int = 0, **fie
         preset=config.preset,
         batch_size=batch_size,
         dtype=config.dtype,
-        platform=metrics.describe_platform(),
+        platform=platform.describe_platform(),
         date=datetime.date.today().isoformat(),
         steps=len(times),
         seconds_a_step=float(median),
@@ -280,4 +282,4 @@ def as_text(report: Report) -> str:
         rows["memory"] = f"{r.peak_bytes / 2**30:.2f} GiB a device at the peak"
     if r.compile_seconds is not None:
         rows["compile"] = f"{r.compile_seconds:.1f} s"
-    return metrics.summary_table(rows)
+    return summary_table(rows)

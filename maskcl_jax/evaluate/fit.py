@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from maskcl_jax.training import checkpoint, metrics, sharding
+from maskcl_jax.training import checkpoint, sharding
+from maskcl_jax.training.logging import LiveLine
 from maskcl_jax.training.preemption import StopSignal
+from maskcl_jax.training.throughput import Meter, Throughput
 
 
 class Fit(NamedTuple):
@@ -31,14 +33,14 @@ def fit(plan: Fit, batches: Callable, *, workdir: pathlib.Path, mesh, seed: int,
     batches: (first step) -> iterator of host batches, to be closed. A signal saves and leaves, as in training.
     """
     placed = sharding.replicated(mesh)
-    live = metrics.LiveLine(plan.total, every_steps=10, every_seconds=10.0, quiet=jax.process_index() != 0)
+    live = LiveLine(plan.total, every_steps=10, every_seconds=10.0, quiet=jax.process_index() != 0)
     checkpoints = checkpoint.Checkpoints(str(workdir), keep_last=1)
     new_state = jax.jit(plan.new_state, out_shardings=placed)
     state, start = opened(checkpoints, new_state, (jax.random.key(seed), plan.constants), placed)
     if start:
         live.say(f"resumed from step {start}")
     step_fn = jax.jit(plan.step, donate_argnums=0, out_shardings=(placed, placed))
-    rate, meter, feed = metrics.Throughput(batch_size), metrics.Meter(), batches(start)
+    rate, meter, feed = Throughput(batch_size), Meter(), batches(start)
 
     def report(row):
         if row is not None:

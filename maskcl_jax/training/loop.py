@@ -9,7 +9,7 @@ from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips
-from maskcl_jax.training import checkpoint, distributed, metrics, sharding
+from maskcl_jax.training import checkpoint, distributed, logging, platform, sharding, throughput
 from maskcl_jax.training.monitor import Monitor, closing_rows
 from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.step import Program
@@ -37,7 +37,7 @@ def opening_line(source, state, made_on: dict) -> str:
     """
     step, now = int(state.step), checkpoint.machines()
     if step == 0:
-        return metrics.parameter_overview(state.params)
+        return logging.parameter_overview(state.params)
     text = f"resumed from step {step}"
     if not made_on or made_on == now:
         return text
@@ -70,17 +70,17 @@ def train(config, workdir: str) -> dict[str, str]:
     checkpoint.claim(workdir, config)
 
     # --- What runs where --------------------------------------------------------------------------------------
-    live = metrics.LiveLine(
+    live = logging.LiveLine(
         plan.total,
         every_steps=config.log.every_steps,
         every_seconds=config.log.every_seconds,
         quiet=jax.process_index() != 0,
     )
     live.say(
-        f"{config.method.name}, preset {config.preset} | {source.description} | {metrics.describe_platform()} | "
+        f"{config.method.name}, preset {config.preset} | {source.description} | {platform.describe_platform()} | "
         f"{plan.total} steps of {config.batch_size} images | {workdir}"
     )
-    if warning := metrics.accelerator_fallback():
+    if warning := platform.accelerator_fallback():
         live.say(warning)
 
     # --- State and step ---------------------------------------------------------------------------------------
@@ -92,11 +92,11 @@ def train(config, workdir: str) -> dict[str, str]:
     # --- The loop ---------------------------------------------------------------------------------------------
     batches = open_batches(source, program, start)
     monitor = Monitor(config, workdir, source=source, method=method, mesh=mesh, images=images)
-    writers = metrics.create_writers(workdir, resume_step=start)
+    writers = logging.Writers(workdir, resume_step=start)
     # Compiled here once and for all: a step of other shapes would be an error, not a second compilation.
     train_step = program.compile()
-    rate = metrics.Throughput(config.batch_size, flops_per_image=program.flops_per_image(), peak=chips.peak_flops())
-    meter = metrics.Meter()
+    rate = throughput.Throughput(config.batch_size, flops_per_image=program.flops_per_image(), peak=chips.peak_flops())
+    meter = throughput.Meter()
 
     def report(row):
         """One step's metrics, fetched: to the live line always, to the files every few steps."""
@@ -144,5 +144,5 @@ def train(config, workdir: str) -> dict[str, str]:
     if jax.process_index() != 0:
         return {}
     rows = closing_rows(config, workdir, rate=rate, skipped=len(source.skipped))
-    live.say(metrics.summary_table(rows))
+    live.say(logging.summary_table(rows))
     return rows

@@ -9,7 +9,8 @@ import numpy as np
 from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.evaluate import knn
 from maskcl_jax.evaluate.logistic import logistic_accuracy
-from maskcl_jax.training import metrics, sharding, visualize
+from maskcl_jax.training import platform, sharding, visualize
+from maskcl_jax.training.throughput import Throughput
 
 
 class Monitor:
@@ -119,7 +120,7 @@ def history(workdir: str, name: str) -> list[tuple[int, float]]:
     return [(row["step"], row[name]) for row in rows if name in row]
 
 
-def closing_rows(config, workdir: str, *, rate: metrics.Throughput, skipped: int) -> dict[str, str]:
+def closing_rows(config, workdir: str, *, rate: Throughput, skipped: int) -> dict[str, str]:
     """The table at the end of a run: name -> text."""
     losses, knns, linear = (history(workdir, name) for name in ("loss", "knn_accuracy", "linear_accuracy"))
     rows = {}
@@ -139,7 +140,7 @@ def closing_rows(config, workdir: str, *, rate: metrics.Throughput, skipped: int
         if mfu := rate.mfu(overall):
             rows["MFU"] = f"{mfu:.1%} of the devices' bf16 peak"
         rows["data wait"] = f"{rate.data_wait():.1%} of the time of the steps"
-    if memory := metrics.memory_in_use():
+    if memory := platform.peak_memory():
         rows["device memory"] = f"{memory / 2**30:.2f} GiB at the peak, on the fullest device"
     if skipped:
         rows["skipped images"] = f"{skipped} could not be read; the log names them"

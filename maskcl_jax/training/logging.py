@@ -1,0 +1,151 @@
+"""What a run prints and records: the live line, metrics.jsonl and TensorBoard files, tables."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+import jax
+import numpy as np
+from clu.parameter_overview import get_parameter_overview
+
+from maskcl_jax.training.tensorboard import EventWriter
+
+CLEAR = "\r\033[K"  # terminal code: back to the start of the line, and erase it
+
+
+class LiveLine:
+    """One line that is redrawn on a terminal; elsewhere a plain line every few seconds."""
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        every_steps: int,
+        every_seconds: float,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prints nothing yet.
+
+        Args:
+            total: Steps of the run.
+            every_steps: Where the stream is no terminal, only multiples of it are printed,
+            every_seconds: and no more often than this.
+            quiet: Prints nothing at all, for processes other than the first.
+            stream: Default: stdout.
+            clock: Seconds.
+        """
+        self.total, self.every_steps, self.every_seconds = total, every_steps, every_seconds
+        self.quiet, self.stream, self.clock = quiet, stream or sys.stdout, clock
+        self.terminal = self.stream.isatty()
+        self.line = ""  # what the terminal shows now
+        self.begun, self.shown_at = self.clock(), -math.inf
+
+    def update(self, step: int, values: Mapping[str, float], *, images_per_second: float, eta: float) -> None:
+        """Shows the state of the run after `step`.
+
+        Args:
+            step: Steps done.
+            values: Metrics; those whose names begin with `loss` are shown.
+            images_per_second: 0 while it is unknown: then neither it nor the ETA is shown.
+            eta: Seconds to the end of the run.
+        """
+        now = self.clock()
+        due = step % self.every_steps == 0 and now - self.shown_at >= self.every_seconds
+        if self.quiet or not (self.terminal or due or step in (1, self.total)):
+            return
+        parts = [f"{step}/{self.total}", *(f"{k} {v:.4f}" for k, v in values.items() if k.startswith("loss"))]
+        end = f"took {duration(now - self.begun)}" if step == self.total else f"ETA {duration(eta)}"
+        parts += [f"{images_per_second:.0f} images/s", end] if images_per_second else []
+        text, self.shown_at = "  ".join(parts), now
+        if not self.terminal or step == self.total:
+            self.line = ""  # the last line stays: nothing may be written over it
+            self.say(text)
+            return
+        self.line = text[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be erased
+        self.stream.write(f"{CLEAR}{self.line}")
+        self.stream.flush()
+
+    def say(self, text: str) -> None:
+        """Prints above the live line."""
+        if not self.quiet:
+            self.stream.write(f"{CLEAR if self.terminal else ''}{text}\n{self.line}")
+            self.stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """75.0 -> "1m15s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+
+
+class Writers:
+    """Writes scalars to metrics.jsonl and TensorBoard, images to TensorBoard. Only process 0 writes."""
+
+    def __init__(self, workdir: str | pathlib.Path, *, resume_step: int = 0) -> None:
+        """Opens the files of a run, and drops the rows that a run wrote after the checkpoint it resumes from.
+
+        Args:
+            workdir: The run's folder.
+            resume_step: Step of that checkpoint; 0 for a run that starts anew, which writes its row of step 0 again.
+        """
+        self.rows, self.events = None, None
+        if jax.process_index() != 0:
+            return
+        path = pathlib.Path(workdir) / "metrics.jsonl"
+        drop_rows_after(path, resume_step or -1)
+        self.rows, self.events = path.open("a"), EventWriter(workdir)
+
+    def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one row, with null for what is not finite (JSON has no NaN); nothing for no values."""
+        if self.rows is None or not values:
+            return
+        row = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
+        self.rows.write(json.dumps({"step": step, **row}) + "\n")
+        self.rows.flush()
+        self.events.write_scalars(step, values)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes one (H, W, 3) uint8 image per name; nothing for no images."""
+        if self.events is not None and images:
+            self.events.write_images(step, {name: image[None] for name, image in images.items()})
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        for file in (self.rows, self.events):
+            if file is not None:
+                file.close()
+
+
+def drop_rows_after(path: pathlib.Path, step: int) -> None:
+    """Keeps the rows of metrics.jsonl up to `step`; a last row that a kill truncated is dropped too."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def parameter_overview(params: Any) -> str:
+    """clu's table of parameters: name, shape, size, and their total."""
+    return get_parameter_overview(params, include_stats=False)
+
+
+def summary_table(rows: Mapping[str, str]) -> str:
+    """Name and text in two aligned columns between rules."""
+    width = max(map(len, rows))
+    lines = [f"{name:<{width}}  {text}" for name, text in rows.items()]
+    rule = "-" * min(max(map(len, lines)), 100)
+    return "\n".join([rule, *lines, rule])
