@@ -23,28 +23,106 @@ Measured by us: see "Results" in the README. Published by the authors for ResNet
 200 epochs, 71.1 % after 800 (their repository's README); the demo's k-NN on CIFAR-10 after 200 epochs: 82.6 %.
 """
 
-from maskcl_jax import config as config_lib
-from maskcl_jax import recipes
+from maskcl_jax.config import COLOR, SMALL_RESNET, Config, build
 
-# Source of every number: facebookresearch/moco at 78b69ca (main_moco.py with --mlp --moco-t 0.2 --aug-plus --cos).
+# Source of every number here and in LARGE: facebookresearch/moco at 78b69ca (main_moco.py with --mlp --moco-t 0.2
+# --aug-plus --cos).
 METHOD = {
     "name": "moco_v2",
     "temperature": 0.2,
-    "momentum": 0.999,
-    "momentum_schedule": "fixed",
-    "queue_size": 65536,
-    "projector": {"layers": 2, "out": 128},
-    "bn_group_size": 32,  # a GPU's share of the batch
-    "shuffle_bn": True,
-    "symmetric": False,
-    "query_augment": recipes.COLOURS,
-    "key_augment": recipes.COLOURS,
+    "momentum": 0.999,  # of the EMA encoder
+    "momentum_schedule": "fixed",  # cosine (rises to 1) is our choice
+    "queue_size": 65536,  # keys
+    "projector": {"layers": 2, "out": 128},  # no BatchNorm; the hidden layer is as wide as the features
+    # Images that share BatchNorm statistics: a GPU's part of the batch. 0: the whole batch, by which the network can
+    # tell its own batch from the queue.
+    "bn_group_size": 32,
+    "shuffle_bn": True,  # keys are encoded in a random order: a query and its key do not share their statistics
+    "symmetric": False,  # each view is query and key in turn: an option of the demo for CIFAR-10, off there
+    "query_augment": COLOR,
+    "key_augment": COLOR,
+}
+
+# Our choice for runs of minutes at 28 and 32 pixels.
+SMALL = {
+    **SMALL_RESNET,
+    "batch_size": 64,
+    "method.temperature": 0.1,
+    "method.momentum": 0.99,
+    "method.queue_size": 512,  # 8 batches: no key is old
+    "method.projector.out": 64,
+    "method.query_augment.blur_p": 0.0,
+    "method.key_augment.blur_p": 0.0,
+    "optimizer.name": "sgd",
+    "optimizer.base_lr": 0.24,
+    "optimizer.weight_decay": 5e-4,
+    "optimizer.decay_on": "all",
+    "optimizer.warmup_epochs": 0.0,
+}
+# A warm-up of some 50 steps: at the full learning rate, against a queue of noise, MaskCo's projector became a constant
+# and stayed one.
+PHOTOGRAPHS = {**SMALL, "epochs": 5, "optimizer.warmup_epochs": 0.5, "eval.every_epochs": 2.5}
+MINUTES = {
+    **SMALL,
+    "epochs": 1,
+    "optimizer.warmup_epochs": 0.05,
+    "eval.every_epochs": 1.0,
+    "eval.train_examples": 10_000,
+    "eval.linear": True,
+}
+# MoCo's demo for CIFAR-10 on one device (facebookresearch/moco, branch colab-notebook). No blur there.
+CIFAR = {
+    "variant": "R18/small",
+    "epochs": 200,
+    "batch_size": 512,
+    "method.temperature": 0.1,
+    "method.momentum": 0.99,
+    "method.queue_size": 4096,
+    "method.projector.layers": 1,
+    "method.bn_group_size": 64,  # 8 groups
+    "method.query_augment.blur_p": 0.0,
+    "method.key_augment.blur_p": 0.0,
+    "optimizer.name": "sgd",
+    "optimizer.base_lr": 0.03,  # 0.06 at a batch of 512
+    "optimizer.weight_decay": 5e-4,
+    "optimizer.decay_on": "all",
+    "optimizer.warmup_epochs": 0.0,
+    "optimizer.per_epoch": True,
+    "eval.k": 200,
+    "eval.temperature": 0.1,
+}
+# The released recipe: `imagenet`. On COCO 800 epochs, as DenseCL trained MoCo v2 there, at MoCo's own learning rate.
+# How often to evaluate and save is our choice.
+LARGE = {
+    "variant": "R50",
+    "epochs": 200,
+    "batch_size": 256,
+    "dtype": "bfloat16",
+    "augment.interpolation": "bilinear",
+    "optimizer.name": "sgd",
+    "optimizer.base_lr": 0.03,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.decay_on": "all",
+    "optimizer.warmup_epochs": 0.0,
+    "optimizer.per_epoch": True,
+    "checkpoint.every_epochs": 1.0,
+    "checkpoint.keep_every_epochs": 50.0,
+}
+PRESETS = {
+    "embedded": PHOTOGRAPHS,
+    "embedded_scenes": PHOTOGRAPHS,
+    "synthetic": {**SMALL, "epochs": 2},
+    "fashion_mnist": MINUTES,
+    "scenes": MINUTES,
+    "cifar10": CIFAR,
+    "cifar100": CIFAR,
+    "folder": LARGE,
+    "imagenet100": {**LARGE, "eval.every_epochs": 20.0},
+    "imagenet": {**LARGE, "eval.every_epochs": 20.0, "eval.train_examples": 100_000},
+    "coco": {**LARGE, "epochs": 800, "eval.every_epochs": 20.0},
 }
 
 
-def get_config(arg: str | None = None):
+def get_config(argument: str | None = None) -> Config:
     """The config for `preset,key=value,...`; see the top of this file."""
-    presets = recipes.convnet(
-        epochs=200, small=recipes.MOCO_SMALL, cifar=recipes.MOCO_DEMO, optimizer=recipes.MOCO_OPTIMIZER, published={}
-    )
-    return config_lib.build(arg, method=METHOD, recipes=presets)
+    return build(argument, method=METHOD, presets=PRESETS)

@@ -7,19 +7,11 @@ import pytest
 
 from maskcl_jax import config
 from maskcl_jax.errors import UserError
-from maskcl_jax.recipes import masked_autoencoder
 from maskcl_jax.training import checkpoint, sharding, train_state
-
-METHOD = {
-    "name": "mae",
-    "mask_ratio": 0.75,
-    "norm_pix": True,
-    "decoder": {"width": 32, "depth": 1, "heads": 2},
-}
 
 
 def small_config(arg="synthetic"):
-    return config.build(arg, method=METHOD, recipes=masked_autoencoder(epochs=1))
+    return config.load("mae", arg)
 
 
 def state(*, width=3, step=0):

@@ -1,19 +1,15 @@
 """Configs: presets, the argument after the colon, overrides, refusals."""
 
 import pathlib
-import runpy
 
 import pytest
 
 from maskcl_jax import cli, config
+from maskcl_jax.config import load
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
-
-
-def load(path, arg=None):
-    return runpy.run_path(str(path))["get_config"](arg)
 
 
 def has_preset(path, preset: str) -> bool:
@@ -60,6 +56,74 @@ def test_the_argument_sets_fields():
     assert load(CONFIGS[0], "epochs=3").epochs == 3
 
 
+def test_a_named_piece_that_two_fields_share_is_not_one_group():
+    c = load("moco_v2", "imagenet,method.query_augment.blur_p=0")
+    assert (c.method.query_augment.blur_p, c.method.key_augment.blur_p, config.COLOR["blur_p"]) == (0.0, 0.5, 0.5)
+
+
+def test_another_encoder_replaces_the_preset_s():
+    c = load("mae", "variant=S/8,model.heads=12")
+    assert (c.model.width, c.model.heads, c.model.patch_size, c.method.decoder.width) == (384, 12, 8, 64)
+    assert c.origins["model.width"] == c.origins["model.heads"] == "argument"
+    assert "patch_size" not in load("simclr", "imagenet,variant=R50x2").model
+
+
+def test_every_value_knows_its_layer():
+    c = load("mscn", "fashion_mnist,epochs=3,variant=R18")
+    expected = {
+        "seed": "default",
+        "data.threads": "default",
+        "data.image_size": "data",
+        "method.grid": "preset",
+        "method.spread": "method",
+        "method.masked": "method",
+        "batch_size": "preset",
+        "model.width": "argument",
+        "epochs": "argument",
+    }
+    assert {field: c.origins[field] for field in expected} == expected
+    assert c.origins.keys() == config.flat(c).keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "value"),
+    [
+        ("1e3", 1, 1000),
+        ("-1", 1, -1),
+        ("9007199254740993", 0, 9007199254740993),
+        ("3", 0.5, 3.0),
+        ("1e-3", 0.5, 1e-3),
+        ("TRUE", False, True),
+        ("0", True, False),
+        ("64x32", (1, 1), (64, 32)),
+        ("(0.2, 1)", (0.5, 0.5), (0.2, 1.0)),
+        ("0.2,1.0", (0.5, 0.5), (0.2, 1.0)),
+        ("(2,)", (), (2,)),
+        ("()", (1,), ()),
+        ("3", "", "3"),
+    ],
+)
+def test_text_is_read_as_the_type_of_the_field(text, old, value):
+    got = config.read_value(text, old)
+    assert (got, type(got)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "old"), [("3.5", 1), ("nan", 1), ("many", 0.5), ("yes", True), ("", 1), ("a,b", (1, 1)), ("1.5x2", (1, 1))]
+)
+def test_text_of_another_type_is_refused(text, old):
+    with pytest.raises(ValueError):
+        config.read_value(text, old)
+
+
+def test_a_preset_that_sets_an_unknown_field_or_another_type_is_named():
+    method = {"name": "mae"}
+    with pytest.raises(UserError, match=r"preset 'a'.*bse_lr.*did you mean 'optimizer\.base_lr'"):
+        config.build(None, method=method, presets={"a": {"optimizer.bse_lr": 1.0}})
+    with pytest.raises(UserError, match=r"preset 'a'.*epochs is a whole number"):
+        config.build(None, method=method, presets={"a": {"epochs": 2.5}})
+
+
 @pytest.mark.parametrize(
     ("arg", "words"),
     [
@@ -67,12 +131,20 @@ def test_the_argument_sets_fields():
         ("imagenet,variant=Q/16", "Q/16"),
         ("imagenet,epoch=3", "did you mean 'epochs'"),
         ("imagenet,epochs=many", "epochs=many"),
+        ("imagenet,epochs=2.5", "epochs=2.5"),
         ("imagenet,epochs", "'epochs' is not understood"),
+        ("imagenet,method=3", "group, set for instance method.align_grad"),
     ],
 )
 def test_wrong_arguments_are_named(arg, words):
     with pytest.raises(UserError, match=words):
         load(CONFIGS[0], arg)
+
+
+@pytest.mark.parametrize("variant", ["R", "R51", "R50x0", "R50/big", "R50x", "Q/16", "B", "B/", "B/x", "B/0"])
+def test_unknown_encoders_are_named(variant):
+    with pytest.raises(UserError, match=variant):
+        config.encoder_size(variant)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 from test_train import environment, tiny
 from untrained import made, run_of, write_run
 
+from maskcl_jax.config import encoder_size
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export_run
 from maskcl_jax.interchange import check, pickles
 from maskcl_jax.interchange.catalog import LAYOUTS
-from maskcl_jax.models.vit import vit_size
 
 STOCK = {"model.stem": "imagenet", "model.width": 64}
 
@@ -287,7 +287,7 @@ SIZES = [("Ti/16", (224, 224), 3), ("S/8", (96, 128), 1), ("B/16", (224, 160), 4
 def test_published_sizes(variant, size, channels, feature, strict, tmp_path, capsys):
     library("timm")
     config = tiny("mae", **{"data.image_size": size, "data.channels": channels, "eval.feature": feature})
-    config.data.mean, config.data.std, config.model = (0.4,), (0.3,), vit_size(variant)
+    config.data.mean, config.data.std, config.model = (0.4,), (0.3,), encoder_size(variant)
     formats = ["timm", "mae"] + (["hf"] if has_transformers() else [])
     for folder in exports(run_of(config), formats, tmp_path):
         with capsys.disabled():

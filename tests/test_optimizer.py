@@ -7,16 +7,7 @@ import pytest
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
-from maskcl_jax.recipes import masked_autoencoder
 from maskcl_jax.training import optimizer
-
-METHOD = {
-    "name": "mae",
-    "mask_ratio": 0.75,
-    "norm_pix": True,
-    "decoder": {"width": 32, "depth": 1, "heads": 2},
-}
-
 
 PARAMS = {
     "encoder": {
@@ -51,7 +42,7 @@ def test_what_is_frozen_does_not_even_decay():
 
 
 def config(**optimizer_fields):
-    c = config_lib.build("synthetic", method=METHOD, recipes=masked_autoencoder(epochs=1))
+    c = config_lib.load("mae", "synthetic")
     c.optimizer.update(optimizer_fields)
     return c
 

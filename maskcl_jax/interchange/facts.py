@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskcl_jax.config import VIT_SIZES
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange.files import RECORD
 from maskcl_jax.models.layers import LAYER_NORM_EPS
-from maskcl_jax.models.vit import VIT_SIZES
 
 # Width -> heads, where nothing else tells. No error would: the shapes are the same.
 HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()}

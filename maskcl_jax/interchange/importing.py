@@ -1,9 +1,7 @@
 """A run of ours from weights of others: known, renamed, completed with first values, and saved at step 0."""
 
 import json
-import pathlib
 import re
-import runpy
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +17,6 @@ from maskcl_jax.interchange.positions import place_tables
 from maskcl_jax.interchange.product import KINDS
 from maskcl_jax.training import checkpoint, optimizer, train_state
 
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # The method that a run of an encoder from a tool gets, where nothing tells another.
 METHODS = {"mae": "mae", "ccmim": "ccmim", "cmae": "cmae", "mocov3": "mocov3", "moco_v2": "moco_v2"}
 DEFAULT = {"vit": "mae", "resnet": "moco_v2", "full": "mae"}
@@ -161,11 +158,8 @@ def recorded(fields: dict):
 
 
 def published(name: str):
-    """The `imagenet` preset of a method. Raises UserError where the package was installed without configs/."""
-    file = CONFIGS / f"{name}.py"
-    if not file.is_file():
-        raise UserError(f"{file} is not there: give --config=FILE, one of configs/")
-    return runpy.run_path(str(file))["get_config"]("imagenet")
+    """The `imagenet` preset of a method."""
+    return config_lib.load(name, "imagenet")
 
 
 def square(weights: Weights) -> tuple[int, int] | None:

@@ -1,12 +1,10 @@
 """ResNets 18 to 101 (He et al., CVPR 2016) as torchvision and timm build them, with their paddings and first values."""
 
-import re
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from maskcl_jax.errors import UserError
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.remat import POLICIES
 
@@ -22,22 +20,6 @@ RESNET_DEPTHS = {
 STEMS = ("imagenet", "small")
 
 kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-def resnet_size(variant: str) -> dict:
-    """ "R50" -> {depth, width, stem}; "R50x2" is twice as wide, "R18/small" has the stem for small images.
-
-    Raises UserError for an unknown one.
-    """
-    parts = re.fullmatch(r"R(\d+)(?:x([1-9]\d*))?(?:/(small))?", variant)
-    if parts is None or int(parts[1]) not in RESNET_DEPTHS:
-        known = ", ".join(f"R{depth}" for depth in RESNET_DEPTHS)
-        raise UserError(
-            f"variant={variant!r} is unknown: use one of {known}, for a wider one R50x2, for images of up to about 64 "
-            "pixels R18/small"
-        )
-    depth, times, stem = parts.groups()
-    return {"depth": int(depth), "width": 64 * int(times or 1), "stem": stem or "imagenet"}
 
 
 class Block(nn.Module):

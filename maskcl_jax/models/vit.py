@@ -5,30 +5,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from maskcl_jax.errors import UserError
 from maskcl_jax.models.attention import ALL, CLS
 from maskcl_jax.models.blocks import Block, through
 from maskcl_jax.models.layers import Dense, LayerNorm, separate_qkv, token_init, torch_bias_init, xavier
 from maskcl_jax.models.position import sincos_table
 from maskcl_jax.ops import masking
-
-VIT_SIZES = {
-    "Ti": {"width": 192, "depth": 12, "heads": 3},
-    "S": {"width": 384, "depth": 12, "heads": 6},
-    "B": {"width": 768, "depth": 12, "heads": 12},
-    "L": {"width": 1024, "depth": 24, "heads": 16},
-    "H": {"width": 1280, "depth": 32, "heads": 16},
-}
-
-
-def vit_size(variant: str) -> dict:
-    """ "B/16" -> {width, depth, heads, mlp_ratio, patch_size}. Raises UserError for an unknown one."""
-    name, _, patch = variant.partition("/")
-    if name not in VIT_SIZES or not patch.isdigit() or int(patch) == 0:
-        raise UserError(
-            f"variant={variant!r} is unknown: write SIZE/PATCH with a size of {', '.join(VIT_SIZES)}, for instance B/16"
-        )
-    return {**VIT_SIZES[name], "mlp_ratio": 4.0, "patch_size": int(patch)}
 
 
 class ViT(nn.Module):

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax.models.vit import ViT, vit_size
+from maskcl_jax.config import encoder_size
+from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops.masking import num_visible
 
 RATIOS = (0.9, 0.75, 0.6, 0.45, 0.3, 0.0)
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=4)
     arguments = parser.parse_args()
-    model = ViT(image_size=(224, 224), channels=3, **vit_size("S/16"))
+    model = ViT(image_size=(224, 224), channels=3, **encoder_size("S/16"))
     variables = model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
     step = jax.jit(jax.grad(lambda v, tokens: jnp.sum(model.apply(v, tokens, method=ViT.encode) ** 2)))
     counts, times = [], []

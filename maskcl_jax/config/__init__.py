@@ -1,0 +1,34 @@
+"""Configs: defaults, data presets, and how the files of `configs/` become one `ConfigDict`.
+
+A file of `configs/` holds one method: `METHOD`, the fields of `config.method`, and `PRESETS`, what each preset sets.
+Where several layers set a field, the last of these holds:
+
+    DEFAULTS < DATA[preset] < METHOD < PRESETS[preset] < `:preset,key=value` < `--config.FIELD=VALUE`
+"""
+
+from maskcl_jax.config.defaults import COLOR, DATA, DEFAULTS, SMALL_RESNET, SMALL_VIT, VIT_SIZES, encoder_size
+from maskcl_jax.config.fields import Config, completed, flat, read_value, set_field, split_fields, suggestion, unflat
+from maskcl_jax.config.loading import build, find_file, load
+from maskcl_jax.config.ranges import check
+
+__all__ = [
+    "COLOR",
+    "DATA",
+    "DEFAULTS",
+    "SMALL_RESNET",
+    "SMALL_VIT",
+    "VIT_SIZES",
+    "Config",
+    "build",
+    "check",
+    "completed",
+    "encoder_size",
+    "find_file",
+    "flat",
+    "load",
+    "read_value",
+    "set_field",
+    "split_fields",
+    "suggestion",
+    "unflat",
+]
