@@ -17,14 +17,20 @@ from untrained import made, run_of, save_run
 from maskcl_jax.data import subsets
 from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import checks, features, finetune, fit, frozen, knn, linear, results, session, settings
 from maskcl_jax.evaluate import encoder as encoder_lib
-from maskcl_jax.evaluate import features, fit, frozen, knn, linear, results, session, settings
 from maskcl_jax.evaluate.evaluation import evaluate
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import checkpoint, sharding
 
 EIGHT_PIXELS = {"data.image_size": (8, 8), "data.channels": 1, "model.patch_size": 4, "data.num_examples": 61}
 LIGHT = ("batch_size=16",)
+RUN = {
+    "knn": frozen.run_knn,
+    "logistic": frozen.run_logistic,
+    "linear": linear.run_linear,
+    "finetune": finetune.run_finetune,
+}
 
 
 class Blobs(Source):
@@ -86,7 +92,7 @@ def test_neighbours_may_come_in_any_pieces(small):
     rng = np.random.default_rng(0)
     train, labels, test = rng.normal(size=(83, 6)), rng.integers(4, size=83), rng.normal(size=(31, 6))
     whole = knn.knn_predict(train, labels, test, k=7, num_classes=4)
-    pieces = knn.Neighbours(test, k=7, block=16, rows=10)
+    pieces = knn.Neighbors(test, k=7, block=16, rows=10)
     for start, stop in ((0, 5), (5, 40), (40, 83)):
         pieces.add(train[start:stop], labels[start:stop])
     np.testing.assert_array_equal(pieces.vote(temperature=0.07, num_classes=4), whole)
@@ -179,23 +185,36 @@ def test_features_go_on_where_they_broke_off(small, tmp_path, monkeypatch):
         features.run_features(other)
 
 
-def test_an_interrupted_linear_evaluation_ends_as_if_it_had_not_been(small, blobs, tmp_path, monkeypatch):
+def test_an_interrupted_linear_evaluation_goes_on_where_it_stopped(small, blobs, tmp_path, monkeypatch):
+    """Six steps in all; the interrupted one does three, then three more, and ends with the same state."""
     overrides = ("feature=pixels", "batch_size=128", "eval_batch_size=501", "total_steps=6", "factors=1", "holdout=0")
-    straight = opened(small, "linear", tmp_path / "straight", *overrides)
-    expected = linear.run_linear(straight)
-    put, seen = sharding.put, []
+    put, trained = sharding.put, []
 
-    def interrupted(batch, mesh):
-        seen.append(1)
-        if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def counted(batch, mesh):
+        if "valid" not in batch:  # a batch to train on
+            trained.append(1)
+            if interrupt and len(trained) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
         return put(batch, mesh)
 
-    monkeypatch.setattr(fit.sharding, "put", interrupted)
+    monkeypatch.setattr(fit.sharding, "put", counted)
+    interrupt = False
+    straight = opened(small, "linear", tmp_path / "straight", *overrides)
+    expected = linear.run_linear(straight)
+    assert len(trained) == 6
+    trained.clear()
+    interrupt = True
     broken = opened(small, "linear", tmp_path / "broken", *overrides)
     with pytest.raises(SystemExit):
         linear.run_linear(broken)
+    assert len(trained) == 3
+    trained.clear()
+    interrupt = False
     assert linear.run_linear(broken) == expected
+    assert len(trained) == 3
+    trained.clear()
+    assert linear.run_linear(broken) == expected
+    assert not trained  # nothing is left to train
     saved = [checkpoint.Checkpoints(str(s.folder / s.name)) for s in (straight, broken)]
     assert [c.latest() for c in saved] == [6, 6]
     first, second = (jax.tree.leaves(dict(c.manager.restore(6)["state"])) for c in saved)
@@ -265,11 +284,94 @@ def test_what_is_refused_in_one_line(small, tmp_path, protocol, overrides, culpr
     ],
 )
 def test_what_is_refused_before_it_is_computed(small, tmp_path, protocol, overrides, culprit):
-    from maskcl_jax.evaluate import finetune
-
-    run = {"knn": frozen.run_knn, "logistic": frozen.run_logistic, "linear": linear.run_linear}
     with pytest.raises(UserError, match=culprit):
-        run.get(protocol, finetune.run_finetune)(opened(small, protocol, tmp_path, *overrides))
+        RUN[protocol](opened(small, protocol, tmp_path, *overrides))
+
+
+class Degenerate(Source):
+    """Eight noisy images to train on, six to test on, of the labels given; perhaps all the same image."""
+
+    num_classes, description, class_names = 3, "degenerate, of noise", ("a", "b", "c")
+
+    def __init__(self, train, test, constant=False):
+        super().__init__()
+        self.labels, self.constant = {"train": train, "test": test}, constant
+
+    def num_examples(self, split):
+        return len(self.labels[split])
+
+    def load(self, split):
+        labels = np.array(self.labels[split], np.int32)
+        images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 1)).astype(np.uint8)
+        return Arrays(images * 0 + 7 if self.constant else images, labels)
+
+
+EIGHT, SIX = [0, 1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("protocol", RUN)
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ([1] * 8, SIX, "all 8 labeled train images are of one class"),
+        ([-1, 2] * 4, SIX, "all 4 labeled train images are of one class"),
+        (EIGHT, [2] * 6, "all 6 labeled test images are of one class"),
+        (EIGHT, [-1] * 6, "none of the 6 test images has a label"),
+        ([-1] * 8, SIX, "none of the 8 train images has a label"),
+        (EIGHT, [], "needs test images"),
+        ([], SIX, "needs train images"),
+    ],
+)
+def test_a_split_that_measures_nothing_is_refused(small, tmp_path, monkeypatch, protocol, train, test, words):
+    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(train, test))
+    with pytest.raises(UserError, match=words) as caught:
+        opened(small, protocol, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "logistic", "linear"])
+def test_equal_features_are_refused_before_anything_is_trained(small, tmp_path, monkeypatch, protocol):
+    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(EIGHT, SIX, constant=True))
+    monkeypatch.setattr(linear, "fit", None)
+    options = ("holdout=0.5", "eval_batch_size=8") if protocol == "linear" else ("k=1",) if protocol == "knn" else ()
+    s = opened(small, protocol, tmp_path, "feature=pixels", *options)
+    with pytest.raises(UserError, match=r"measures nothing on degenerate.*features of all \d t\w+ images are equal"):
+        RUN[protocol](s)
+
+
+def test_what_is_not_finite_or_not_equal():
+    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    assert checks.features_problem(rows, "test") == ""
+    assert checks.features_problem(rows[:1], "test") == ""
+    assert "equal" in checks.features_problem(np.tile(rows[:1], (5, 1)) * (1 + 1e-7), "test")
+    assert "not finite" in checks.features_problem(np.where(rows == rows[2, 1], np.nan, rows), "test")
+    assert "no test image" in checks.features_problem(rows[:0], "test")
+
+
+@pytest.mark.parametrize(("labels", "expected"), [(EIGHT, 8), ([0, 1, 2, -1, 1, 2, -1, 1], 6)])
+def test_more_neighbors_than_labeled_images_are_refused(small, tmp_path, monkeypatch, labels, expected):
+    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(labels, SIX))
+    s = opened(small, "knn", tmp_path, "feature=pixels", f"k=1,{expected}")
+    assert [entry["k"] for entry in frozen.run_knn(s)["entries"]] == [1, expected]
+    s = opened(small, "knn", tmp_path, "feature=pixels", f"k=1,{expected + 1}")
+    with pytest.raises(UserError, match=f"k={expected + 1} is larger than the {expected} labeled training images"):
+        frozen.run_knn(s)
+
+
+def test_the_fraction_of_unlabeled_images_is_said_and_recorded(small, workdir, monkeypatch, capsys):
+    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(EIGHT, [*SIX, -1, -1]))
+    (record,) = evaluate(str(workdir), "knn", overrides=("feature=pixels", "k=1"))
+    (entry,) = record["values"]["entries"]
+    assert (entry["unlabeled_test"], entry["n_test"], "unlabeled_train" in entry) == (0.25, 6, False)
+    assert "25.0% of the test images have no label" in capsys.readouterr().out
+    assert "unlabeled_test 0.25" in results.table([record])
+
+
+def test_held_out_images_of_one_class_choose_nothing(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(EIGHT, SIX))
+    s = opened(small, "linear", tmp_path, "holdout=0.1")
+    with pytest.raises(UserError, match=r"holdout=0\.1 chooses nothing: all 1 labeled held-out images"):
+        linear.run_linear(s)
 
 
 def test_data_without_labels_are_refused(small, tmp_path):

@@ -162,7 +162,7 @@ def test_with_both_half_the_batches_are_cut_and_labels_have_the_share_of_their_p
 
 
 def test_smoothed_targets():
-    np.testing.assert_allclose(mixing.targets_of(jnp.array([1]), 4, 0.1), [[0.025, 0.925, 0.025, 0.025]], atol=1e-6)
+    np.testing.assert_allclose(mixing.smooth_targets(jnp.array([1]), 4, 0.1), [[0.025, 0.925, 0.025, 0.025]], atol=1e-6)
 
 
 def picture() -> np.ndarray:
@@ -254,7 +254,7 @@ def test_maes_whole_recipe_runs_on_few_labels_and_another_size(small, tmp_path):
     s = opened(small, "finetune:mae_b", tmp_path, *strong)
     (entry,) = finetune.run_finetune(s)["entries"]
     assert (entry["n_train"], entry["n_test"]) == (24, 15)
-    tuning = finetune.Tuning(s, batch_size=16, total=3, per_epoch=1)
+    tuning = finetune.Tuning(s, batches.Budget(16, 16, 3, 1))
     state = jax.eval_shape(tuning.new_state, jax.random.key(0), s.encoder.variables)
     assert state["params"]["encoder"]["pos_embed"].shape == (1, 1 + 6, 32)
     assert "norm" not in state["params"]["encoder"]
@@ -263,7 +263,7 @@ def test_maes_whole_recipe_runs_on_few_labels_and_another_size(small, tmp_path):
 def test_it_begins_with_the_runs_weights_or_with_new_ones(small, tmp_path, monkeypatch):
     def encoder(init):
         s = opened(small, "finetune", tmp_path, f"init={init}")
-        tuning = finetune.Tuning(s, batch_size=16, total=3, per_epoch=1)
+        tuning = finetune.Tuning(s, batches.Budget(16, 16, 3, 1))
         images = np.zeros((2, 8, 8, 1), np.float32)
         new = noise(jax.eval_shape(lambda: tuning.model.init(jax.random.key(0), images, train=True)))
         monkeypatch.setattr(ViTClassifier, "init", lambda *arguments, **options: new)
@@ -281,7 +281,7 @@ def test_it_begins_with_the_runs_weights_or_with_new_ones(small, tmp_path, monke
 def test_a_resnet_learns_its_statistics_too(tmp_path):
     s = opened(run_of(made("moco_v2").config), "finetune", tmp_path)
     assert s.settings.recipe == "resnet"
-    tuning = finetune.Tuning(s, batch_size=16, total=3, per_epoch=1)
+    tuning = finetune.Tuning(s, batches.Budget(16, 16, 3, 1))
     state = jax.eval_shape(tuning.new_state, jax.random.key(0), s.encoder.variables)
     batch = {"image": np.zeros((16, 32, 32, 3), np.uint8), "label": np.zeros(16, np.int32)}
     after, _ = jax.eval_shape(tuning.step, state, s.encoder.variables, batch, 0)

@@ -38,10 +38,17 @@ def test_votes_are_scikit_learns(k, temperature, blocks, monkeypatch):
     np.testing.assert_array_equal(got, expected)
 
 
-def test_more_neighbours_than_images_means_all():
-    train, labels = blobs(10, 0)
-    got = knn.knn_predict(train, labels, train, k=100, temperature=0.07, num_classes=5)
-    assert got.shape == (10,)
+def test_more_neighbors_than_images_means_all():
+    """scikit-learn's own vote of all ten, and the number that voted is reported."""
+    (train, labels), (test, test_labels) = blobs(10, 0), blobs(30, 1)
+    theirs = KNeighborsClassifier(
+        10, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.5)
+    )
+    expected = theirs.fit(train, labels).predict(test)
+    got = knn.knn_predict(train, labels, test, k=100, temperature=0.5, num_classes=5)
+    np.testing.assert_array_equal(got, expected)
+    result = knn.knn_accuracy(train, labels, test, test_labels, k=100, temperature=0.5, num_classes=5)
+    assert (result["k"], result["accuracy"]) == (10, np.mean(expected == test_labels))
 
 
 def test_the_interval_is_wilsons():
@@ -49,7 +56,7 @@ def test_the_interval_is_wilsons():
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
 
 
-def test_padding_and_unlabelled_images_do_not_count():
+def test_padding_and_unlabeled_images_do_not_count():
     features, labels = blobs(20, 0)
     labels[3] = -1
     images = features[:, None, None, :]
@@ -84,9 +91,9 @@ def test_blocks_do_not_change_the_result(block, test_block):
 
 def test_one_compilation_for_all_blocks():
     train, labels, test = clusters(train=101, test=33, dim=7)
-    before = knn.merge_alone._cache_size()
+    before = knn.merge_on_one_device._cache_size()
     knn.knn_predict(train, labels, test, num_classes=5, block=25, test_block=10)
-    assert knn.merge_alone._cache_size() == before + 1
+    assert knn.merge_on_one_device._cache_size() == before + 1
 
 
 def test_padding_never_votes():

@@ -1,5 +1,6 @@
 """Segmentation: images and masks cut alike, mean IoU against scikit-learn, and a journey."""
 
+import collections
 import io
 
 import jax
@@ -9,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 from untrained import made
 
+from maskcl_jax.data import segmentation
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.data.tfds_stream import Records
 from maskcl_jax.errors import UserError
@@ -83,7 +85,7 @@ def test_mean_iou_is_scikit_learns():
 
 def test_only_counted_pixels_are_counted(run, tmp_path):
     s = opened(run, tmp_path, *write_folders(tmp_path))
-    head = segment.Head(s, batch_size=8, total=3, per_epoch=1)
+    head = segment.Head(s, batches.Budget(21, 8, 3, 2))
     state = jax.jit(head.new_state)(jax.random.key(0), s.encoder.variables)
     feed = s.source.eval_batches("test", batch_size=8, process_index=0, process_count=1)
     batch = next(feed)
@@ -124,9 +126,132 @@ def test_what_cannot_be_segmented(run, tmp_path, change, culprit):
 def test_a_mask_of_another_size_is_named(run, tmp_path):
     overrides = write_folders(tmp_path)
     for path in (tmp_path / "masks").glob("*.png"):
-        Image.new("L", (9, 9), 1).save(path)
+        Image.fromarray(np.tile(np.array([1, 2, 3], np.uint8), (9, 3))).save(path)
     with pytest.raises(UserError, match="must be equal"):
         segment.run_segment(opened(run, tmp_path, *overrides))
+
+
+def rewrite_masks(root, change, ending=".png", count=COUNT, **options) -> None:
+    """Replaces the last `count` masks by what `change` makes of their values."""
+    for path in sorted((root / "masks").iterdir(), key=lambda path: int(path.stem))[COUNT - count :]:
+        mask = np.asarray(Image.open(path))
+        path.unlink()
+        Image.fromarray(change(mask)).save(path.with_suffix(ending), **options)
+
+
+def colored(mask):
+    return np.array([[0, 0, 0], [0, 128, 0], [0, 0, 128], [0, 128, 128]], np.uint8)[mask % 4]
+
+
+def transparent(mask):
+    return np.stack([mask, mask, mask, 255 * (mask % 2)], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "ending", "options", "words"),
+    [
+        (colored, ".png", {}, r"mask of 3 colors \(\(0, 0, 128\), \(0, 128, 0\)"),
+        (transparent, ".png", {}, r"mask of 3 colors"),
+        (lambda mask: mask, ".jpg", {"quality": 100}, "mask in JPEG, which changes values"),
+        (lambda mask: np.stack([mask] * 3, axis=-1), ".webp", {"quality": 90}, "mask in WEBP"),
+        (lambda mask: mask / np.float32(2), ".tiff", {}, r"fractions, from 0\.5 to 127\.5"),
+        (lambda mask: np.full_like(mask, 255), ".png", {}, "train masks show no class.*values are 255;.*ignore=255"),
+        (lambda mask: np.minimum(mask, 1), ".png", {}, "train masks show the class of value 1 only.*two are needed"),
+        (lambda mask: np.where(mask > 1, 255, mask * 0), ".png", {}, "train masks show no class.*values are 0, 255"),
+    ],
+)
+def test_masks_that_would_measure_nothing_are_refused(run, tmp_path, change, ending, options, words, monkeypatch):
+    overrides = write_folders(tmp_path)
+    rewrite_masks(tmp_path, change, ending, **options)
+    monkeypatch.setattr(segmentation, "find_images", lambda root: sorted(root.iterdir()))  # whatever its ending
+    with pytest.raises(UserError, match=words) as caught:
+        opened(run, tmp_path, *overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "ending", "options"),
+    [
+        (lambda mask: np.stack([mask] * 3, axis=-1), ".png", {}),
+        (lambda mask: np.stack([mask] * 3, axis=-1), ".webp", {"lossless": True}),
+        (lambda mask: mask.astype(np.uint16), ".png", {}),
+        (lambda mask: np.stack([mask, mask, mask, np.full_like(mask, 255)], axis=-1), ".png", {}),
+    ],
+)
+def test_masks_in_other_clothes_are_the_same_masks(run, tmp_path, change, ending, options):
+    overrides = write_folders(tmp_path)
+    expected = opened(run, tmp_path, *overrides).source
+    rewrite_masks(tmp_path, change, ending, **options)
+    pairs = opened(run, tmp_path, *overrides).source
+    assert pairs.values == expected.values
+    assert pairs.description == expected.description
+
+
+def test_the_values_of_the_masks_and_what_is_ignored_are_printed(run, tmp_path):
+    overrides = write_folders(tmp_path)
+    pairs = opened(run, tmp_path, *overrides).source
+    masks = [np.asarray(Image.open(path)) for path in (tmp_path / "masks").iterdir()]
+    fraction = np.mean([mask == 255 for mask in masks])
+    assert 0.05 < fraction < 0.1
+    assert pairs.ignored("train") == pytest.approx(fraction)
+    assert "1 file without a partner not used" in pairs.description
+    assert "3 classes of pixels; values in the masks: 1-3, 255 (train), 1, 3, 255 (test)" in pairs.description
+    assert f"not counted: {fraction:.1%} of the training pixels, {fraction:.1%} of the test pixels" in pairs.description
+    assert segmentation.ranges(collections.Counter(range(0, 40, 2))).endswith("14, and 12 more, 20 in all"[4:])
+
+
+def test_a_test_split_of_one_class_is_refused_before_anything_is_trained(run, tmp_path):
+    overrides = write_folders(tmp_path)
+    for folder in ("images", "masks"):
+        (tmp_path / f"test_{folder}").mkdir()
+        for i in range(3):
+            path = tmp_path / folder / f"{i}.png"
+            path.rename(tmp_path / f"test_{folder}" / path.name)
+    for i in range(3):
+        Image.new("L", (30, 24), 2).save(tmp_path / "test_masks" / f"{i}.png")
+    test = (f"data.test_path={tmp_path}/test_images", f"test_mask_path={tmp_path}/test_masks")
+    with pytest.raises(UserError, match="test masks show the class of value 2 only"):
+        opened(run, tmp_path, *overrides, *test)
+
+
+def test_masks_are_read_by_as_many_threads_as_data_threads_says(run, tmp_path, monkeypatch):
+    asked, pool = [], segmentation.concurrent.futures.ThreadPoolExecutor
+
+    def counted(workers):
+        asked.append(workers)
+        return pool(workers)
+
+    monkeypatch.setattr(segmentation.concurrent.futures, "ThreadPoolExecutor", counted)
+    pairs = opened(run, tmp_path, *write_folders(tmp_path), "data.threads=3").source
+    feed = pairs.eval_batches("test", batch_size=8, process_index=0, process_count=1)
+    next(feed)
+    feed.close()
+    assert asked == [3] * 3  # two splits are looked through, one is read
+
+
+def test_an_empty_file_is_called_empty(run, tmp_path):
+    overrides = write_folders(tmp_path)
+    (tmp_path / "masks" / "0.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"masks/0\.png is empty \(0 bytes\)"):
+        opened(run, tmp_path, *overrides)
+    (tmp_path / "masks" / "0.png").unlink()
+    (tmp_path / "images" / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"images/1\.png is empty \(0 bytes\)"):
+        segment.run_segment(opened(run, tmp_path, *overrides))
+
+
+def test_an_encoder_whose_features_are_all_equal_is_refused(run, tmp_path):
+    s = opened(run, tmp_path, *write_folders(tmp_path))
+    collapsed = jax.tree.map(np.zeros_like, s.encoder.variables)
+    with pytest.raises(UserError, match="features of all 2 test images are equal"):
+        segment.run_segment(s._replace(encoder=s.encoder._replace(variables=collapsed)))
+
+
+def test_scores_need_two_classes():
+    with pytest.raises(UserError, match="are of 1 class;"):
+        segment.scores(np.array([[5, 1], [0, 0]]))
+    with pytest.raises(UserError, match="are of 0 classes"):
+        segment.scores(np.zeros((2, 2)))
 
 
 @pytest.fixture(scope="module")

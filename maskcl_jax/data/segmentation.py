@@ -1,11 +1,13 @@
-"""Images with masks, one class a pixel: from a tfds set that has both, or two folders with the same names."""
+"""Images with masks, one class a pixel: from a tfds data set that has both, or from two folders with the same names."""
 
+import collections
 import concurrent.futures
 import io
 import itertools
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,53 +18,103 @@ from maskcl_jax.data.prefetch import Prefetcher
 from maskcl_jax.errors import UserError
 from maskcl_jax.views import View
 
-MASK_KEYS = (
-    "segmentation_mask",
-    "annotation",
-    "segmentation_label",
-    "mask",
-)  # of tfds features, the first that is there
-TEST_SHARE = 0.1  # held out of a folder where no test folder is given
+# Feature names of tfds data sets, in order of preference.
+MASK_KEYS = ("segmentation_mask", "annotation", "segmentation_label", "mask")
+TEST_FRACTION = 0.1  # held out of a folder where no test folder is given
+LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # Pillow's names; of WEBP only the lossy kind
+RANGES_SHOWN = 8
+
+Item = str | bytes  # a file path, or an encoded image
 
 
 class Pairs:
-    """{split: [(image, mask)]}, file paths or encoded images, and what their values mean.
+    """Images and their masks, with what the values of the masks mean.
 
-    num_classes: values first .. first + num_classes - 1 are classes 0 ...; others, and `ignore`, are not counted.
+    All masks are read once when this is created: values first_label .. first_label + num_classes - 1 are the classes
+    0 .. num_classes - 1; smaller values and `ignore` are not counted.
+
+    Args:
+        splits: {"train": [(image, mask)], "test": [(image, mask)]}.
+        description: where they come from, in words.
+        settings: of the evaluation (`evaluate.recipes.segment`).
+
+    Raises:
+        UserError: where a split has no image, a mask cannot be trusted (colors, lossy compression), a value has no
+            class, or fewer than two classes are shown.
     """
 
-    def __init__(self, splits: dict[str, list], description: str, settings):
+    def __init__(self, splits: dict[str, list[tuple[Item, Item]]], description: str, settings: Any):
         self.splits, self.settings = splits, settings
         self.first, self.ignore = settings.first_label, settings.ignore
-        self.num_classes = settings.classes or self.classes_shown()
+        self.threads = settings.data.threads or os.cpu_count() or 1
+        self.values = {split: self.count_values(split) for split in splits}
+        highest = max([self.first - 1, *(value for value in self.values["train"] if self.is_class(value))])
+        self.num_classes = settings.classes or highest - self.first + 1
+        for split in splits:
+            self.check(split)
         counts = f"{len(splits['train'])} training and {len(splits['test'])} test images"
-        self.description = f"{description}, {counts}, {self.num_classes} classes of pixels"
+        self.description = (
+            f"{description}, {counts}, {self.num_classes} classes of pixels; values in the masks: "
+            f"{ranges(self.values['train'])} (train), {ranges(self.values['test'])} (test); not counted: "
+            f"{self.ignored('train'):.1%} of the training pixels, {self.ignored('test'):.1%} of the test pixels"
+        )
 
     def num_examples(self, split: str) -> int:
-        """Images of "train" or "test"."""
+        """The number of images of "train" or "test"."""
         return len(self.splits[split])
 
-    def classes_shown(self) -> int:
-        """As many classes as the training masks show."""
-        highest = -1
-        for _, mask in self.splits["train"]:
-            values = np.unique(decoded_mask(mask)).astype(np.int64)
-            highest = max([highest, *values[values != self.ignore].tolist()])
-        if highest < self.first:
-            raise UserError(f"no training mask shows a class: check first_label={self.first} and ignore={self.ignore}")
-        return highest - self.first + 1
+    def count_values(self, split: str) -> collections.Counter[int]:
+        """How many pixels of a split's masks have each value."""
+        total: collections.Counter[int] = collections.Counter()
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
+            for values in pool.map(
+                lambda pair: np.unique(decode_mask(pair[1]), return_counts=True), self.splits[split]
+            ):
+                total.update(dict(zip(*(column.tolist() for column in values), strict=True)))
+        return total
+
+    def is_class(self, value: int) -> bool:
+        """Whether pixels of this value are counted."""
+        return value != self.ignore and value >= self.first
+
+    def ignored(self, split: str) -> float:
+        """The fraction (0..1) of a split's pixels that are not counted."""
+        values = self.values[split]
+        return 1.0 - sum(count for value, count in values.items() if self.is_class(value)) / max(values.total(), 1)
+
+    def check(self, split: str) -> None:
+        """Raises UserError where the masks of a split are not those of at least two of the classes."""
+        if not self.splits[split]:
+            raise UserError(f"segmentation: the {split} split has no image")
+        shown = sorted(value for value in self.values[split] if self.is_class(value))
+        if shown and shown[-1] >= self.first + self.num_classes:
+            raise UserError(
+                f"a {split} mask shows {shown[-1]} but classes={self.num_classes}: raise it, or set ignore={shown[-1]}"
+            )
+        if len(shown) < 2:
+            raise UserError(
+                f"the {split} masks show {f'the class of value {shown[0]} only' if shown else 'no class'}, at least "
+                f"two are needed: their values are {ranges(self.values[split])}; check first_label={self.first} and "
+                f"ignore={self.ignore}"
+            )
 
     def classes_of(self, mask: np.ndarray) -> np.ndarray:
         """Mask values (H, W) -> int32 classes, -1 where a pixel is not counted."""
         classes = mask.astype(np.int32) - self.first
-        counted = (mask != self.ignore) & (classes >= 0)
-        if counted.any() and classes[counted].max() >= self.num_classes:
-            worst = int(classes[counted].max()) + self.first
-            raise UserError(f"a mask shows {worst} but classes={self.num_classes}: raise it, or set ignore={worst}")
-        return np.where(counted, classes, -1)
+        return np.where((mask != self.ignore) & (classes >= 0), classes, -1)
 
     def train_batches(self, *, batch_size: int, start: int, process_index: int, process_count: int) -> Prefetcher:
-        """Random crops, perhaps flipped, of images and masks alike, from step `start` on: image, mask, valid."""
+        """Random crops, flipped at random, of images and masks alike.
+
+        Args:
+            batch_size: of all processes together.
+            start: the first step.
+            process_index: which part of every batch is loaded.
+            process_count: the number of parts.
+
+        Returns:
+            An iterator over {image (b, H, W, C) uint8, mask (b, H, W) int32 with -1 for not counted, valid (b,) bool}.
+        """
         s = self.settings
         view = View(size=tuple(s.data.image_size), crop_scale=tuple(s.crop_scale), interpolation="bilinear")
         part = {"process_index": process_index, "process_count": process_count}
@@ -71,102 +123,173 @@ class Pairs:
             order.train_slots(step, num_examples=count, batch_size=batch_size, seed=s.seed, **part)
             for step in itertools.count(start)
         )
-        return Prefetcher(self.made("train", view, slots))
+        return Prefetcher(self.batches("train", view, slots))
 
     def eval_batches(self, split: str, *, batch_size: int, process_index: int, process_count: int) -> Prefetcher:
-        """Every image once, all of it resized to the encoder's size, as is its mask (nearest); padding is not valid."""
+        """Every image once: the whole of it resized to the encoder's size, and its mask likewise (nearest).
+
+        Batches are as those of `train_batches`; rows of padding are not valid.
+        """
         view = crops.EvalView(size=tuple(self.settings.data.image_size), interpolation="bilinear")
         part = {"process_index": process_index, "process_count": process_count}
         slots = order.eval_slots(np.arange(self.num_examples(split)), batch_size=batch_size, **part)
-        return Prefetcher(self.made(split, view, iter(slots)))
+        return Prefetcher(self.batches(split, view, iter(slots)))
 
-    def made(self, split: str, view, slots) -> Iterator[dict]:
+    def batches(self, split: str, view: Any, slots: Iterator[order.Slots]) -> Iterator[dict[str, np.ndarray]]:
         """The batches of these slots."""
         size, channels = tuple(view.size), self.settings.data.channels
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
             for slot in slots:
                 draws = crops.draw(view, seed=self.settings.seed, epoch=slot.epoch, indices=slot.indices)
-                work = [
+                jobs = [
                     (self.splits[split][i], view, draws.noise[n], draws.flip[n]) for n, i in enumerate(slot.indices)
                 ]
-                found = list(pool.map(lambda job: self.pair(*job), work))
+                rows = list(pool.map(lambda job: self.crop_pair(*job), jobs))
                 image = np.zeros((slot.size, *size, channels), np.uint8)
                 mask = np.full((slot.size, *size), -1, np.int32)
-                for row, (shown, classes) in enumerate(found):
+                for row, (shown, classes) in enumerate(rows):
                     image[row], mask[row] = shown, classes
-                yield {"image": image, "mask": mask, "valid": np.arange(slot.size) < len(found)}
+                yield {"image": image, "mask": mask, "valid": np.arange(slot.size) < len(rows)}
 
-    def pair(self, pair, view, noise, flip) -> tuple[np.ndarray, np.ndarray]:
+    def crop_pair(
+        self, pair: tuple[Item, Item], view: Any, noise: np.ndarray, flip: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """One crop of an image, and the same of its mask. Raises UserError where they are unreadable or unequal."""
         name = pair[0] if isinstance(pair[0], str) else "an image"
         try:
-            image = pixels.decode(read(pair[0]), self.settings.data.channels)
+            image = pixels.decode(read(pair[0], "an image"), self.settings.data.channels)
+        except UserError:
+            raise
         except Exception as error:  # Pillow's decoders raise a dozen types
             raise UserError(f"{name} cannot be read ({type(error).__name__}): remove it") from None
-        mask = decoded_mask(pair[1])
+        mask = decode_mask(pair[1])
         if mask.shape != image.shape[:2]:
             raise UserError(f"{name} measures {image.shape[:2]} and its mask {mask.shape}: they must be equal")
         box = crops.boxes([view], [noise], *mask.shape)[0]
         shown = pixels.crop_and_resize(image, box, size=view.size, interpolation=view.interpolation, flip=flip)
         top, left, height, width = box
-        cut = Image.fromarray(self.classes_of(mask[top : top + height, left : left + width]))
-        classes = np.asarray(cut.resize((view.size[1], view.size[0]), Image.Resampling.NEAREST))
+        crop = Image.fromarray(self.classes_of(mask[top : top + height, left : left + width]))
+        classes = np.asarray(crop.resize((view.size[1], view.size[0]), Image.Resampling.NEAREST))
         return shown, classes[:, ::-1] if flip else classes
 
 
-def read(item) -> bytes:
-    """The bytes of a file, or those that are already here."""
-    return pathlib.Path(item).read_bytes() if isinstance(item, str) else item
+def ranges(values: collections.Counter[int]) -> str:
+    """Values in words: "0-3, 7, 255"."""
+    parts: list[list[int]] = []
+    for value in sorted(values):
+        if parts and value == parts[-1][1] + 1:
+            parts[-1][1] = value
+        else:
+            parts.append([value, value])
+    words = [f"{low}-{high}" if high > low else str(low) for low, high in parts]
+    more = len(words) - RANGES_SHOWN
+    return ", ".join(words[:RANGES_SHOWN]) + (f" and {more} more, {len(values)} in all" if more > 0 else "")
 
 
-def decoded_mask(item) -> np.ndarray:
-    """(H, W) values of a mask: palette numbers, grey values, or the first channel."""
+def read(item: Item, kind: str) -> bytes:
+    """The bytes of a file, or those that are already here. Raises UserError where there are none."""
+    content = pathlib.Path(item).read_bytes() if isinstance(item, str) else item
+    if not content:
+        raise UserError(f"{item if isinstance(item, str) else kind} is empty (0 bytes): remove it")
+    return content
+
+
+def decode_mask(item: Item) -> np.ndarray:
+    """The values of a mask.
+
+    Args:
+        item: a file or its content: palette numbers, gray values, or channels that are all equal.
+
+    Returns:
+        (H, W) integers.
+
+    Raises:
+        UserError: where it cannot be read, its compression changes values, or its channels differ: colors that stand
+            for classes would have to be translated first.
+    """
+    name = item if isinstance(item, str) else "a mask"
+    content = read(item, "a mask")
     try:
-        with Image.open(io.BytesIO(read(item))) as image:
+        with Image.open(io.BytesIO(content)) as image:
+            kind = image.format or ""
             values = np.asarray(image)
-    except (OSError, ValueError) as error:
-        name = item if isinstance(item, str) else "a mask"
+    except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{name} cannot be read as a mask ({type(error).__name__}): give PNG files") from None
-    return values if values.ndim == 2 else values[..., 0]
+    if kind in LOSSY or (kind == "WEBP" and b"VP8L" not in content[:64]):
+        raise UserError(f"{name} is a mask in {kind}, which changes values to save space: give PNG files")
+    if values.ndim == 3:
+        values = single_channel(values, name)
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if not np.issubdtype(values.dtype, np.integer):
+        if not (values == np.round(values)).all():
+            raise UserError(f"{name} is a mask of fractions, from {values.min():g} to {values.max():g}: give integers")
+        return values.astype(np.int32)
+    return values
 
 
-def open_pairs(settings) -> Pairs:
+def single_channel(values: np.ndarray, name: str) -> np.ndarray:
+    """The one channel (H, W) of a mask (H, W, C) whose channels are equal, a constant alpha channel aside."""
+    alpha = values[..., -1] if values.shape[-1] in (2, 4) else values[:1, :1, 0]
+    color = values[..., :-1] if values.shape[-1] in (2, 4) else values
+    if (color != color[..., :1]).any() or (alpha != alpha.flat[0]).any():
+        found = np.unique(values.reshape(-1, values.shape[-1]), axis=0)
+        shown = ", ".join(str(tuple(row)) for row in found[:4].tolist()) + (", ..." if len(found) > 4 else "")
+        raise UserError(
+            f"{name} is a mask of {len(found)} colors ({shown}), not of class numbers: convert it to one channel, a "
+            "number for each class"
+        )
+    return color[..., 0]
+
+
+def open_pairs(settings: Any) -> Pairs:
     """The images and masks that `settings.data`, mask_path and mask_key describe. Raises UserError for none."""
     if settings.data.source == "folder":
         return folder_pairs(settings)
     if settings.data.source == "tfds":
         return tfds_pairs(settings)
     raise UserError(
-        f"data.source={settings.data.source!r} has no masks: give --data=folder with data.path and mask_path, or tfds "
-        "set with masks as data.name"
+        f"data.source={settings.data.source!r} has no masks: give --data=folder with data.path and mask_path, "
+        "or a tfds data set with masks as data.name"
     )
 
 
-def folder_pairs(settings) -> Pairs:
+def folder_pairs(settings: Any) -> Pairs:
     """The files of data.path with those of mask_path, and likewise for testing; else a tenth is held out."""
-    train = matched(settings.data.path, settings.mask_path, "mask_path")
+    train, alone = matched(settings.data.path, settings.mask_path, "mask_path")
     if settings.data.test_path:
-        test = matched(settings.data.test_path, settings.test_mask_path, "test_mask_path")
+        test, more = matched(settings.data.test_path, settings.test_mask_path, "test_mask_path")
+        alone += more
     else:
-        kept, held = subsets.held_out(len(train), TEST_SHARE, seed=0)
+        if len(train) < 2:
+            raise UserError(
+                f"data.path={settings.data.path!r} has one image with a mask: set data.test_path, or add some"
+            )
+        kept, held = subsets.held_out(len(train), TEST_FRACTION, seed=0)
         train, test = [train[i] for i in kept], [train[i] for i in held]
-    return Pairs({"train": train, "test": test}, f"folder {settings.data.path}", settings)
+    unused = f", {alone} file{'s' if alone > 1 else ''} without a partner not used" if alone else ""
+    return Pairs({"train": train, "test": test}, f"folder {settings.data.path}{unused}", settings)
 
 
-def matched(images: str, masks: str, field: str) -> list[tuple[str, str]]:
-    """(image, mask) of every mask: the same path, the ending aside."""
+def matched(images: str, masks: str, field: str) -> tuple[list[tuple[Item, Item]], int]:
+    """([(image, mask)] of equal path, the ending aside; how many files have no partner)."""
     for name, folder in (("data.path", images), (field, masks)):
         if not folder or not pathlib.Path(folder).is_dir():
             raise UserError(f"{name}={folder!r} is no folder: give the one that holds the files")
-    stems = {str(file.relative_to(images).with_suffix("")): str(file) for file in find_images(pathlib.Path(images))}
-    found = [(stems.get(str(m.relative_to(masks).with_suffix(""))), str(m)) for m in find_images(pathlib.Path(masks))]
-    pairs = [pair for pair in found if pair[0]]
-    if not pairs:
+    by_stem: list[dict[str, str]] = []
+    for folder in (images, masks):
+        files = find_images(pathlib.Path(folder))
+        by_stem.append({str(file.relative_to(folder).with_suffix("")): str(file) for file in files})
+        if len(by_stem[-1]) < len(files):
+            raise UserError(f"{folder} has files that differ in their ending only: which belongs to which is unclear")
+    shared = [stem for stem in by_stem[1] if stem in by_stem[0]]
+    if not shared:
         raise UserError(f"{field}={masks!r} has no mask named as an image in {images!r}: both need equal names")
-    return pairs
+    pairs: list[tuple[Item, Item]] = [(by_stem[0][stem], by_stem[1][stem]) for stem in shared]
+    return pairs, len(by_stem[0]) + len(by_stem[1]) - 2 * len(shared)
 
 
-def tfds_pairs(settings) -> Pairs:
+def tfds_pairs(settings: Any) -> Pairs:
     """All of a prepared tfds set with masks, encoded, in memory."""
     import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""Parts of a split: labelled subsets, held-out parts. Which images they hold follows from labels and a seed alone."""
+"""Parts of a split: labeled subsets, held-out parts. Which images they hold depends on labels and a seed only."""
 
 import numpy as np
 
@@ -7,9 +7,16 @@ from maskcl_jax.data.sources import Arrays, Encoded, Source
 from maskcl_jax.data.tfds_stream import Records
 from maskcl_jax.errors import UserError
 
+Split = Arrays | Encoded | Records
+
 
 class Part(Source):
-    """Some images of a source as a source. parts: {"train": (split of the source, indices or None for all), ...}."""
+    """Some images of a source, as a source.
+
+    Args:
+        source: the whole.
+        parts: {"train": (split of the source, ascending indices or None for all), "test": ...}.
+    """
 
     def __init__(self, source: Source, parts: dict[str, tuple[str, np.ndarray | None]]):
         super().__init__()
@@ -18,21 +25,24 @@ class Part(Source):
         self.description = source.description
         self.skipped = source.skipped
 
-    def num_examples(self, split):
+    def num_examples(self, split: str) -> int:
+        """The number of images of "train" or "test"."""
         origin, indices = self.parts[split]
         return self.source.num_examples(origin) if indices is None else len(indices)
 
-    def load(self, split):
+    def load(self, split: str) -> Split:
+        """The images of a split, as training sees them."""
         origin, indices = self.parts[split]
-        return taken(self.source.split(origin), indices)
+        return pick(self.source.split(origin), indices)
 
-    def evaluated(self, name):
+    def evaluated(self, name: str) -> Split:
+        """The images of a split, as an evaluation sees them."""
         origin, indices = self.parts[name]
-        return taken(self.source.evaluated(origin), indices)
+        return pick(self.source.evaluated(origin), indices)
 
 
-def taken(data, indices: np.ndarray | None):
-    """Some images of a split that lies in memory, or is read once to bring them there."""
+def pick(data: Split, indices: np.ndarray | None) -> Split:
+    """Some images of a split that lies in memory, or is read once to bring them there; None is all."""
     if indices is None:
         return data
     if isinstance(data, Arrays):
@@ -43,34 +53,45 @@ def taken(data, indices: np.ndarray | None):
     return Encoded(payloads, labels, is_path=False)
 
 
-def labels_of(data) -> np.ndarray:
+def labels_of(data: Split) -> np.ndarray:
     """(N,) int32 labels of a split, -1 for none."""
     return data.all_labels() if isinstance(data, Records) else data.labels
 
 
-def chosen(labels: np.ndarray, amount: str, *, seed: int, names: tuple[str, ...] = ()) -> np.ndarray:
-    """Ascending indices of a labelled subset: "10%" of every class, or "5" images of each; "all": all labelled.
+def choose(labels: np.ndarray, amount: str, *, seed: int, names: tuple[str, ...] = ()) -> np.ndarray:
+    """Chooses a labeled subset.
 
-    A share is rounded, at least one image a class. A larger share of one seed holds the smaller ones. Raises UserError
-    for an amount that is no such, and for a class that has fewer images than asked.
+    A fraction is rounded, at least one image a class. Of one seed, a larger fraction holds the smaller ones.
+
+    Args:
+        labels: (N,) integer classes, -1 for images without a label.
+        amount: "10%" of every class, "5" images of each class, or "all" labeled images.
+        seed: of the choice.
+        names: of the classes, for errors.
+
+    Returns:
+        Ascending indices (n,).
+
+    Raises:
+        UserError: for an amount of another form, or a class with fewer images than asked for.
     """
     if amount == "all":
         return np.flatnonzero(labels >= 0)
-    share, per_class = parsed(amount)
+    fraction, per_class = parse_amount(amount)
     order = generator(seed, "labels").permutation(len(labels))
-    found = []
+    chosen = []
     for label in range(len(names) or labels.max() + 1):
         members = order[labels[order] == label]
-        count = per_class or max(1, round(share * len(members)))
+        count = per_class or max(1, round(fraction * len(members)))
         if len(members) < count:
             name = names[label] if names else label
             raise UserError(f"labels={amount!r}: class {name!r} has {len(members)} training images: ask for fewer")
-        found.append(members[:count])
-    return np.sort(np.concatenate(found))
+        chosen.append(members[:count])
+    return np.sort(np.concatenate(chosen))
 
 
-def parsed(amount: str) -> tuple[float, int]:
-    """(share, 0) of "1%", (0.0, count) of "5". Raises UserError for anything else."""
+def parse_amount(amount: str) -> tuple[float, int]:
+    """(fraction, 0) of "1%", (0.0, count) of "5". Raises UserError for anything else."""
     text = amount.strip()
     try:
         if text.endswith("%") and 0 < float(text[:-1]) <= 100:
@@ -79,13 +100,20 @@ def parsed(amount: str) -> tuple[float, int]:
             return 0.0, int(text)
     except ValueError:
         pass
-    raise UserError(f"labels={amount!r} is not understood: write all, a share as 1%, or images of every class as 5")
+    raise UserError(f"labels={amount!r} is not understood: write all, a fraction as 1%, or images of every class as 5")
 
 
-def held_out(count: int, share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, held out) ascending positions of `count` images; at least one on either side. Raises UserError if not."""
-    held = max(1, round(share * count))
-    if not 0 < share < 1 or held >= count:
-        raise UserError(f"holdout={share} leaves nothing of {count} images to train on: use for instance 0.1")
+def held_out(count: int, fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits `count` images at random.
+
+    Returns:
+        (kept, held out): ascending positions, at least one on either side.
+
+    Raises:
+        UserError: where nothing is left on one side.
+    """
+    held = max(1, round(fraction * count))
+    if not 0 < fraction < 1 or held >= count:
+        raise UserError(f"holdout={fraction} leaves nothing of {count} images to train on: use for instance 0.1")
     order = generator(seed, "holdout").permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])

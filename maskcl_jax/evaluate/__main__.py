@@ -10,7 +10,7 @@
   all                       knn, logistic and lowshot
   table                     all results of the run so far
 
---config.network=online|target|random and --config.feature=cls|mean|mean+cls|lastN|pool|pixels choose what is looked at.
+--config.network=online|target|random and --config.feature=cls|mean|mean+cls|lastN|pool|pixels choose the features.
 Results go to RUN/evaluate/: one JSON with every field of the protocol, and a table on the screen.
 """
 
@@ -23,14 +23,14 @@ from maskcl_jax import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; with --protocol=table several, with commas.")
 PROTOCOL = flags.DEFINE_string("protocol", None, "What to evaluate, perhaps with a recipe: linear:mae.")
-DATA = flags.DEFINE_string("data", "", "A data preset in place of the run's data; --config.data.FIELD for its fields.")
+DATA = flags.DEFINE_string("data", "", "A data preset instead of the run's data; --config.data.FIELD for its fields.")
 
 PREFIX = "--config."
 
 
 def main(argv: list[str]) -> None:
-    """Evaluates, and prints the table of what came out."""
-    # After the flags are parsed: a wrong flag is told at once.
+    """Evaluates, and prints the table of results."""
+    # Imported after the flags are parsed: a wrong flag is an error at once.
     from maskcl_jax.evaluate import results
     from maskcl_jax.evaluate.evaluation import evaluate
 

@@ -1,4 +1,4 @@
-"""One network of a run as evaluations see it: which weights, which image size, which features."""
+"""The encoder of a run: which weights, which image size, which features."""
 
 import re
 from typing import Any, NamedTuple
@@ -8,80 +8,95 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import base
+from maskcl_jax.methods import Method, base
 from maskcl_jax.models.position import resize_position_table, sincos_table
 from maskcl_jax.models.resnet import ResNet, average_pool
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.training.run import Run
 
 NETWORKS = ("online", "target", "random")
 VIT_FEATURES = ("cls", "mean", "mean+cls", "lastN", "pixels")
 
 
 class Encoder(NamedTuple):
-    """module: a ViT or a ResNet for images of `image_size`. variables: {"params", "batch_stats" (ResNet)}.
+    """An encoder with its weights.
 
-    method: of the run, for what it does to images before its encoder sees them.
+    Attributes:
+        module: for images of one size.
+        variables: {"params": ..., "batch_stats": ... (ResNet)}.
+        method: of the run, for its preprocessing.
+        network: "online", "target" or "random".
     """
 
     module: ViT | ResNet
     variables: dict[str, Any]
-    method: Any
+    method: Method
     network: str
 
     @property
     def is_vit(self) -> bool:
-        """A ViT or else a ResNet."""
+        """Whether the module is a ViT, not a ResNet."""
         return isinstance(self.module, ViT)
 
-    def prepared(self, images):
-        """uint8 (B, H, W, C) -> what the encoder takes: normalised, and high-passed where the method's encoder is."""
+    def preprocess(self, images: jax.Array) -> jax.Array:
+        """uint8 (B, H, W, C) -> what the encoder takes: normalized, and high-passed where the method's encoder is."""
         data = self.method.config.data
         images = base.normalize(images, data.mean, data.std)
         return self.method.filtered(images) if hasattr(self.method, "filtered") else images
 
-    def layers(self, variables, images):
+    def layers(self, variables: dict[str, Any], images: jax.Array) -> list[jax.Array]:
         """uint8 images -> the output of each block (B, 1 + N, D), after the final norm where the network has one."""
-        normed = "norm" in variables["params"]
+        has_norm = "norm" in variables["params"]
 
         def outputs(module, x):
             layers = module.layers(module.embed(x))
-            return [module.norm(layer) if normed else layer for layer in layers]
+            return [module.norm(layer) if has_norm else layer for layer in layers]
 
-        return self.module.apply(variables, self.prepared(images), method=outputs)
+        return self.module.apply(variables, self.preprocess(images), method=outputs)
 
-    def features(self, variables, images, kind: str):
-        """uint8 images (B, H, W, C) -> (B, D) float32, of the kind that `check_feature` has let pass."""
+    def features(self, variables: dict[str, Any], images: jax.Array, kind: str) -> jax.Array:
+        """uint8 images (B, H, W, C) -> features (B, D) float32 of a kind that `check_feature` accepts."""
         if kind == "pixels":
-            return self.prepared(images).reshape(len(images), -1)
+            return self.preprocess(images).reshape(len(images), -1)
         if kind == "pool":
-            return average_pool(self.module.apply(variables, self.prepared(images), train=False))
+            return average_pool(self.module.apply(variables, self.preprocess(images), train=False))
         layers = [layer.astype(jnp.float32) for layer in self.layers(variables, images)]
         if match := re.fullmatch(r"last(\d+)", kind):
             return jnp.concatenate([layer[:, 0] for layer in layers[-int(match[1]) :]], axis=1)
         parts = {"cls": layers[-1][:, 0], "mean": layers[-1][:, 1:].mean(axis=1)}
         return jnp.concatenate([parts[name] for name in kind.split("+")], axis=1)
 
-    def feature_map(self, variables, images):
-        """uint8 images -> (B, h, w, D) float32: the patch tokens in their places, or the last stage of a ResNet."""
+    def feature_map(self, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+        """uint8 images -> (B, h, w, D) float32: the grid of patch tokens, or the last stage of a ResNet."""
         if not self.is_vit:
-            return self.module.apply(variables, self.prepared(images), train=False).astype(jnp.float32)
+            return self.module.apply(variables, self.preprocess(images), train=False).astype(jnp.float32)
         tokens = self.layers(variables, images)[-1][:, 1:].astype(jnp.float32)
         return tokens.reshape(len(images), *self.module.grid, -1)
 
-    def cls_attention(self, variables, images):
+    def cls_attention(self, variables: dict[str, Any], images: jax.Array) -> jax.Array:
         """uint8 images -> (depth, B, h, w) float32: what the cls token attends to in each block, mean over heads."""
         weights = self.module.apply(
-            variables, self.prepared(images), method=lambda module, x: module.cls_attention(module.embed(x))
+            variables, self.preprocess(images), method=lambda module, x: module.cls_attention(module.embed(x))
         )
         return weights.reshape(*weights.shape[:2], *self.module.grid)
 
 
-def open_encoder(run, *, network: str = "online", image_size=None, seed: int = 0) -> Encoder:
-    """The encoder of a run, for images of `image_size` (height, width; default: those it was trained on).
+def open_encoder(
+    run: Run, *, network: str = "online", image_size: tuple[int, int] | None = None, seed: int = 0
+) -> Encoder:
+    """The encoder of a run.
 
-    network: "online", "target" (the EMA), or "random" (first values drawn from `seed`: what training is compared
-    with). A ViT's position table is resized as MAE resizes it. Raises UserError for a network that the run does not
-    have and a size that the encoder cannot take.
+    Args:
+        run: the run.
+        network: "online", "target" (the EMA), or "random" (initial values: what training is compared with).
+        image_size: (height, width); default: that of training. A ViT's position table is resized as MAE resizes it.
+        seed: of random weights.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        UserError: for a network that the run does not have, and a size that the encoder cannot take.
     """
     base.check_choice("network", network, NETWORKS)
     method, state = run.method, run.state
@@ -103,7 +118,7 @@ def open_encoder(run, *, network: str = "online", image_size=None, seed: int = 0
     return Encoder(module, {"params": params}, method, network)
 
 
-def resized(module: ViT, params, size: tuple[int, int]):
+def resized(module: ViT, params: dict[str, Any], size: tuple[int, int]) -> tuple[ViT, dict[str, Any]]:
     """(module, parameters) for another image size. Raises UserError where the patches do not divide it."""
     if min(size) < 1 or size[0] % module.patch_size or size[1] % module.patch_size:
         raise UserError(
@@ -115,7 +130,7 @@ def resized(module: ViT, params, size: tuple[int, int]):
     return new, {**params, "pos_embed": resize_position_table(table, module.grid, new.grid)[None]}
 
 
-def position_table(module: ViT, params) -> np.ndarray:
+def position_table(module: ViT, params: dict[str, Any]) -> np.ndarray:
     """(1, 1 + N, D) float32: the learned table, or the fixed one with zeros for the cls token."""
     if module.positions == "learned":
         return np.asarray(params["pos_embed"])
@@ -123,12 +138,12 @@ def position_table(module: ViT, params) -> np.ndarray:
     return np.concatenate([np.zeros((1, module.width), np.float32), table])[None]
 
 
-def default_feature(run) -> str:
-    """What the run's own evaluation reads off its encoder."""
+def default_feature(run: Run) -> str:
+    """The kind of feature that the run's online evaluation uses."""
     return run.config.eval.feature if isinstance(run.method.encoder, ViT) else "pool"
 
 
-def check_feature(kind: str, module) -> None:
+def check_feature(kind: str, module: ViT | ResNet) -> None:
     """Raises UserError for a kind of feature that the encoder does not have."""
     if not isinstance(module, ViT):
         base.check_choice("feature", kind, ("pool", "pixels"))

@@ -1,46 +1,67 @@
 """Runs protocols on a run: what `python -m maskcl_jax.evaluate` does, for programs."""
 
-import importlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.evaluate import results, settings
-from maskcl_jax.evaluate.session import open_session
+from maskcl_jax.evaluate import features, finetune, frozen, linear, results, segment, settings
+from maskcl_jax.evaluate.session import Session, open_session
 from maskcl_jax.training import checkpoint
 from maskcl_jax.training.run import restore_run
 
-# protocol -> (module, function), imported when it is asked for.
-RUNNERS = {
-    "knn": ("frozen", "run_knn"),
-    "logistic": ("frozen", "run_logistic"),
-    "lowshot": ("frozen", "run_logistic"),
-    "linear": ("linear", "run_linear"),
-    "finetune": ("finetune", "run_finetune"),
-    "segment": ("segment", "run_segment"),
-    "features": ("features", "run_features"),
+# protocol -> what runs it: values for `results.record`, or None where nothing is measured.
+RUNNERS: dict[str, Callable[[Session], dict[str, Any] | None]] = {
+    "knn": frozen.run_knn,
+    "logistic": frozen.run_logistic,
+    "lowshot": frozen.run_logistic,
+    "linear": linear.run_linear,
+    "finetune": finetune.run_finetune,
+    "segment": segment.run_segment,
+    "features": features.run_features,
 }
 
 
 def evaluate(
     workdir: str, protocol: str, *, data: str = "", overrides: tuple[str, ...] = (), command: str = ""
-) -> list:
-    """The records (see `results.record`) of each evaluation that `protocol` names.
+) -> list[dict[str, Any]]:
+    """Evaluates a run.
 
-    data, overrides: see `settings.create`. Raises UserError, in one line, for what cannot work.
+    Args:
+        workdir: the run's folder.
+        protocol: `protocol[:recipe]`, see `settings.create`.
+        data: a data preset instead of the run's data.
+        overrides: "FIELD=VALUE" for each setting that differs.
+        command: what the user typed, for the record.
+
+    Returns:
+        The records (see `results.record`) of each evaluation that `protocol` names.
+
+    Raises:
+        UserError: in one line, for what cannot work.
     """
     config = config_lib.unflat(checkpoint.read_config(workdir))
-    asked = settings.create(protocol, config, data=data, overrides=overrides)
-    run = restore_run(workdir, None if asked[0].step < 0 else asked[0].step)
+    evaluations = settings.create(protocol, config, data=data, overrides=overrides)
+    step = evaluations[0].step
+    run = restore_run(workdir, None if step < 0 else step)
     records, cache = [], {}
-    for chosen in asked:
+    for chosen in evaluations:
         session = open_session(run, chosen, cache)
-        module, function = RUNNERS[chosen.protocol]
-        begun = time.monotonic()
+        start = time.monotonic()
         if jax.process_index() == 0:
-            print(f"{chosen.protocol} {chosen.recipe} | {session.source.description} | {session.feature}", flush=True)
-        values = getattr(importlib.import_module(f"maskcl_jax.evaluate.{module}"), function)(session)
+            print(opening_line(session), flush=True)
+        values = RUNNERS[chosen.protocol](session)
         if values is not None:
-            records.append(results.record(session, values, seconds=time.monotonic() - begun, command=command))
+            fractions = {f"unlabeled_{split}": fraction for split, fraction in session.unlabeled.items()}
+            values["entries"] = [entry | fractions for entry in values["entries"]]
+            records.append(results.record(session, values, seconds=time.monotonic() - start, command=command))
     return records
+
+
+def opening_line(session: Session) -> str:
+    """What is evaluated, and which fraction of the images does not count."""
+    parts = [f"{session.settings.protocol} {session.settings.recipe}", session.source.description, session.feature]
+    parts += [f"{fraction:.1%} of the {split} images have no label" for split, fraction in session.unlabeled.items()]
+    return " | ".join(parts)

@@ -1,8 +1,9 @@
-"""Embeddings of a split to .npz, a sheet of nearest neighbours, and what the cls token attends to, as PNG."""
+"""Embeddings of a split to .npz; nearest neighbors, and what the cls token attends to, as PNG."""
 
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,69 +14,76 @@ from maskcl_jax import config as config_lib
 from maskcl_jax.data import subsets
 from maskcl_jax.data.sources import SPLITS
 from maskcl_jax.errors import UserError
-from maskcl_jax.evaluate import knn
+from maskcl_jax.evaluate import checks, knn
+from maskcl_jax.evaluate.session import Session
 from maskcl_jax.methods import base
 from maskcl_jax.training import checkpoint, sharding, visualize
 
-PART = 64  # batches a file, while the work goes on
+PART = 64  # batches a file, until all are computed
 
 
-def run_features(session) -> None:
-    """Writes FILE.npz {features, labels, index, names, class_names, origin}, FILE-neighbours.png and -attention.png."""
+def run_features(session: Session) -> None:
+    """Writes FILE.npz {features, labels, index, names, class_names, origin}, FILE-neighbours.png and -attention.png.
+
+    Raises:
+        UserError: for a split without images, and a file that is there from something else.
+    """
     s = session.settings
     base.check_choice("split", s.split, SPLITS)
     if not session.source.num_examples(s.split):
         raise UserError(f"split={s.split!r} of {session.source.description} has no image: choose another")
     path = pathlib.Path(s.out or session.folder / f"{session.name}.npz").with_suffix(".npz")
     origin = origin_of(session)
-    if not there(path):
+    if not exists(path):
         check_origin(path.with_suffix(".parts") / "origin.json", origin)
         collect(session, path, origin)
     if jax.process_index() == 0:
         check_file(path, origin)
         saved = np.load(path)
+        if problem := checks.features_problem(saved["features"], s.split):
+            print(f"warning: {problem}", flush=True)
         print(f"{path}: {saved['features'].shape[0]} embeddings of width {saved['features'].shape[1]}", flush=True)
-        draw_neighbours(session, saved, path.with_name(f"{path.stem}-neighbours.png"))
+        draw_neighbors(session, saved, path.with_name(f"{path.stem}-neighbours.png"))
         if session.encoder.is_vit:
             draw_attention(session, saved["index"], path.with_name(f"{path.stem}-attention.png"))
 
 
-def origin_of(session) -> dict:
-    """What the embeddings depend on. A batch size is not among it."""
+def origin_of(session: Session) -> dict[str, Any]:
+    """Everything that the embeddings depend on; the batch size is not part of it."""
     fields = config_lib.flat(session.settings)
-    same = {
+    origin = {
         name: value for name, value in fields.items() if name not in ("batch_size", "out", "pictures", "neighbours")
     }
     workdir = str(pathlib.Path(session.run.workdir).absolute())
-    return json.loads(json.dumps(same | {"workdir": workdir, "step": session.run.step, "feature": session.feature}))
+    return json.loads(json.dumps(origin | {"workdir": workdir, "step": session.run.step, "feature": session.feature}))
 
 
-def check_file(path: pathlib.Path, origin: dict) -> None:
+def check_file(path: pathlib.Path, origin: dict[str, Any]) -> None:
     """Raises UserError where a file is not the embeddings of this very run and these settings."""
     try:
-        found = json.loads(str(np.load(path)["origin"]))
+        stored = json.loads(str(np.load(path)["origin"]))
     except (OSError, ValueError, KeyError):
-        raise UserError(f"{path} is there and holds no embeddings: give another --config.out") from None
-    compare(path, found, origin)
+        raise UserError(f"{path} exists and holds no embeddings: give another --config.out") from None
+    compare(path, stored, origin)
 
 
-def check_origin(record: pathlib.Path, origin: dict) -> None:
-    """The same of work that was broken off."""
+def check_origin(record: pathlib.Path, origin: dict[str, Any]) -> None:
+    """The same for work that was interrupted."""
     if record.exists():
         compare(record.parent, json.loads(record.read_text()), origin)
 
 
-def compare(path: pathlib.Path, found: dict, origin: dict) -> None:
+def compare(path: pathlib.Path, stored: dict[str, Any], origin: dict[str, Any]) -> None:
     """Raises UserError naming the first field that differs."""
     for field, value in origin.items():
-        if found.get(field) != value:
+        if stored.get(field) != value:
             raise UserError(
-                f"{path} is there from another run ({field}: {found.get(field)} there, {value} here): give another "
+                f"{path} exists from another run ({field}: {stored.get(field)} there, {value} here): give another "
                 "--config.out, or remove it"
             )
 
 
-def collect(session, path: pathlib.Path, origin: dict) -> None:
+def collect(session: Session, path: pathlib.Path, origin: dict[str, Any]) -> None:
     """Computes what is missing, PART batches a file, and joins the files. All processes call it."""
     parts = path.with_suffix(".parts")
     writes = jax.process_index() == 0
@@ -87,7 +95,7 @@ def collect(session, path: pathlib.Path, origin: dict) -> None:
     with session.batches(session.settings.split, size) as batches:
         for number, batch in enumerate(batches):
             file = parts / f"{number // PART:05d}-{size}.npz"
-            if there(file):  # of an attempt before this one
+            if exists(file):  # computed before an interruption
                 continue
             if file not in files:
                 rows = save_part(files, rows, writes)
@@ -99,13 +107,13 @@ def collect(session, path: pathlib.Path, origin: dict) -> None:
         shutil.rmtree(parts)
 
 
-def there(path: pathlib.Path) -> bool:
-    """Whether the first process, which writes, sees a file: all processes must go the same way."""
+def exists(path: pathlib.Path) -> bool:
+    """Whether the first process, which writes, sees a file: all processes must decide alike."""
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(path.exists())))
 
 
-def save_part(files: list, rows: list, writes: bool) -> list:
-    """Writes the rows of the newest part, whole or not at all; what waits then: nothing."""
+def save_part(files: list[pathlib.Path], rows: list[tuple], writes: bool) -> list[tuple]:
+    """Writes the rows of the newest part, whole or not at all; returns no rows."""
     if rows and writes:
         beside = files[-1].with_suffix(".tmp.npz")
         np.savez(beside, *(np.concatenate(column) for column in zip(*rows, strict=True)))
@@ -113,7 +121,7 @@ def save_part(files: list, rows: list, writes: bool) -> list:
     return []
 
 
-def join(session, parts: pathlib.Path, size: int, path: pathlib.Path, origin: dict) -> None:
+def join(session: Session, parts: pathlib.Path, size: int, path: pathlib.Path, origin: dict[str, Any]) -> None:
     """All parts in one file, with the names of the images."""
     columns = [list(np.load(file).values()) for file in sorted(parts.glob(f"*-{size}.npz"))]
     features, labels, index = (np.concatenate(column) for column in zip(*columns, strict=True))
@@ -131,7 +139,7 @@ def join(session, parts: pathlib.Path, size: int, path: pathlib.Path, origin: di
     beside.rename(path)
 
 
-def images_at(session, index: np.ndarray) -> np.ndarray:
+def images_at(session: Session, index: np.ndarray) -> np.ndarray:
     """(n, H, W, C) uint8 of some images of the split, in the order of `index`."""
     ascending = np.unique(index)
     part = subsets.Part(session.source, {"test": (session.settings.split, ascending)})
@@ -141,8 +149,8 @@ def images_at(session, index: np.ndarray) -> np.ndarray:
     return images[np.searchsorted(ascending, index)]
 
 
-def draw_neighbours(session, saved, path: pathlib.Path) -> None:
-    """A row for each of a few images: itself, and the most similar others (cosine)."""
+def draw_neighbors(session: Session, saved: Any, path: pathlib.Path) -> None:
+    """Draws a few images, each with the images of most similar embeddings (cosine)."""
     s, unit = session.settings, knn.normalized(saved["features"])
     queries = spread(len(unit), s.pictures)
     count = min(s.neighbours, len(unit) - 1)
@@ -156,11 +164,11 @@ def draw_neighbours(session, saved, path: pathlib.Path) -> None:
     titles = ["image", *(f"{i + 1}." for i in range(count))]
     columns = {title: images[:, i] / 255.0 for i, title in enumerate(titles)}
     visualize.save_png(path, visualize.grid(columns, max_rows=len(queries)))
-    print(f"{path}: nearest neighbours", flush=True)
+    print(f"{path}: nearest neighbors", flush=True)
 
 
-def draw_attention(session, index: np.ndarray, path: pathlib.Path) -> None:
-    """Images beside what the cls token attends to: in the last block, and summed over all (what ccMIM ranks by)."""
+def draw_attention(session: Session, index: np.ndarray, path: pathlib.Path) -> None:
+    """Draws images beside what the cls token attends to: in the last block, and summed over all (ccMIM's ranking)."""
     chosen = spread(len(index), session.settings.pictures)
     if not len(chosen):
         return
@@ -174,12 +182,12 @@ def draw_attention(session, index: np.ndarray, path: pathlib.Path) -> None:
 
 
 def heat(weights: np.ndarray, patch: int) -> np.ndarray:
-    """(B, h, w) -> (B, H, W, 1), each image's from 0 to 1."""
+    """Weights of patches (B, h, w) -> of pixels (B, H, W, 1), each image's from 0 to 1."""
     low, high = weights.min(axis=(1, 2), keepdims=True), weights.max(axis=(1, 2), keepdims=True)
     scaled = (weights - low) / np.maximum(high - low, 1e-12)
     return scaled.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
 
 
-def spread(count: int, wanted: int) -> np.ndarray:
-    """Up to `wanted` evenly spaced places of `count`."""
-    return np.arange(min(wanted, count)) * count // max(min(wanted, count), 1)
+def spread(count: int, limit: int) -> np.ndarray:
+    """At most `limit` evenly spaced indices below `count`."""
+    return np.arange(min(limit, count)) * count // max(min(limit, count), 1)

@@ -1,57 +1,65 @@
-"""The loop that trains a classifier or a segmenter: the road of the training loop, made short."""
+"""The loop that trains a classifier or a segmenter on an encoder: the training loop, made short."""
 
 import contextlib
-import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jax
 
+from maskcl_jax.evaluate.batches import Budget
+from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import checkpoint, sharding
 from maskcl_jax.training.logging import LiveLine
 from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.throughput import Meter, Throughput
 
 
-class Fit(NamedTuple):
-    """What is trained, and for how long.
+class Trainer(Protocol):
+    """What is trained. Both functions are pure; `variables` are the encoder's, which stay."""
 
-    new_state: (key, constants) -> state, a pytree of arrays. step: (state, constants, batch, step number) -> (state,
-    metrics). constants: arrays that stay, for instance frozen weights. total: steps; save_every: 0 is at the end alone.
+    def new_state(self, key: jax.Array, variables: Any) -> Any:
+        """The state at step 0, a pytree of arrays."""
+
+    def step(
+        self, state: Any, variables: Any, batch: dict[str, jax.Array], number: int
+    ) -> tuple[Any, dict[str, jax.Array]]:
+        """One step: (state, metrics)."""
+
+
+def fit(session: Session, trainer: Trainer, budget: Budget, batches: Callable[[int], Any]) -> Any:
+    """Trains, going on from the newest checkpoint of this evaluation. A signal saves and leaves, as in training.
+
+    Args:
+        session: the evaluation; checkpoints lie in its folder, under its name.
+        trainer: state and step.
+        budget: how long.
+        batches: first step -> iterator over batches of this process, with `close`.
+
+    Returns:
+        The state after the last step.
     """
-
-    new_state: Callable
-    step: Callable
-    constants: Any
-    total: int
-    save_every: int = 0
-
-
-def fit(plan: Fit, batches: Callable, *, workdir: pathlib.Path, mesh, seed: int, batch_size: int):
-    """The state after `plan.total` steps; goes on from the newest checkpoint in `workdir`.
-
-    batches: (first step) -> iterator of host batches, to be closed. A signal saves and leaves, as in training.
-    """
-    placed = sharding.replicated(mesh)
-    live = LiveLine(plan.total, every_steps=10, every_seconds=10.0, quiet=jax.process_index() != 0)
-    checkpoints = checkpoint.Checkpoints(str(workdir), keep_last=1)
-    new_state = jax.jit(plan.new_state, out_shardings=placed)
-    state, start = opened(checkpoints, new_state, (jax.random.key(seed), plan.constants), placed)
+    s, total = session.settings, budget.total_steps
+    save_every = round(s.checkpoint_every_epochs * budget.steps_per_epoch)  # 0: at the end only
+    replicated, variables = sharding.replicated(session.mesh), session.encoder.variables
+    live = LiveLine(total, every_steps=10, every_seconds=10.0, quiet=jax.process_index() != 0)
+    checkpoints = checkpoint.Checkpoints(str(session.folder / session.name), keep_last=1)
+    new_state = jax.jit(trainer.new_state, out_shardings=replicated)
+    state, start = restored_or_new(checkpoints, new_state, (jax.random.key(s.seed), variables), replicated)
     if start:
         live.say(f"resumed from step {start}")
-    step_fn = jax.jit(plan.step, donate_argnums=0, out_shardings=(placed, placed))
-    rate, meter, feed = Throughput(batch_size), Meter(), batches(start)
+    step_fn = jax.jit(trainer.step, donate_argnums=0, out_shardings=(replicated, replicated))
+    rate, meter, feed = Throughput(budget.batch_size), Meter(), batches(start)
 
-    def report(row):
+    def report(row: tuple[int, dict[str, float]] | None) -> None:
         if row is not None:
-            live.update(*row, images_per_second=rate.images_per_second(), eta=rate.eta(plan.total - row[0]))
+            live.update(*row, images_per_second=rate.images_per_second(), eta=rate.eta(total - row[0]))
 
     with contextlib.closing(checkpoints), contextlib.closing(feed), StopSignal() as stop:
-        for number in range(start, plan.total):
-            state, values = step_fn(state, plan.constants, sharding.put(next(feed), mesh), number)
+        for number in range(start, total):
+            state, values = step_fn(state, variables, sharding.put(next(feed), session.mesh), number)
             report(meter.push(number + 1, values))
             rate.step()
-            due = number + 1 == plan.total or (plan.save_every and (number + 1) % plan.save_every == 0)
+            due = number + 1 == total or (save_every and (number + 1) % save_every == 0)
             stopping = stop.due(number + 1)
             if due or stopping:
                 report(meter.flush())
@@ -62,13 +70,15 @@ def fit(plan: Fit, batches: Callable, *, workdir: pathlib.Path, mesh, seed: int,
     return state
 
 
-def opened(checkpoints, new_state, arguments, placed) -> tuple[Any, int]:
-    """(the newest checkpoint's state, its step), or a new state and 0."""
+def restored_or_new(
+    checkpoints: checkpoint.Checkpoints, new_state: Callable, arguments: tuple, placement: jax.sharding.Sharding
+) -> tuple[Any, int]:
+    """(the newest checkpoint's state, its step), or (a new state, 0)."""
     latest = checkpoints.latest()
     if latest is None:
         return new_state(*arguments), 0
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement),
         jax.eval_shape(new_state, *arguments),
     )
     return checkpoints.restore(abstract), latest

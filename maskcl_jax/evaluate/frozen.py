@@ -1,62 +1,83 @@
 """The protocols that look at each image once: k-NN, and logistic regression on all labels or few."""
 
+from typing import Any
+
 import numpy as np
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.evaluate import knn, results
+from maskcl_jax.evaluate import checks, knn, results
 from maskcl_jax.evaluate.logistic import logistic_predict
+from maskcl_jax.evaluate.session import Session
 
 
-def run_knn(session) -> dict:
-    """Every k on the same neighbours. The train features pass by: they are never held together."""
+def run_knn(session: Session) -> dict[str, Any]:
+    """k-NN for every k, on the same neighbors. The training features are never held together in memory.
+
+    Returns:
+        {"entries": [one for each k]}, see `results.record`.
+
+    Raises:
+        UserError: for a k or a temperature out of range, and where nothing is measured.
+    """
     s, source = session.settings, session.source
     if not s.k or min(s.k) < 1:
         raise UserError(f"k={s.k} is out of range: use 1 or more, for instance 20")
     if s.temperature <= 0:
         raise UserError(f"temperature={s.temperature} is out of range: it must be greater than 0")
+    if problem := checks.neighbors_problem(max(s.k), source.num_examples("train")):
+        raise UserError(f"--protocol=knn: {problem}: set k, for instance --config.k=1,5")
     test, labels, _ = session.features("test")
-    if not len(labels):
-        raise UserError("k-NN: no image of the test split has a label")
-    found = knn.Neighbours(test, k=max(s.k), block=min(knn.TRAIN_BLOCK, source.num_examples("train")))
-    seen, waiting = 0, []
-    for features, train_labels, _ in session.passing_features("train"):
-        seen += len(train_labels)
+    neighbors = knn.Neighbors(test, k=max(s.k), block=min(knn.TRAIN_BLOCK, source.num_examples("train")))
+    seen, extremes, waiting = [], [], []
+    for features, train_labels, _ in session.feature_batches("train"):
+        seen.append(train_labels)
+        extremes += [features.min(axis=0), features.max(axis=0)] if len(features) else []
         waiting.append((features, train_labels))
-        if sum(len(part) for _, part in waiting) >= found.block:
-            waiting = add_whole_blocks(found, waiting)
-    if not seen:
-        raise UserError("k-NN: no image of the train split has a label")
-    found.add(*joined(waiting))
+        if sum(len(part) for _, part in waiting) >= neighbors.block:
+            waiting = add_whole_blocks(neighbors, waiting)
+    train_labels = np.concatenate(seen) if seen else np.zeros(0, np.int32)
+    session.refuse(
+        checks.labels_problem(train_labels, "train")
+        or checks.neighbors_problem(max(s.k), len(train_labels))
+        or checks.features_problem(np.stack(extremes), "train", len(train_labels))
+    )
+    neighbors.add(*joined(waiting))
     entries = []
     for k in s.k:
-        predicted = found.vote(temperature=s.temperature, num_classes=source.num_classes, k=k)
+        predicted = neighbors.vote(temperature=s.temperature, num_classes=source.num_classes, k=k)
         entry = results.accuracy(int((predicted == labels).sum()), len(labels))
-        entries.append(entry | {"k": min(k, seen), "temperature": s.temperature, "n_train": seen})
+        entries.append(entry | {"k": k, "temperature": s.temperature, "n_train": len(train_labels)})
     return {"entries": entries}
 
 
-def add_whole_blocks(found: knn.Neighbours, waiting: list) -> list:
-    """Hands over as many whole blocks as wait; what is left of them."""
+def add_whole_blocks(neighbors: knn.Neighbors, waiting: list[tuple]) -> list[tuple]:
+    """Adds as many whole blocks as are waiting; returns what is left of them."""
     features, labels = joined(waiting)
-    whole = len(labels) // found.block * found.block
-    found.add(features[:whole], labels[:whole])
-    return [(features[whole:], labels[whole:])]
+    count = len(labels) // neighbors.block * neighbors.block
+    neighbors.add(features[:count], labels[:count])
+    return [(features[count:], labels[count:])]
 
 
-def joined(parts: list) -> tuple[np.ndarray, np.ndarray]:
+def joined(parts: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """(features, labels) of all parts."""
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    features, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return features, labels
 
 
-def run_logistic(session) -> dict:
-    """scikit-learn's logistic regression on the frozen features of the labelled images."""
+def run_logistic(session: Session) -> dict[str, Any]:
+    """scikit-learn's logistic regression on the frozen features of the labeled images.
+
+    Returns:
+        {"entries": [one]}, see `results.record`.
+
+    Raises:
+        UserError: for a C out of range, and where nothing is measured.
+    """
     s = session.settings
     if s.C <= 0:
         raise UserError(f"C={s.C} is out of range: it must be greater than 0")
     train, labels, _ = session.features("train")
     test, test_labels, _ = session.features("test")
-    if len(np.unique(labels)) < 2:
-        raise UserError(f"labels={s.labels!r} hold one class alone: a classifier needs two")
     predicted = logistic_predict(train, labels, test, C=s.C)
     entry = results.accuracy(int((predicted == test_labels).sum()), len(test_labels))
     return {"entries": [entry | {"C": s.C, "n_train": len(labels)}]}

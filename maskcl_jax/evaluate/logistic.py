@@ -1,19 +1,29 @@
-"""A linear classifier on frozen features that lie in memory: scikit-learn's logistic regression."""
+"""A linear classifier on frozen features in memory: scikit-learn's logistic regression."""
 
 import warnings
 
 import numpy as np
 
-ITERATIONS = 200
+ITERATIONS = 200  # of L-BFGS
 
 
-def logistic_predict(train_features, train_labels, test_features, *, C: float = 1.0) -> np.ndarray:
-    """(n,) classes of test features (n, D), by logistic regression on the train features.
+def logistic_predict(
+    train_features: np.ndarray, train_labels: np.ndarray, test_features: np.ndarray, *, C: float = 1.0
+) -> np.ndarray:
+    """Classifies features by logistic regression: standardized by the train split, L2, L-BFGS, at most ITERATIONS.
 
-    Features are standardised by the train split; L2 with strength 1 / C, L-BFGS, at most ITERATIONS iterations (the
-    protocol is our choice: a quick look, without augmentation, not the papers' 90 epochs of SGD).
+    The protocol is our choice: a quick look, without augmentation, not the papers' 90 epochs of SGD.
+
+    Args:
+        train_features: (m, D).
+        train_labels: (m,) integers.
+        test_features: (n, D).
+        C: the inverse strength of L2.
+
+    Returns:
+        (n,) classes.
     """
-    # Here: it takes longer to import than all else that training needs, and only `eval.linear` needs it.
+    # Imported here: it takes longer than all else that training needs, and only `eval.linear` needs it there.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -26,6 +36,8 @@ def logistic_predict(train_features, train_labels, test_features, *, C: float = 
     return classifier.predict((test_features - mean) / std)
 
 
-def logistic_accuracy(train_features, train_labels, test_features, test_labels) -> float:
-    """The share (0..1) of test images that `logistic_predict` classifies rightly."""
+def logistic_accuracy(
+    train_features: np.ndarray, train_labels: np.ndarray, test_features: np.ndarray, test_labels: np.ndarray
+) -> float:
+    """The fraction (0..1) of test images that `logistic_predict` classifies correctly."""
     return float(np.mean(logistic_predict(train_features, train_labels, test_features) == test_labels))

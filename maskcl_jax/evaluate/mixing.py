@@ -1,4 +1,4 @@
-"""What fine-tuning does to a batch on the device: random erasing, mixup or cutmix, smoothed targets."""
+"""What fine-tuning does to a batch on the device: random erasing, mixup or CutMix, label smoothing."""
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +8,23 @@ ERASED_AREA = (0.02, 1 / 3)
 ERASED_RATIO = 0.3  # height / width from 0.3 to 1 / 0.3
 
 
-def targets_of(labels, num_classes: int, smoothing: float):
-    """(B, C) float32: 1 - smoothing on the label, and smoothing spread over all classes."""
+def smooth_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """(B,) labels -> (B, C) float32: 1 - smoothing on the label, and smoothing spread over all classes."""
     return (1.0 - smoothing) * jax.nn.one_hot(labels, num_classes) + smoothing / num_classes
 
 
-def erase(rng, images, probability: float):
-    """Each normalised image (B, H, W, C), with `probability`, has one rectangle replaced by normal noise.
+def erase(rng: jax.Array, images: jax.Array, probability: float) -> jax.Array:
+    """Random erasing: replaces one rectangle of an image by normal noise.
 
-    Area, ratio and place as timm's `RandomErasing(mode="pixel")` draws them.
+    Args:
+        rng: a key.
+        images: (B, H, W, C), normalized.
+        probability: that an image is changed.
+
+    Returns:
+        The images.
+
+    Source: timm `RandomErasing(mode="pixel")`, for area, ratio and position.
     """
     b, height, width, _ = images.shape
     keys = jax.random.split(rng, 5)
@@ -27,48 +35,61 @@ def erase(rng, images, probability: float):
     fits = (h < height) & (w < width)
     first = jnp.argmax(fits, axis=1)[:, None]
     h, w = jnp.take_along_axis(h, first, axis=1), jnp.take_along_axis(w, first, axis=1)
-    place = jax.random.uniform(keys[2], (2, b, 1))
-    top, left = jnp.floor(place[0] * (height - h + 1)), jnp.floor(place[1] * (width - w + 1))
-    happens = fits.any(axis=1) & (jax.random.uniform(keys[3], (b,)) < probability)
-    inside = rectangle(top, left, top + h, left + w, height, width) & happens[:, None, None]
+    corner = jax.random.uniform(keys[2], (2, b, 1))
+    top, left = jnp.floor(corner[0] * (height - h + 1)), jnp.floor(corner[1] * (width - w + 1))
+    erased = fits.any(axis=1) & (jax.random.uniform(keys[3], (b,)) < probability)
+    inside = rectangle(top, left, top + h, left + w, height, width) & erased[:, None, None]
     return jnp.where(inside[..., None], jax.random.normal(keys[4], images.shape), images)
 
 
-def rectangle(top, left, bottom, right, height: int, width: int):
-    """(B, H, W) bool, True inside; bounds (B, 1), the lower and right one excluded."""
+def rectangle(
+    top: jax.Array, left: jax.Array, bottom: jax.Array, right: jax.Array, height: int, width: int
+) -> jax.Array:
+    """(B, height, width) bool, True inside; bounds (B, 1), bottom and right excluded."""
     rows, columns = jnp.arange(height)[None], jnp.arange(width)[None]
     down, across = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
     return down[:, :, None] & across[:, None, :]
 
 
-def mix(rng, images, targets, *, mixup: float, cutmix: float):
-    """(images, targets) of a batch blended with itself in reverse order: mixup, or cutmix, one for the whole batch.
+def mix(
+    rng: jax.Array, images: jax.Array, targets: jax.Array, *, mixup: float, cutmix: float
+) -> tuple[jax.Array, jax.Array]:
+    """Blends a batch with itself in reverse order: mixup or CutMix, one for the whole batch.
 
-    mixup, cutmix: parameters of their beta distributions, 0 for never; with both, each has half the batches. Source:
-    timm `Mixup(mode="batch", switch_prob=0.5)`.
+    Args:
+        rng: a key.
+        images: (B, H, W, C).
+        targets: (B, C) probabilities of the classes.
+        mixup: parameter of the beta distribution of mixup, 0 for never.
+        cutmix: likewise of CutMix; with both, each has half the batches.
+
+    Returns:
+        (images, targets), blended alike.
+
+    Source: timm `Mixup(mode="batch", switch_prob=0.5)`.
     """
     if not mixup and not cutmix:
         return images, targets
-    to_choice, to_mixup, to_cutmix, to_place = jax.random.split(rng, 4)
-    share = jax.random.bernoulli(to_choice) if mixup and cutmix else jnp.asarray(bool(cutmix))
+    choice_key, mixup_key, cutmix_key, box_key = jax.random.split(rng, 4)
+    use_cutmix = jax.random.bernoulli(choice_key) if mixup and cutmix else jnp.asarray(bool(cutmix))
     kept = jnp.where(
-        share,
-        jax.random.beta(to_cutmix, cutmix or 1.0, cutmix or 1.0),
-        jax.random.beta(to_mixup, mixup or 1.0, mixup or 1.0),
+        use_cutmix,
+        jax.random.beta(cutmix_key, cutmix or 1.0, cutmix or 1.0),
+        jax.random.beta(mixup_key, mixup or 1.0, mixup or 1.0),
     )
-    inside, cut = cut_box(to_place, kept, *images.shape[1:3])
+    inside, area = cutmix_box(box_key, kept, *images.shape[1:3])
     other = images[::-1]
-    blended = jnp.where(share, jnp.where(inside[..., None], other, images), kept * images + (1.0 - kept) * other)
-    kept = jnp.where(share, 1.0 - cut, kept)
+    blended = jnp.where(use_cutmix, jnp.where(inside[..., None], other, images), kept * images + (1.0 - kept) * other)
+    kept = jnp.where(use_cutmix, 1.0 - area, kept)
     return blended, kept * targets + (1.0 - kept) * targets[::-1]
 
 
-def cut_box(rng, kept, height: int, width: int):
-    """((1, H, W) bool of a box of about 1 - kept of the area, centred anywhere and clipped; the share it covers)."""
+def cutmix_box(rng: jax.Array, kept: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """((1, height, width) bool of a box of about 1 - kept of the area, its center anywhere; the fraction it covers)."""
     scale = jnp.sqrt(1.0 - kept)
     h, w = jnp.floor(height * scale), jnp.floor(width * scale)
-    place = jax.random.uniform(rng, (2, 1, 1))
-    y, x = jnp.floor(place[0] * height), jnp.floor(place[1] * width)
+    center = jax.random.uniform(rng, (2, 1, 1))
+    y, x = jnp.floor(center[0] * height), jnp.floor(center[1] * width)
     top, bottom = jnp.clip(y - h // 2, 0, height), jnp.clip(y + h // 2, 0, height)
     left, right = jnp.clip(x - w // 2, 0, width), jnp.clip(x + w // 2, 0, width)
     inside = rectangle(top, left, bottom, right, height, width)

@@ -20,7 +20,7 @@ OPTIMIZER = {
     "min_lr": 0.0,
     "warmup_epochs": 0.0,
     "per_epoch": False,
-    "milestones": (),  # epochs at which the rate falls to a tenth; () is a cosine
+    "milestones": (),  # epochs at which the learning rate falls to a tenth; () is a cosine
     "weight_decay": 0.0,
     "decay_on": "matrices",
     "b1": 0.9,
@@ -37,7 +37,7 @@ def linear(*, batch_size: int, epochs: int, augment: dict, optimizer: dict, **fi
     shared = {
         "batch_size": batch_size,
         "factors": (1.0,),  # of base_lr: one head each, all trained in one pass
-        "holdout": 0.0,  # share of train on which the best factor is chosen; needed for more than one
+        "holdout": 0.0,  # fraction of train on which the best factor is chosen; needed for more than one
         "batch_norm": False,  # BatchNorm without affine, eps 1e-6, before the head
         "augment": augment,
         "optimizer": OPTIMIZER | optimizer,
@@ -45,10 +45,10 @@ def linear(*, batch_size: int, epochs: int, augment: dict, optimizer: dict, **fi
     return LOOP | {"epochs": float(epochs)} | shared | fields
 
 
-# Each is its authors' (facebookresearch/mae main_linprobe.py, moco-v3 main_lincls.py, moco main_lincls.py); the crop
-# of MAE's is a single draw there, ten attempts here.
+# Each follows its authors: facebookresearch/mae main_linprobe.py, moco-v3 main_lincls.py, moco main_lincls.py. MAE's
+# crop is a single draw there, ten attempts here.
 LINEAR = {
-    # Our choice: for any encoder and small data; MAE's head, seven rates at once.
+    # Our choice: for any encoder and small data; MAE's head, seven learning rates at once.
     "sweep": linear(
         batch_size=1024,
         epochs=20,
@@ -110,7 +110,7 @@ def adamw(**fields) -> dict:
 
 
 def mae(*, epochs: int, base_lr: float, layer_decay: float, drop_path: float, **optimizer) -> dict:
-    """facebookresearch/mae FINETUNE.md, batch 1024; not its paper's table, which is of the un-normalised target."""
+    """facebookresearch/mae FINETUNE.md, batch 1024; not its paper's table, which is of the un-normalized target."""
     return finetune(
         epochs=epochs,
         batch_size=1024,
@@ -120,7 +120,7 @@ def mae(*, epochs: int, base_lr: float, layer_decay: float, drop_path: float, **
     )
 
 
-# ZhichengHuang/CMAE configs/fine-tuning: the rate of its 1600-epoch model; 5e-4 for the one of 300 epochs.
+# ZhichengHuang/CMAE configs/fine-tuning: the learning rate of its 1600-epoch model; 5e-4 for the one of 300 epochs.
 CMAE = {"base_lr": 2.5e-4, "decay_on": "finetune_cmae"}
 
 FINETUNE = {
@@ -128,7 +128,7 @@ FINETUNE = {
     "mae_l": mae(epochs=50, base_lr=1e-3, layer_decay=0.75, drop_path=0.2),
     "mae_h": mae(epochs=50, base_lr=1e-3, layer_decay=0.75, drop_path=0.3),
     "cmae_b": mae(epochs=100, layer_decay=0.65, drop_path=0.1, **CMAE),
-    # Nothing is published of it: CMAE's rule with MAE's values for L (our choice).
+    # Not published: CMAE's rule with MAE's values for L (our choice).
     "cmae_l": mae(epochs=50, layer_decay=0.75, drop_path=0.2, **CMAE | {"base_lr": 1e-3}),
     # SGD as linear evaluations and ResNets are trained (our choice).
     "resnet": finetune(
@@ -137,8 +137,8 @@ FINETUNE = {
         augment=BILINEAR,
         optimizer={"base_lr": 0.01, "weight_decay": 1e-4, "decay_on": "all"},
     ),
-    # Small ViTs, small images, few labels: light crops and flips, small batches for the sake of many steps, and a rate
-    # that is high at the head and falls to a half with every block below it (our choice).
+    # Small ViTs, small images, few labels: light crops and flips, small batches for many steps, and a learning rate
+    # that is high at the head and halves with every block below it (our choice).
     "small": finetune(
         epochs=20,
         batch_size=32,

@@ -1,16 +1,18 @@
-"""What an evaluation leaves: one JSON beside the checkpoints, one row on the screen."""
+"""The results of an evaluation: one JSON file beside the checkpoints, rows of a table on the screen."""
 
 import datetime
 import json
 import pathlib
 import platform
 from importlib import metadata
+from typing import Any
 
 import jax
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate.knn import wilson
+from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import checkpoint
 
 LIBRARIES = ("maskcl_jax", "jax", "flax", "optax", "numpy", "scikit-learn", "tensorflow-datasets")
@@ -18,13 +20,23 @@ COLUMNS = ("run", "step", "protocol", "labels", "feature", "network", "data", "r
 
 
 def accuracy(correct: int, n: int) -> dict[str, float]:
-    """{accuracy, low, high (Wilson 95 %), n_test} of so many right answers."""
+    """{accuracy, low, high (Wilson 95 %), n_test} of `correct` right predictions of `n`."""
     low, high = wilson(correct, n)
     return {"accuracy": correct / n, "low": low, "high": high, "n_test": n}
 
 
-def record(session, values: dict, *, seconds: float, command: str) -> dict:
-    """Writes RUN/evaluate/NAME.json, and returns what it holds."""
+def record(session: Session, values: dict[str, Any], *, seconds: float, command: str) -> dict[str, Any]:
+    """Writes RUN/evaluate/NAME.json.
+
+    Args:
+        session: the evaluation.
+        values: {"entries": [{accuracy | miou, n_test, ...}], ...}, the figures.
+        seconds: how long it took.
+        command: what the user typed.
+
+    Returns:
+        The content of the file.
+    """
     run, s = session.run, session.settings
     content = {
         "protocol": s.protocol,
@@ -51,28 +63,28 @@ def record(session, values: dict, *, seconds: float, command: str) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that a number may depend on."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and the libraries that a figure may depend on."""
+    installed = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def read_all(workdir: str) -> list[dict]:
+def read_all(workdir: str) -> list[dict[str, Any]]:
     """All results in a run's folder, by date. Raises UserError where there is none."""
     folder = pathlib.Path(workdir) / "evaluate"
-    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    found = [content for content in found if "values" in content]
-    if not found:
+    contents = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    contents = [content for content in contents if "values" in content]
+    if not contents:
         raise UserError(f"{folder} holds no result: run another --protocol first")
-    return sorted(found, key=lambda content: content["date"])
+    return sorted(contents, key=lambda content: content["date"])
 
 
-def rows(content: dict) -> list[dict[str, str]]:
-    """The rows of one result: one for each of its entries (several k of a k-NN)."""
+def rows(content: dict[str, Any]) -> list[dict[str, str]]:
+    """The rows of one record: one for each of its entries (several k of a k-NN)."""
     name = content["protocol"] + (f":{content['recipe']}" if content["recipe"] else "")
     shared = {
         "run": pathlib.Path(content["workdir"]).name,
@@ -86,23 +98,23 @@ def rows(content: dict) -> list[dict[str, str]]:
     return [shared | outcome(values) for values in content["values"]["entries"]]
 
 
-def outcome(values: dict) -> dict[str, str]:
-    """The figure of an entry, its interval, and what else it says of itself."""
+def outcome(values: dict[str, Any]) -> dict[str, str]:
+    """The columns `result` (figure and interval), `n` and `details` of an entry."""
     if "accuracy" in values:
         percent = [100 * values[key] for key in ("accuracy", "low", "high")]
-        figure, known = "{:.2f} % ({:.2f}-{:.2f})".format(*percent), ("accuracy", "low", "high", "n_test")
+        figure, shown = "{:.2f} % ({:.2f}-{:.2f})".format(*percent), ("accuracy", "low", "high", "n_test")
     else:
-        figure, known = f"mIoU {100 * values['miou']:.2f} %", ("miou", "n_test", "iou")
+        figure, shown = f"mIoU {100 * values['miou']:.2f} %", ("miou", "n_test", "iou")
     details = ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in values.items()
-        if key not in known
+        if key not in shown
     )
     return {"result": figure, "n": str(values["n_test"]), "details": details}
 
 
-def table(contents: list[dict]) -> str:
-    """A Markdown table, aligned, of all rows."""
+def table(contents: list[dict[str, Any]]) -> str:
+    """A Markdown table, aligned, of the rows of all records."""
     body = [COLUMNS, *(tuple(row[c] for c in COLUMNS) for content in contents for row in rows(content))]
     widths = [max(len(line[i]) for line in body) for i in range(len(COLUMNS))]
     lines = ["| " + " | ".join(f"{text:<{w}}" for text, w in zip(line, widths, strict=True)) + " |" for line in body]

@@ -1,4 +1,7 @@
-"""Semantic segmentation on frozen patch tokens, or on the last map of a ResNet: mean IoU."""
+"""Semantic segmentation on frozen patch tokens, or on the last feature map of a ResNet: mean IoU."""
+
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,73 +10,98 @@ import optax
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches
-from maskcl_jax.evaluate.fit import Fit, fit
+from maskcl_jax.evaluate.fit import fit
 from maskcl_jax.evaluate.knn import whole
+from maskcl_jax.evaluate.session import Session
 from maskcl_jax.methods import base
 from maskcl_jax.models.segmenter import HEADS, Segmenter
-from maskcl_jax.training import optimizer, sharding
+from maskcl_jax.training import sharding
 
 
-def run_segment(session) -> dict:
-    """Trains the head, then tests once."""
+def run_segment(session: Session) -> dict[str, Any]:
+    """Trains the head, then tests once.
+
+    Returns:
+        {"entries": [one]}, see `results.record`.
+
+    Raises:
+        UserError: for an unknown head, and where nothing is measured.
+    """
     s, pairs = session.settings, session.source
     base.check_choice("head", s.head, HEADS)
-    count = pairs.num_examples("train")
-    size = batches.fitted_batch(s.batch_size, count, session.mesh)
-    total, per_epoch = batches.total_steps(s, count, size)
-    head = Head(session, batch_size=size, total=total, per_epoch=per_epoch)
+    budget = batches.budget_of(s, pairs.num_examples("train"), session.mesh)
+    head = Head(session, budget)
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    session.check_encoder(pairs.eval_batches("test", batch_size=s.eval_batch_size, **part), head.feature_map)
     state = fit(
-        Fit(head.new_state, head.step, session.encoder.variables, total, round(s.checkpoint_every_epochs * per_epoch)),
-        lambda start: pairs.train_batches(batch_size=size, start=start, **part),
-        workdir=session.folder / session.name,
-        mesh=session.mesh,
-        seed=s.seed,
-        batch_size=size,
+        session,
+        head,
+        budget,
+        lambda start: pairs.train_batches(batch_size=budget.batch_size, start=start, **part),
     )
     confusion, images = head.count(state, pairs.eval_batches("test", batch_size=s.eval_batch_size, **part))
-    entry = scores(confusion) | {"n_test": images, "n_train": count, "classes": pairs.num_classes, "batch_size": size}
-    return {"entries": [entry | {"epochs": total / per_epoch}]}
+    entry = scores(confusion) | {"n_test": images, "n_train": budget.count, "classes": pairs.num_classes}
+    entry |= {"batch_size": budget.batch_size, "epochs": budget.epochs, "ignored": pairs.ignored("test")}
+    return {"entries": [entry]}
 
 
-def scores(confusion: np.ndarray) -> dict:
-    """{miou, pixel_accuracy, iou} of (C, C) counts, rows true and columns predicted.
+def scores(confusion: np.ndarray) -> dict[str, Any]:
+    """The figures of a confusion matrix.
 
-    The mean is over the classes that are true or predicted somewhere. Raises UserError where no pixel is counted.
+    Args:
+        confusion: (C, C) counts of pixels, rows true and columns predicted.
+
+    Returns:
+        {miou, pixel_accuracy, iou}: fractions; iou is None for a class that is neither true nor predicted anywhere,
+        miou the mean over the others.
+
+    Raises:
+        UserError: where the counted pixels are of fewer than two classes.
     """
-    if not confusion.sum():
-        raise UserError("no pixel of the test masks is counted: check first_label and ignore")
-    right = np.diag(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - right
-    iou = [float(r / u) if u else None for r, u in zip(right, union, strict=True)]
+    shown = int((confusion.sum(axis=1) > 0).sum())
+    if shown < 2:
+        raise UserError(
+            f"segmentation measures nothing: the counted pixels of the test masks, at the encoder's size, are of "
+            f"{shown} class{'' if shown == 1 else 'es'}; check first_label, ignore and the test images"
+        )
+    correct = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - correct
+    iou = [float(c / u) if u else None for c, u in zip(correct, union, strict=True)]
     present = [value for value in iou if value is not None]
-    return {"miou": sum(present) / len(present), "pixel_accuracy": float(right.sum() / confusion.sum()), "iou": iou}
+    return {"miou": sum(present) / len(present), "pixel_accuracy": float(correct.sum() / confusion.sum()), "iou": iou}
 
 
 class Head:
-    """The state and the step of a segmenter on a frozen encoder."""
+    """The state and the step of a segmenter on a frozen encoder.
 
-    def __init__(self, session, *, batch_size: int, total: int, per_epoch: int):
+    Args:
+        session: the evaluation; its source are images with masks.
+        budget: how long the head is trained.
+    """
+
+    def __init__(self, session: Session, budget: batches.Budget):
         self.session, s = session, session.settings
-        config = s.copy_and_resolve_references()
-        config.batch_size = batch_size
-        schedule = optimizer.learning_rate(config, total_steps=total, steps_per_epoch=per_epoch)
-        self.tx = optimizer.create(config, schedule)
+        self.tx = budget.optimizer(s)
         self.size = tuple(s.data.image_size)
         self.classes = session.source.num_classes
         self.model = Segmenter(kind=s.head, num_classes=self.classes, width=s.width)
-        self.answer = jax.jit(self.confusion, out_shardings=sharding.replicated(session.mesh))
+        self.count_batch = jax.jit(self.confusion, out_shardings=sharding.replicated(session.mesh))
 
-    def new_state(self, key, variables):
+    def feature_map(self, variables: Any, images: jax.Array) -> jax.Array:
+        """(B, h, w, D) float32, without a gradient."""
+        return jax.lax.stop_gradient(self.session.encoder.feature_map(variables, images))
+
+    def new_state(self, key: jax.Array, variables: Any) -> dict[str, Any]:
         """A new head."""
         images = jnp.zeros((1, *self.size, self.session.settings.data.channels), jnp.uint8)
-        new = self.model.init(key, self.session.encoder.feature_map(variables, images), self.size, train=True)
-        params = new["params"]
-        return {"params": params, "stats": new["batch_stats"], "opt_state": self.tx.init(params)}
+        new = self.model.init(key, self.feature_map(variables, images), self.size, train=True)
+        return {"params": new["params"], "stats": new["batch_stats"], "opt_state": self.tx.init(new["params"])}
 
-    def step(self, state, variables, batch, number):
+    def step(
+        self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array], number: int
+    ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         """One step on the pixels that are counted."""
-        features = jax.lax.stop_gradient(self.session.encoder.feature_map(variables, batch["image"]))
+        features = self.feature_map(variables, batch["image"])
         counted = batch["mask"] >= 0
 
         def loss_of(params):
@@ -92,21 +120,21 @@ class Head:
         params = optax.apply_updates(state["params"], updates)
         return {"params": params, "stats": stats, "opt_state": opt_state}, {"loss": loss}
 
-    def confusion(self, state, variables, batch):
+    def confusion(self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
         """(C, C) int32 counts of a batch's pixels, rows true and columns predicted."""
-        features = self.session.encoder.feature_map(variables, batch["image"])
+        features = self.feature_map(variables, batch["image"])
         head = {"params": state["params"], "batch_stats": state["stats"]}
         predicted = self.model.apply(head, features, self.size, train=False).argmax(axis=-1)
         counted = (batch["mask"] >= 0) & batch["valid"][:, None, None]
-        place = jnp.maximum(batch["mask"], 0) * self.classes + predicted
-        counts = jnp.zeros(self.classes**2, jnp.int32).at[place.ravel()].add(counted.ravel().astype(jnp.int32))
+        cell = jnp.maximum(batch["mask"], 0) * self.classes + predicted
+        counts = jnp.zeros(self.classes**2, jnp.int32).at[cell.ravel()].add(counted.ravel().astype(jnp.int32))
         return counts.reshape(self.classes, self.classes)
 
-    def count(self, state, feed) -> tuple[np.ndarray, int]:
-        """(confusion matrix int64, images) of a whole split."""
+    def count(self, state: dict[str, Any], split_batches: Iterable[dict[str, np.ndarray]]) -> tuple[np.ndarray, int]:
+        """(confusion matrix int64, number of images) of all batches of a split."""
         total, images = np.zeros((self.classes, self.classes), np.int64), 0
-        for batch in feed:
+        for batch in split_batches:
             placed = self.session.put(batch)
-            total += whole(self.answer(state, self.session.encoder.variables, placed))
+            total += whole(self.count_batch(state, self.session.encoder.variables, placed))
             images += int(whole(placed["valid"]).sum())
         return total, images

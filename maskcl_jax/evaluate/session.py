@@ -2,45 +2,59 @@
 
 import json
 import pathlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 
 from maskcl_jax.data import pipeline, subsets
-from maskcl_jax.data.segmentation import open_pairs
-from maskcl_jax.data.sources import Source, open_source
+from maskcl_jax.data.segmentation import Pairs, open_pairs
+from maskcl_jax.data.sources import SPLITS, Source, open_source
 from maskcl_jax.data.tfds_stream import Records
 from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import checks, knn
 from maskcl_jax.evaluate import encoder as encoder_lib
-from maskcl_jax.evaluate import knn
 from maskcl_jax.evaluate.settings import name_of
 from maskcl_jax.methods import base
 from maskcl_jax.training import checkpoint, sharding
 from maskcl_jax.training.run import Run
 
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, D) float32, labels (n,), index (n,)
+
 
 class Session(NamedTuple):
-    """One evaluation. folder: where its files go.
+    """One evaluation, ready to run.
 
-    source: a Source whose "train" split holds the labelled subset alone; of segmentation `data.segmentation.Pairs`.
+    Attributes:
+        settings: of the protocol (`evaluate.settings`).
+        run: that is evaluated.
+        encoder: its network, for the images of this evaluation.
+        feature: the kind of feature.
+        source: of the images; its train split holds the labeled subset only. Segmentation: images with masks.
+        mesh: all devices.
+        folder: where results go.
+        cache: features already computed in this process, for the protocols that run one after the other.
+        unlabeled: split -> fraction of its images without a label; only of splits that have some.
     """
 
-    settings: Any
+    settings: ml_collections.ConfigDict
     run: Run
     encoder: encoder_lib.Encoder
     feature: str
-    source: Any
-    mesh: Any
+    source: Source | Pairs
+    mesh: jax.sharding.Mesh
     folder: pathlib.Path
-    cache: dict  # features already computed in this process, shared by the protocols that run one after the other
+    cache: dict[tuple[str, str], Columns]
+    unlabeled: dict[str, float]
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The name of the evaluation's files."""
         return name_of(self.settings, self.run.step)
 
-    def batches(self, split: str, batch_size: int, source: Source | None = None):
+    def batches(self, split: str, batch_size: int, source: Source | None = None) -> Any:
         """Every image of a split once, as evaluations see it."""
         return pipeline.eval_batches(
             source or self.source,
@@ -51,39 +65,78 @@ class Session(NamedTuple):
             process_count=jax.process_count(),
         )
 
-    def feature_fn(self):
-        """device images -> (B, D), whole on every device."""
+    def feature_fn(self) -> Callable[[jax.Array], jax.Array]:
+        """A compiled function: images (B, H, W, C) on the devices -> features (B, D), whole on every device."""
         compute = jax.jit(
             lambda variables, images: self.encoder.features(variables, images, self.feature),
             out_shardings=sharding.replicated(self.mesh),
         )
         return lambda images: compute(self.encoder.variables, images)
 
-    def put(self, batch):
-        """A host batch on the devices."""
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A batch of this process on the devices."""
         return sharding.put(batch, self.mesh)
 
-    def features(self, split: str):
-        """(features, labels, index) of the labelled images of a split; computed once for several protocols."""
+    def features(self, split: str) -> Columns:
+        """The labeled images of a split as features; computed once for several protocols.
+
+        Raises:
+            UserError: where they measure nothing (`checks`).
+        """
         labels = self.settings.labels if split == "train" else "all"
         if (split, labels) not in self.cache:
             batches = self.batches(split, self.settings.batch_size)
             self.cache[split, labels] = knn.collect_features(self.feature_fn(), batches, self.put)
-        return self.cache[split, labels]
+        columns = self.cache[split, labels]
+        self.refuse(checks.labels_problem(columns[1], split) or checks.features_problem(columns[0], split))
+        return columns
 
-    def passing_features(self, split: str):
+    def feature_batches(self, split: str) -> Iterable[Columns]:
         """The same, a batch at a time and not kept; or in one piece where they were kept."""
         if (split, self.settings.labels) in self.cache:
             return [self.cache[split, self.settings.labels]]
         batches = self.batches(split, self.settings.batch_size)
         return knn.feature_batches(self.feature_fn(), batches, self.put)
 
+    def check_encoder(self, batches: Iterator[dict[str, np.ndarray]], compute: Callable) -> None:
+        """Refuses an encoder whose outputs on the first batch of images are all equal.
 
-def open_session(run: Run, settings, cache: dict | None = None) -> Session:
+        Args:
+            batches: of the test split; one is drawn, then they are closed.
+            compute: (variables, images (B, H, W, C)) -> outputs (B, ...).
+        """
+        batch = next(batches)
+        batches.close()
+        placed = self.put({name: batch[name] for name in ("image", "valid")})
+        outputs = jax.jit(compute, out_shardings=sharding.replicated(self.mesh))
+        rows = knn.whole(outputs(self.encoder.variables, placed["image"]))[knn.whole(placed["valid"])]
+        self.refuse(checks.features_problem(rows, "test"))
+
+    def refuse(self, problem: str) -> None:
+        """Raises UserError where there is a problem ("" is none)."""
+        if problem:
+            raise UserError(f"--protocol={self.settings.protocol} measures nothing on {self.described}: {problem}")
+
+    @property
+    def described(self) -> str:
+        """The data, the encoder's network and the feature, in a few words."""
+        source = self.source.description.split(",")[0]
+        return f"{source} (network={self.encoder.network}, feature={self.feature})"
+
+
+def open_session(run: Run, settings: ml_collections.ConfigDict, cache: dict | None = None) -> Session:
     """Checks everything that can be wrong before anything is computed.
 
-    cache: of sessions that differ from this one in protocol and labels alone. Raises UserError for whatever the
-    protocol cannot work with.
+    Args:
+        run: the run to evaluate.
+        settings: of the protocol (`evaluate.settings.create`).
+        cache: of sessions that differ from this one in protocol and labels only.
+
+    Returns:
+        The session.
+
+    Raises:
+        UserError: for whatever the protocol cannot work with.
     """
     mesh = sharding.create_mesh()
     for field in ("batch_size", "eval_batch_size"):
@@ -99,45 +152,71 @@ def open_session(run: Run, settings, cache: dict | None = None) -> Session:
     encoder_lib.check_feature(feature, encoder.module)
     folder = pathlib.Path(run.workdir) / "evaluate"
     if settings.protocol == "segment":
-        return Session(settings, run, encoder, feature, open_pairs(settings), mesh, folder, {})
-    source = open_source(settings.data)
+        return Session(settings, run, encoder, feature, open_pairs(settings), mesh, folder, {}, {})
+    source, unlabeled = open_source(settings.data), {}
     if settings.protocol != "features":
-        check_labels(source, settings)
-        source = labelled(source, settings, folder)
-    return Session(settings, run, encoder, feature, source, mesh, folder, {} if cache is None else cache)
+        check_splits(source, settings)
+        unlabeled = check_labels(source, settings)
+        source = labeled(source, settings, folder)
+    return Session(settings, run, encoder, feature, source, mesh, folder, {} if cache is None else cache, unlabeled)
 
 
-def check_labels(source: Source, settings) -> None:
-    """Raises UserError where a protocol needs labels, or a test split, that the data do not have."""
+def check_splits(source: Source, settings: ml_collections.ConfigDict) -> None:
+    """Raises UserError where a protocol needs labels, or a split, that the data do not have."""
     if source.num_classes == 0:
         raise UserError(f"--protocol={settings.protocol} needs labels: {source.description}; give others with --data")
-    if source.num_examples("test") == 0:
-        raise UserError(f"--protocol={settings.protocol} needs test images: {source.description}; set data.test_path")
+    for split in SPLITS:
+        if source.num_examples(split) == 0:
+            raise UserError(
+                f"--protocol={settings.protocol} needs {split} images: {source.description}; set "
+                f"data.{'test_path' if split == 'test' else 'path'}"
+            )
 
 
-def labelled(source: Source, settings, folder: pathlib.Path) -> Source:
-    """The source with the labelled subset as its train split; the subset is listed in a file."""
+def check_labels(source: Source, settings: ml_collections.ConfigDict) -> dict[str, float]:
+    """The fraction of unlabeled images of each split that has some.
+
+    Splits that are streamed, for which this would be a whole pass, are judged when their labels have been seen.
+
+    Raises:
+        UserError: where a split shows fewer than two classes.
+    """
+    fractions = {}
+    for split in SPLITS:
+        data = source.evaluated(split)
+        if isinstance(data, Records):
+            continue
+        if problem := checks.labels_problem(data.labels, split):
+            raise UserError(
+                f"--protocol={settings.protocol} measures nothing: {problem}; {source.description}; give other data"
+            )
+        fractions[split] = checks.unlabeled(data.labels)
+    return {split: fraction for split, fraction in fractions.items() if fraction > 0}
+
+
+def labeled(source: Source, settings: ml_collections.ConfigDict, folder: pathlib.Path) -> Source:
+    """The source with the labeled subset as its train split; the subset is listed in a file."""
     data = source.evaluated("train")
     if settings.labels == "all" and (isinstance(data, Records) or (data.labels >= 0).all()):
         return source
     labels = subsets.labels_of(data)
-    indices = subsets.chosen(labels, settings.labels, seed=settings.seed, names=source.class_names)
+    indices = subsets.choose(labels, settings.labels, seed=settings.seed, names=source.class_names)
     if settings.labels != "all" and jax.process_index() == 0:
         write_list(folder, source, indices, settings)
     return subsets.Part(source, {"train": ("train", indices), "test": ("test", None)})
 
 
-def write_list(folder: pathlib.Path, source: Source, indices: np.ndarray, settings) -> None:
-    """Which images a subset holds: by index, and where they are files by name."""
+def write_list(folder: pathlib.Path, source: Source, indices: np.ndarray, settings: ml_collections.ConfigDict) -> None:
+    """Writes which images a subset holds: their indices, and their names where they are files."""
     data = source.evaluated("train")
-    names = [data.payloads[i] for i in indices] if getattr(data, "is_path", False) else None
+    is_path = isinstance(data, subsets.Encoded) and data.is_path
     content = {
         "data": source.description,
         "labels": settings.labels,
         "seed": settings.seed,
         "count": len(indices),
         "indices": indices.tolist(),
-        "names": names,
+        "names": [data.payloads[i] for i in indices] if is_path else None,
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"labels-{settings.labels.replace('%', 'pct')}-seed{settings.seed}.json"

@@ -1,40 +1,51 @@
-"""The settings of one evaluation: a recipe by name, the run's data or others, and what the command line changes."""
+"""The settings of one evaluation: a recipe by name, the run's data or others, and the overrides of the command line."""
 
 import ast
 import hashlib
 import json
+from typing import Any
 
-import ml_collections
+from ml_collections import ConfigDict
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate.recipes import CHEAP, PROTOCOLS
 
 SHARED = {
-    "network": "online",  # online | target (the EMA) | random (first values)
+    "network": "online",  # online | target (the EMA) | random (initial values)
     "feature": "",  # "": the recipe's, else the run's own
     "step": -1,  # of the checkpoint; -1: the newest
-    "seed": 0,  # of subsets, of first values, of augmentation
-    "labels": "all",  # of the training images: all, a share of every class as 1%, or a count of every class as 5
+    "seed": 0,  # of subsets, initial values and augmentation
+    "labels": "all",  # of the training images: all, a fraction of every class as 1%, or a count of every class as 5
 }
-FIXED = ("protocol", "recipe", "data.on_device")  # no overrides
-OF_THE_ENCODER = ("image_size", "channels", "mean", "std")  # data fields that another data set does not change
+FIXED = ("protocol", "recipe", "data.on_device")  # cannot be overridden
+ENCODER_FIELDS = ("image_size", "channels", "mean", "std")  # data fields that another data set does not change
 
 
-def create(protocol: str, run_config, *, data: str = "", overrides: tuple[str, ...] = ()) -> list:
-    """The settings of each evaluation that `protocol[:recipe]` names, one ConfigDict each; several for several labels.
+def create(
+    protocol: str, run_config: ConfigDict, *, data: str = "", overrides: tuple[str, ...] = ()
+) -> list[ConfigDict]:
+    """The settings of each evaluation that `protocol[:recipe]` names.
 
-    "all" is every protocol of CHEAP, "lowshot:finetune" the run's own recipe of finetune on lowshot's labels.
+    Args:
+        protocol: "all" is every protocol of CHEAP, "lowshot:finetune" the run's recipe of finetune on lowshot's labels.
+        run_config: of the run.
+        data: a preset of `config.DATA` instead of the run's data; its images are resized to the run's size.
+        overrides: "FIELD=VALUE"; `data.FIELD` for the data.
 
-    data: a preset of `config.DATA` in place of the run's data; its images are shown at the run's size. overrides:
-    "FIELD=VALUE"; `data.FIELD` for the data. Raises UserError for a protocol, recipe, preset or field that is unknown.
+    Returns:
+        One ConfigDict for each evaluation; several for several amounts of labels.
+
+    Raises:
+        UserError: for a protocol, recipe, preset or field that is unknown.
     """
     name, _, recipe = protocol.partition(":")
     if name == "all":
-        check_known(overrides)
-        return [s for cheap in CHEAP for s in create(cheap, run_config, data=data, overrides=known(overrides, cheap))]
-    few = protocol == "lowshot:finetune"
-    if few:
+        check_overrides(overrides)
+        chosen = ((cheap, overrides_of(overrides, cheap)) for cheap in CHEAP)
+        return [s for cheap, own in chosen for s in create(cheap, run_config, data=data, overrides=own)]
+    few_labels = protocol == "lowshot:finetune"
+    if few_labels:
         name, recipe = "finetune", ""
     if name not in PROTOCOLS:
         words = [*PROTOCOLS, "all", "table"]
@@ -44,31 +55,31 @@ def create(protocol: str, run_config, *, data: str = "", overrides: tuple[str, .
     recipe = recipe or default_recipe(name, run_config)
     if recipe not in PROTOCOLS[name]:
         raise UserError(f"--protocol={name}:{recipe}: use one of {', '.join(filter(None, PROTOCOLS[name]))}")
-    settings = ml_collections.ConfigDict({"protocol": name, "recipe": recipe} | SHARED | PROTOCOLS[name][recipe])
+    settings = ConfigDict({"protocol": name, "recipe": recipe} | SHARED | PROTOCOLS[name][recipe])
     settings.data = data_of(data, run_config)
-    if few:
+    if few_labels:
         settings.labels = PROTOCOLS["lowshot"][""]["labels"]
     for text in overrides:
         override(settings, text)
     return [with_labels(settings, amount) for amount in settings.labels.split(",")]
 
 
-def known(overrides: tuple[str, ...], protocol: str) -> tuple[str, ...]:
-    """Of several protocols at once, each takes the fields that it has; `labels` is lowshot's own."""
+def overrides_of(overrides: tuple[str, ...], protocol: str) -> tuple[str, ...]:
+    """The overrides whose fields one of several protocols has; `labels` is only lowshot's."""
     fields = SHARED.keys() | PROTOCOLS[protocol][""].keys()
-    taken = fields if protocol == "lowshot" else fields - {"labels"}
-    return tuple(text for text in overrides if text.partition("=")[0] in taken or text.startswith("data."))
+    fields = fields if protocol == "lowshot" else fields - {"labels"}
+    return tuple(text for text in overrides if text.partition("=")[0] in fields or text.startswith("data."))
 
 
-def check_known(overrides: tuple[str, ...]) -> None:
+def check_overrides(overrides: tuple[str, ...]) -> None:
     """Raises UserError for a field that none of the cheap protocols has."""
-    taken = {text for protocol in CHEAP for text in known(overrides, protocol)}
+    used = {text for protocol in CHEAP for text in overrides_of(overrides, protocol)}
     for text in overrides:
-        if text not in taken:
+        if text not in used:
             raise UserError(f"--config.{text} is a field of none of {', '.join(CHEAP)}: leave it out")
 
 
-def default_recipe(protocol: str, run_config) -> str:
+def default_recipe(protocol: str, run_config: ConfigDict) -> str:
     """The recipe for the run's encoder where none is named."""
     if protocol == "finetune":
         if "stem" in run_config.model:
@@ -78,20 +89,20 @@ def default_recipe(protocol: str, run_config) -> str:
     return next(iter(PROTOCOLS[protocol]))
 
 
-def data_of(preset: str, run_config):
-    """The run's data, or those of a preset shown as the run's encoder knows images."""
+def data_of(preset: str, run_config: ConfigDict) -> ConfigDict:
+    """The run's data, or those of a preset with the image size and normalization of the run's encoder."""
     if not preset:
-        return ml_collections.ConfigDict(run_config.data)
+        return ConfigDict(run_config.data)
     if preset not in config_lib.DATA:
         known_data = ", ".join(config_lib.DATA)
         raise UserError(f"--data={preset} is unknown{config_lib.suggestion(preset, config_lib.DATA)}: use {known_data}")
-    data = ml_collections.ConfigDict(config_lib.DEFAULTS["data"] | config_lib.DATA[preset])
-    for field in OF_THE_ENCODER:
+    data = ConfigDict(config_lib.DEFAULTS["data"] | config_lib.DATA[preset])
+    for field in ENCODER_FIELDS:
         data[field] = run_config.data[field]
     return data
 
 
-def override(settings, text: str) -> None:
+def override(settings: ConfigDict, text: str) -> None:
     """Sets "a.b=value" as the type that the field has. Raises UserError for an unknown field or an unfit value."""
     path, equals, value = text.partition("=")
     fields = config_lib.flat(settings)
@@ -101,19 +112,19 @@ def override(settings, text: str) -> None:
             f"{', '.join(f for f in fields if not f.startswith('data.') and f not in FIXED)}, and data.*"
         )
     *parents, name = path.split(".")
-    place = settings
+    section = settings
     for parent in parents:
-        place = place[parent]
+        section = section[parent]
     try:
         if not equals:
             raise ValueError
-        place[name] = parsed(value, place[name])
+        section[name] = parsed(value, section[name])
     except (ValueError, SyntaxError, TypeError):
-        kind = type(place[name]).__name__
+        kind = type(section[name]).__name__
         raise UserError(f"--config.{text} has no valid value: write --config.{path}=VALUE, a {kind}") from None
 
 
-def parsed(text: str, old):
+def parsed(text: str, old: Any) -> Any:
     """Text as the type of `old`: a tuple is written 1,2,3 (or 64x32 for sizes)."""
     if isinstance(old, bool):
         return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
@@ -128,17 +139,17 @@ def parsed(text: str, old):
     return text
 
 
-def with_labels(settings, amount: str):
+def with_labels(settings: ConfigDict, amount: str) -> ConfigDict:
     """A copy for one amount of labels."""
-    copy = ml_collections.ConfigDict(settings)
+    copy = ConfigDict(settings)
     copy.labels = amount.strip()
     return copy
 
 
-def name_of(settings, step: int) -> str:
+def name_of(settings: ConfigDict, step: int) -> str:
     """The name of the evaluation's files: protocol, recipe, step, and a hash of all settings.
 
-    So another setting never overwrites, or goes on with, what this one left.
+    So other settings never overwrite its files, nor continue from them.
     """
     text = json.dumps(config_lib.flat(settings), sort_keys=True)
     parts = [
