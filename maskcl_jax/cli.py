@@ -1,25 +1,59 @@
-"""The command line that every program of the package shares: flags, config files, and one-line errors."""
+"""The command line that every program of the package shares: flags, the config, one-line errors."""
 
+import collections
 import functools
 import pathlib
-import runpy
+import re
 import sys
+from collections.abc import Callable
 
+import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from maskcl_jax.config import flat, suggestion
+from maskcl_jax import config as config_lib
 from maskcl_jax.errors import Diverged, UserError
 
 
-def run(main, *, positional: str = "") -> None:
+class ConfigFlag:
+    """What --config=FILE[:ARGUMENT] and --config.FIELD=VALUE say, once the flags are parsed.
+
+    Attributes:
+        value: The config, None without --config.
+        text: FILE[:ARGUMENT].
+    """
+
+    value: ml_collections.ConfigDict | None = None
+    text: str = ""
+
+    @property
+    def name(self) -> str:
+        """The bare name of the file: `ccmim` for configs/ccmim.py:imagenet."""
+        return pathlib.Path(self.text.partition(":")[0]).stem
+
+
+CONFIG = ConfigFlag()
+
+
+def define_config() -> ConfigFlag:
+    """Defines --config and --print_config, and returns what the parsed command line will fill."""
+    flags.DEFINE_string(
+        "config", None, "FILE[:ARGUMENT], a file or the name of one of configs/; --config.FIELD=VALUE sets a field."
+    )
+    flags.DEFINE_bool("print_config", False, "Print every field with its value and where that comes from, and exit.")
+    return CONFIG
+
+
+def run(main: Callable[[list[str]], None], *, positional: str = "") -> None:
     """Runs `main(argv)` after parsing the flags; errors that need no traceback become one line on stderr.
 
-    positional: the name of the one argument without --, "" for none.
-    Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite any more (Diverged).
+    Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite (Diverged).
+
+    Args:
+        main: The program.
+        positional: The name of the one argument without --, "" for none.
     """
     try:
-        app.run(quietly(main), flags_parser=functools.partial(parse_flags, positional=positional))
+        app.run(functools.partial(start, main), flags_parser=functools.partial(parse_flags, positional=positional))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -28,33 +62,46 @@ def run(main, *, positional: str = "") -> None:
         sys.exit(1)
 
 
-def quietly(main):
-    """Warnings and errors only, unless --verbosity asks for more: orbax tells every file it writes."""
-
-    def run_main(argv):
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
-        return main(argv)
-
-    return run_main
-
-
-def define_config():
-    """The flag --config=FILE[:ARGUMENT], with --config.FIELD=VALUE for each field."""
-    return config_flags.DEFINE_config_file("config", None, "A file of configs/, with an argument after a colon.")
+def start(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    """Runs a program, or prints its config with --print_config."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax reports every file that it writes
+    if "print_config" in flags.FLAGS and flags.FLAGS.print_config:
+        if CONFIG.value is None:
+            raise UserError("--print_config without --config: give one of configs/")
+        print(listing(CONFIG.value, CONFIG.text))
+    else:
+        main(argv)
 
 
-def config_stem() -> str:
-    """The bare name of the config file: `ccmim` for configs/ccmim.py:imagenet."""
-    return pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+def listing(config: ml_collections.ConfigDict, text: str) -> str:
+    """One line for each field: its name, its value, and where the value comes from.
+
+    Args:
+        config: The config.
+        text: FILE[:ARGUMENT], what --config says.
+    """
+    file, preset = text.partition(":")[0], config.get("preset", "")
+    origins = {"data": f"data preset {preset}", "method": f"{file} METHOD", "preset": f"{file}:{preset}"}
+    layers = getattr(config, "origins", {})
+    rows = []
+    for field, value in config_lib.flat(config).items():
+        layer = layers.get(field, file)
+        rows.append((field, repr(tuple(value) if isinstance(value, list) else value), origins.get(layer, layer)))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{field:{widths[0]}} = {value:{widths[1]}}  # {origin}" for field, value, origin in sorted(rows))
 
 
 def parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
-    """absl's parser, with what a user may get wrong told in one line. Raises UserError."""
-    check_config_flags(argv)
+    """Parses the flags and the config; returns the program's name and its argument. Raises UserError."""
+    words, overrides = split_overrides(argv)
     flags.FLAGS.set_gnu_getopt(bool(positional))  # flags may follow the argument
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(words)
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname in config_lib.flat(config_lib.DEFAULTS):
+            raise UserError(f"--{error.flagname} is not a flag: write --config.{error.flagname}=VALUE") from None
+        raise UserError(str(error)) from None
     except flags.Error as error:
         raise UserError(str(error)) from None
     allowed = 2 if positional else 1
@@ -62,27 +109,44 @@ def parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
         raise UserError(f"argument {rest[allowed]!r} is not understood: every argument starts with --")
     if len(rest) < allowed:
         raise UserError(f"{positional} is missing: write it before the flags")
+    CONFIG.text = flags.FLAGS["config"].value or "" if "config" in flags.FLAGS else ""
+    CONFIG.value = load(CONFIG.text, overrides)
     return rest
 
 
-def check_config_flags(argv: list[str]) -> None:
-    """Loads the config file first, by itself: config_flags would wrap its errors and not name an unknown field."""
-    file = None
-    for i, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-config"):
-            file = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
-    if file is None:
-        return
-    path, _, argument = file.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"--config={path} is not a file: give one of configs/, for instance configs/ccmim.py")
-    module = runpy.run_path(path)
-    if "get_config" not in module:
-        raise UserError(f"--config={path} has no get_config function: give one of configs/")
-    fields = flat(module["get_config"](argument or None))
-    for argument in argv[1:]:
-        name = argument.partition("=")[0].lstrip("-")
-        if name.startswith("config.") and name.removeprefix("config.") not in fields:
-            unknown = name.removeprefix("config.")
-            raise UserError(f"--config.{unknown} is not a field of {path}{suggestion(unknown, fields)}")
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """(words without --config.FIELD=VALUE, {FIELD: VALUE}).
+
+    As absl's flags: one dash or two, VALUE after = or as the next word; --config.FIELD alone is true, --noconfig.FIELD
+    false.
+    """
+    words, rest, overrides = collections.deque(argv), [], {}
+    while words:
+        word = words.popleft()
+        match = re.fullmatch(r"--?(no)?config\.([^=]+)(=.*)?", word, re.DOTALL)
+        if match is None:
+            rest.append(word)
+            continue
+        no, field, value = match.groups()
+        if value is not None:
+            overrides[field] = value[1:]
+        elif not no and words and not re.match("--?[a-z]", words[0]):
+            overrides[field] = words.popleft()
+        else:
+            overrides[field] = "false" if no else "true"
+    return rest, overrides
+
+
+def load(text: str, overrides: dict[str, str]) -> ml_collections.ConfigDict | None:
+    """The config of FILE[:ARGUMENT] with fields set from text; None where neither is given. Raises UserError."""
+    if not text:
+        if overrides:
+            raise UserError(f"--config.{next(iter(overrides))} without --config=FILE: give one of configs/")
+        return None
+    file, _, argument = text.partition(":")
+    config = config_lib.load(file, argument or None)
+    for field, value in overrides.items():
+        if field in flags.FLAGS and field not in config_lib.flat(config):
+            raise UserError(f"--config.{field} is not a field of the config: write --{field}={value}")
+        config_lib.set_field(config, field, value, written=f"--config.{field}={value}", layer="command line")
+    return config.lock()

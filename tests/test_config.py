@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from maskcl_jax import cli, config
+from maskcl_jax import config
 from maskcl_jax.config import load
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
@@ -166,14 +166,28 @@ def test_values_out_of_range_are_named(field, value):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("name", "stem"), [("ccmim", "ccmim"), ("ccmim.py", "ccmim"), ("configs/mae", "mae"), ("configs/mae.py", "mae")]
+)
+def test_configs_are_found_by_name_anywhere(name, stem, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.find_file(name).samefile(CONFIGS[0].with_name(f"{stem}.py"))
+
+
+def test_a_file_goes_before_the_config_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ccmim").write_text("def get_config(argument): return argument")
+    assert config.load("ccmim", "a,b=c") == "a,b=c"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
     [
-        (["--config={file}", "--config.method.mask_ration=0.5"], "did you mean 'method.mask_ratio'"),
-        (["--config={file}", "--config.nothing=1"], "--config.nothing is not a field"),
-        (["--config={file}:imagnet"], "did you mean"),
-        (["--config=configs/none.py"], "configs/none.py is not a file"),
+        ("x = 1", "has no get_config function"),
+        ("def get_config(argument):\n    return 1 / 0", r"fails \(line 2\): ZeroDivisionError: division by zero"),
+        ("def get_config(", "fails: SyntaxError"),
     ],
 )
-def test_the_command_line_names_the_culprit(arguments, words):
+def test_a_config_file_that_fails_is_one_line(text, words, tmp_path):
+    (tmp_path / "own.py").write_text(text)
     with pytest.raises(UserError, match=words):
-        cli.check_config_flags(["main", *(a.format(file=CONFIGS[0]) for a in arguments)])
+        load(tmp_path / "own.py")

@@ -2,12 +2,13 @@
 
 import pathlib
 import runpy
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from maskcl_jax.config.defaults import DATA, DEFAULTS, encoder_size
 from maskcl_jax.config.fields import SHORT, Config, flat, set_field, suggestion
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, first_line
 
 
 def build(argument: str | None, *, method: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]]) -> Config:
@@ -34,6 +35,8 @@ def build(argument: str | None, *, method: Mapping[str, Any], presets: Mapping[s
     config.preset, config.model, config.method = preset, {}, unshared(method)
     config.data.update(DATA.get(preset, {}))
     config.origins.update(dict.fromkeys(flat(config), "default"))
+    if (argument or "").startswith(preset):
+        config.origins["preset"] = "argument"
     config.origins.update({f"data.{name}": "data" for name in DATA.get(preset, {})})
     config.origins.update({path: "method" for path in config.origins if path.startswith("method.")})
     if variant:
@@ -84,13 +87,20 @@ def load(file: str | pathlib.Path, argument: str | None = None) -> Config:
         argument: `preset,key=value,...`, see `build`.
 
     Raises:
-        UserError: There is no such file, it has no `get_config`, or the argument is not understood.
+        UserError: There is no such file, it has no `get_config`, it fails, or the argument is not understood.
     """
-    path = find_file(str(file))
-    namespace = runpy.run_path(str(path))
-    if "get_config" not in namespace:
-        raise UserError(f"--config={file} has no get_config function: give one of configs/")
-    return namespace["get_config"](argument)
+    path = str(find_file(str(file)))
+    try:
+        namespace = runpy.run_path(path)
+        if "get_config" not in namespace:
+            raise UserError(f"--config={file} has no get_config function: give one of configs/")
+        return namespace["get_config"](argument)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a file of the user's does wrong
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = f" (line {lines[-1]})" if lines else ""
+        raise UserError(f"--config={file} fails{line}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def find_file(name: str) -> pathlib.Path:
