@@ -6,15 +6,13 @@ from setuptools import find_packages, setup
 
 VERSION = "0.1.0"
 
-# tfds reads its own metadata through importlib_resources below Python 3.12; its pipelines are TensorFlow's
-# tf.data. tensorflow-cpu, because TensorFlow must never see the accelerator that JAX is using.
 REQUIREMENTS = [
     "absl-py",
     "clu>=0.0.12",
     # Resizes as Pillow does, four times faster; where it has no wheel, Pillow does.
     "cykooz.resizer>=4; platform_machine == 'x86_64' or platform_machine == 'AMD64' or sys_platform == 'darwin'",
     "flax>=0.12",
-    "importlib_resources; python_version < '3.12'",
+    "grain>=0.2.14",  # brings array_record, for data sets of TFDS in that format
     "jax>=0.10",
     "ml-collections>=1.0",
     "numpy",
@@ -26,12 +24,16 @@ REQUIREMENTS = [
     "scikit-learn",  # likewise (china.jpg, flower.jpg)
     "simplejpeg",  # decodes as Pillow does, a third faster, into memory that is used again
     "tensorboard",
-    "tensorflow-cpu>=2.18; platform_machine != 'arm64' and platform_machine != 'aarch64'",
-    "tensorflow>=2.18; platform_machine == 'arm64' or platform_machine == 'aarch64'",
-    "tensorflow-datasets>=4.9.8",
 ]
 
 EXTRAS = {
+    # `tfds build`, which makes data sets; nothing here imports it. tensorflow-cpu: TensorFlow needs no accelerator.
+    "prepare": [
+        "importlib_resources; python_version < '3.12'",  # tfds reads its own metadata through it
+        "tensorflow-cpu>=2.18; platform_machine != 'arm64' and platform_machine != 'aarch64'",
+        "tensorflow>=2.18; platform_machine == 'arm64' or platform_machine == 'aarch64'",
+        "tensorflow-datasets>=4.9.8",
+    ],
     "test": ["pytest", "pytest-xdist", "ruff"],
     "torch": ["torch", "timm"],
     "hf": ["transformers>=4.57"],

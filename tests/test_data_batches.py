@@ -251,7 +251,7 @@ def test_only_tfds_needs_tensorflow(folder):
     program = (
         "import sys; sys.modules['tensorflow'] = None; sys.path.insert(0, 'tests')\n"
         "from test_data_batches import *\n"
-        "import maskcl_jax.data.decoding, maskcl_jax.data.folder, maskcl_jax.data.tfds_source\n"
+        "import maskcl_jax.data.sources.tfds\n"
         "for kind in ('synthetic', 'embedded', 'folder'):\n"
         "    config = data_config(source=kind, path=sys.argv[1])\n"
         "    print(take(1, open_source(config), config)[0]['query'].shape)\n"

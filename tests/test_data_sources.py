@@ -9,15 +9,10 @@ import pytest
 from PIL import Image
 from test_data_batches import data_config
 
-from maskcl_jax.data import crops, embedded, pipeline, pixels
-from maskcl_jax.data.sources import open_source
+from maskcl_jax.data import crops, pipeline, pixels
+from maskcl_jax.data.sources import embedded, open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.views import View
-
-TFDS = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
-needs_fashion_mnist = pytest.mark.skipif(
-    not (TFDS / "fashion_mnist").is_dir(), reason=f"Fashion-MNIST is not prepared in {TFDS}"
-)
 
 
 def picture(mode):
@@ -249,62 +244,3 @@ def test_embedded_is_balanced_and_looks_like_its_photographs():
         assert counts.min() >= least and counts.max() <= most
         assert data.images.shape == (source.num_examples(split), 48, 48, 3)
         assert data.images.std(axis=(1, 2, 3)).min() > 4
-
-
-def fashion_mnist(**fields):
-    fixed = {"source": "tfds", "name": "fashion_mnist", "data_dir": str(TFDS), "image_size": (28, 28), "channels": 1}
-    return data_config(**fixed | {"train_split": "test[:2000]", "test_split": "test[5000:5300]", "threads": 2} | fields)
-
-
-@needs_fashion_mnist
-@pytest.mark.parametrize("cache_mb, kind", [(64, "Arrays"), (1, "Encoded"), (0, "Records")])
-def test_tfds_gives_the_same_images_from_memory_and_from_records(cache_mb, kind):
-    config = fashion_mnist(cache_mb=cache_mb, test_split="test[:1500]" if kind == "Encoded" else "test[5000:5300]")
-    source = open_source(config)
-    assert type(source.split("test")).__name__ == kind
-    truth = open_source(fashion_mnist(test_split=config.test_split)).split("test")
-    found = []
-    for process in range(2):
-        with pipeline.eval_batches(
-            source, "test", data_config=config, batch_size=64, process_index=process, process_count=2
-        ) as batches:
-            for batch in batches:
-                index = batch["index"][batch["valid"]]
-                np.testing.assert_array_equal(batch["image"][batch["valid"]], truth.images[index])
-                np.testing.assert_array_equal(batch["label"][batch["valid"]], truth.labels[index])
-                found += index.tolist()
-    assert sorted(found) == list(range(len(truth)))
-
-
-@needs_fashion_mnist
-def test_tfds_records_resume_and_never_repeat():
-    config = fashion_mnist(cache_mb=0, train_split="test[1000:1300]")
-    source, views = open_source(config), [View(size=(28, 28))]
-
-    def take(count, **options):
-        with pipeline.train_batches(source, views, data_config=config, batch_size=100, seed=0, **options) as batches:
-            return [next(batches) for _ in range(count)]
-
-    straight, resumed = take(6), take(2, start_step=4)
-    for a, b in zip(straight[4:], resumed, strict=True):
-        np.testing.assert_array_equal(a["image"], b["image"])
-        np.testing.assert_array_equal(a["index"], b["index"])
-    epochs = np.stack([batch["index"] for batch in straight]).reshape(2, 300)
-    assert all(sorted(epoch) == list(range(300)) for epoch in epochs)
-    assert not np.array_equal(*epochs)
-    parts = [take(3, process_index=i, process_count=2) for i in range(2)]
-    assert sorted(np.concatenate([b["index"] for part in parts for b in part])) == list(range(300))
-
-
-@needs_fashion_mnist
-def test_tfds_refuses_unknown_splits():
-    refuse("data.test_split='validation' is no split of fashion_mnist/3.0.1: it has train, test",
-           source="tfds", name="fashion_mnist", data_dir=str(TFDS), test_split="validation")  # fmt: skip
-
-
-def test_tfds_says_how_to_prepare(tmp_path):
-    fixed = {"source": "tfds", "data_dir": str(tmp_path)}
-    refuse("'cifar11' is no data set of TFDS .* did you mean .*cifar10", name="cifar11", **fixed)
-    refuse(f"build cifar10 --data_dir={tmp_path}`", name="cifar10", **fixed)
-    refuse(r"ILSVRC2012_img_train.tar .*downloads/manual", name="imagenet2012:5.*.*", **fixed)
-    refuse("is no TFDS name", name="what ever?", **fixed)

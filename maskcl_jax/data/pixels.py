@@ -6,10 +6,11 @@ crops, several times faster; where one is not installed, Pillow does its work.
 
 import functools
 import io
+import re
 import threading
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from maskcl_jax.data.jpeg_header import with_height
 from maskcl_jax.errors import UserError
@@ -201,3 +202,11 @@ def check_interpolation(name: str) -> None:
     """Raises UserError for an interpolation that no view can have."""
     if name not in RESAMPLING:
         raise UserError(f"augment.interpolation={name!r} is unknown: use {' or '.join(RESAMPLING)}")
+
+
+def reason_of(error: Exception) -> str:
+    """One line that says what is wrong with a file."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a format that Pillow knows"
+    text = re.sub(r"<?[\w.]+ object at 0x[0-9a-f]+>?", "it", str(error))
+    return " ".join(f"{type(error).__name__}: {text}".split())[:200]

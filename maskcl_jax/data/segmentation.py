@@ -6,15 +6,16 @@ import io
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from maskcl_jax.data import crops, order, pixels, subsets
-from maskcl_jax.data.folder import find_images
 from maskcl_jax.data.prefetch import Prefetcher
+from maskcl_jax.data.sources.folder import find_images
+from maskcl_jax.data.sources.tfds import Examples, Prepared
 from maskcl_jax.errors import UserError
 from maskcl_jax.views import View
 
@@ -43,7 +44,7 @@ class Pairs:
             class, or fewer than two classes are shown.
     """
 
-    def __init__(self, splits: dict[str, list[tuple[Item, Item]]], description: str, settings: Any):
+    def __init__(self, splits: Mapping[str, Sequence[tuple[Item, Item]]], description: str, settings: Any):
         self.splits, self.settings = splits, settings
         self.first, self.ignore = settings.first_label, settings.ignore
         self.threads = settings.data.threads or os.cpu_count() or 1
@@ -290,27 +291,14 @@ def matched(images: str, masks: str, field: str) -> tuple[list[tuple[Item, Item]
 
 
 def tfds_pairs(settings: Any) -> Pairs:
-    """All of a prepared tfds set with masks, encoded, in memory."""
-    import tensorflow_datasets as tfds
-
-    from maskcl_jax.data.tensorflow_host import tensorflow
-    from maskcl_jax.data.tfds_source import image_key, prepared_folder
-
-    tensorflow()
-    builder = tfds.builder_from_directory(prepared_folder(settings.data.name, settings.data.data_dir))
-    features = builder.info.features
+    """A prepared tfds data set with masks; images and masks are read when they are needed."""
+    prepared = Prepared(settings.data.name, settings.data.data_dir)
+    features = prepared.features
     key = settings.mask_key or next((key for key in MASK_KEYS if key in features), "")
     if key not in features:
-        raise UserError(f"mask_key={key!r}: {builder.info.full_name} has no such feature; it has {', '.join(features)}")
-    image = "image" if "image" in features else image_key(features, builder.info.full_name)
-    skip = {image: tfds.decode.SkipDecoding(), key: tfds.decode.SkipDecoding()}
-    decoders = tfds.decode.PartialDecoding({image: True, key: True}, decoders=skip)
+        raise UserError(f"mask_key={key!r}: {prepared.full_name} has no such feature; it has {', '.join(features)}")
+    names = [prepared.image_key(), key]
     splits = {}
-    for name, field in (("train", settings.data.train_split), ("test", settings.data.test_split)):
-        try:
-            dataset = builder.as_dataset(split=field, decoders=decoders, shuffle_files=False)
-        except ValueError:
-            known = ", ".join(builder.info.splits)
-            raise UserError(f"data.{name}_split={field!r} is no split of {builder.info.full_name}: {known}") from None
-        splits[name] = [(example[image], example[key]) for example in dataset.as_numpy_iterator()]
-    return Pairs(splits, f"tfds {builder.info.full_name}", settings)
+    for name, instruction in (("train", settings.data.train_split), ("test", settings.data.test_split)):
+        splits[name] = Examples(prepared.records(instruction, field=f"data.{name}_split"), names)
+    return Pairs(splits, f"tfds {prepared.full_name}", settings)

@@ -3,11 +3,8 @@
 import numpy as np
 
 from maskcl_jax.data.randomness import generator
-from maskcl_jax.data.sources import Arrays, Encoded, Source
-from maskcl_jax.data.tfds_stream import Records
+from maskcl_jax.data.sources import Source, Split
 from maskcl_jax.errors import UserError
-
-Split = Arrays | Encoded | Records
 
 
 class Part(Source):
@@ -33,29 +30,14 @@ class Part(Source):
     def load(self, split: str) -> Split:
         """The images of a split, as training sees them."""
         origin, indices = self.parts[split]
-        return pick(self.source.split(origin), indices)
+        split = self.source.split(origin)
+        return split if indices is None else split.take(indices)
 
     def evaluated(self, name: str) -> Split:
         """The images of a split, as an evaluation sees them."""
         origin, indices = self.parts[name]
-        return pick(self.source.evaluated(origin), indices)
-
-
-def pick(data: Split, indices: np.ndarray | None) -> Split:
-    """Some images of a split that lies in memory, or is read once to bring them there; None is all."""
-    if indices is None:
-        return data
-    if isinstance(data, Arrays):
-        return Arrays(data.images[indices], data.labels[indices])
-    if isinstance(data, Encoded):
-        return Encoded([data.payloads[i] for i in indices], data.labels[indices], data.is_path)
-    payloads, labels = data.pick(indices)
-    return Encoded(payloads, labels, is_path=False)
-
-
-def labels_of(data: Split) -> np.ndarray:
-    """(N,) int32 labels of a split, -1 for none."""
-    return data.all_labels() if isinstance(data, Records) else data.labels
+        split = self.source.evaluated(origin)
+        return split if indices is None else split.take(indices)
 
 
 def choose(labels: np.ndarray, amount: str, *, seed: int, names: tuple[str, ...] = ()) -> np.ndarray:

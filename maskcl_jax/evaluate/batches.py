@@ -8,8 +8,7 @@ import numpy as np
 import optax
 
 from maskcl_jax.data import pipeline, subsets
-from maskcl_jax.data.sources import Source, open_source
-from maskcl_jax.data.tfds_stream import Records
+from maskcl_jax.data.sources import Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import checks
 from maskcl_jax.training import optimizer, sharding
@@ -132,20 +131,7 @@ def with_holdout(source: Source, settings: ml_collections.ConfigDict) -> Source:
         UserError: where a part is empty, or the held-out images are of fewer than two classes.
     """
     data = source.split("train")
-    if isinstance(data, Records):
-        return streamed_holdout(source, settings, len(data))
     kept, held = subsets.held_out(len(data), settings.holdout, seed=settings.seed)
     if problem := checks.labels_problem(data.labels[held], "held-out"):
         raise UserError(f"holdout={settings.holdout} chooses nothing: {problem}; raise it, or set factors=1, holdout=0")
     return subsets.Part(source, {"train": ("train", kept), "test": ("train", held)})
-
-
-def streamed_holdout(source: Source, settings: ml_collections.ConfigDict, count: int) -> Source:
-    """The same of a tfds split too large for memory: its first images, which tfds has shuffled."""
-    held = max(1, round(settings.holdout * count))
-    split = settings.data.train_split
-    if "[" in split or "+" in split:
-        raise UserError(f"holdout={settings.holdout} needs a whole split: data.train_split={split!r}; or set holdout=0")
-    data = settings.data.copy_and_resolve_references()
-    data.train_split, data.test_split = f"{split}[{held}:]", f"{split}[:{held}]"
-    return open_source(data)

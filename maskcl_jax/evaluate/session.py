@@ -11,8 +11,7 @@ import numpy as np
 
 from maskcl_jax.data import pipeline, subsets
 from maskcl_jax.data.segmentation import Pairs, open_pairs
-from maskcl_jax.data.sources import SPLITS, Source, open_source
-from maskcl_jax.data.tfds_stream import Records
+from maskcl_jax.data.sources import SPLITS, Encoded, Source, open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import checks, knn
 from maskcl_jax.evaluate import encoder as encoder_lib
@@ -176,16 +175,12 @@ def check_splits(source: Source, settings: ml_collections.ConfigDict) -> None:
 def check_labels(source: Source, settings: ml_collections.ConfigDict) -> dict[str, float]:
     """The fraction of unlabeled images of each split that has some.
 
-    Splits that are streamed, for which this would be a whole pass, are judged when their labels have been seen.
-
     Raises:
         UserError: where a split shows fewer than two classes.
     """
     fractions = {}
     for split in SPLITS:
         data = source.evaluated(split)
-        if isinstance(data, Records):
-            continue
         if problem := checks.labels_problem(data.labels, split):
             raise UserError(
                 f"--protocol={settings.protocol} measures nothing: {problem}; {source.description}; give other data"
@@ -197,10 +192,9 @@ def check_labels(source: Source, settings: ml_collections.ConfigDict) -> dict[st
 def labeled(source: Source, settings: ml_collections.ConfigDict, folder: pathlib.Path) -> Source:
     """The source with the labeled subset as its train split; the subset is listed in a file."""
     data = source.evaluated("train")
-    if settings.labels == "all" and (isinstance(data, Records) or (data.labels >= 0).all()):
+    if settings.labels == "all" and (data.labels >= 0).all():
         return source
-    labels = subsets.labels_of(data)
-    indices = subsets.choose(labels, settings.labels, seed=settings.seed, names=source.class_names)
+    indices = subsets.choose(data.labels, settings.labels, seed=settings.seed, names=source.class_names)
     if settings.labels != "all" and jax.process_index() == 0:
         write_list(folder, source, indices, settings)
     return subsets.Part(source, {"train": ("train", indices), "test": ("test", None)})
@@ -209,7 +203,7 @@ def labeled(source: Source, settings: ml_collections.ConfigDict, folder: pathlib
 def write_list(folder: pathlib.Path, source: Source, indices: np.ndarray, settings: ml_collections.ConfigDict) -> None:
     """Writes which images a subset holds: their indices, and their names where they are files."""
     data = source.evaluated("train")
-    is_path = isinstance(data, subsets.Encoded) and data.is_path
+    is_path = isinstance(data, Encoded) and data.is_path
     content = {
         "data": source.description,
         "labels": settings.labels,

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from maskcl_jax import methods
-from maskcl_jax.data.embedded import photographs
 from maskcl_jax.data.pixels import crop_and_resize, to_channels
+from maskcl_jax.data.sources.embedded import photographs
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, files, timm_format, torchvision_format
 from maskcl_jax.interchange.catalog import LAYOUTS

@@ -7,8 +7,7 @@ import pathlib
 import numpy as np
 
 from maskcl_jax.data import pixels
-from maskcl_jax.data.decoding import reason_of
-from maskcl_jax.data.sources import Encoded, Source
+from maskcl_jax.data.sources.base import Encoded, Source
 from maskcl_jax.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -26,6 +25,10 @@ class FolderSource(Source):
 
     def __init__(self, data_config):
         super().__init__()
+        if data_config.channels not in (1, 3):
+            raise UserError(
+                f"data.channels={data_config.channels} is not possible with data.source='folder': use 1 or 3"
+            )
         root = _folder(data_config.path, "data.path")
         files = find_images(root)
         self._check_readable(root, files)
@@ -66,7 +69,7 @@ class FolderSource(Source):
                 pixels.decode(file.read_bytes(), channels=3)
                 return
             except Exception as error:  # Pillow's decoders raise a dozen types
-                self.skip(str(file), reason_of(error))
+                self.skip(str(file), pixels.reason_of(error))
         raise UserError(
             f"folder {root} has no readable image: all {len(files)} fail to decode, as {files[0].name} "
             f"({self.skipped[str(files[0])]}); give a folder of {', '.join(EXTENSIONS)} files"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from maskcl_jax.data.pixels import to_channels
 from maskcl_jax.data.randomness import generator
-from maskcl_jax.data.sources import Arrays, Source
+from maskcl_jax.data.sources.base import Arrays, Source
 from maskcl_jax.errors import UserError
 
 PHOTOGRAPHS = {

@@ -3,7 +3,7 @@
 import numpy as np
 
 from maskcl_jax.data.randomness import generator
-from maskcl_jax.data.sources import Arrays, Source
+from maskcl_jax.data.sources.base import Arrays, Source
 from maskcl_jax.errors import UserError
 
 

@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 
-from maskcl_jax.data.sources import SPLITS, Arrays, Source
+from maskcl_jax.data.sources.base import SPLITS, Arrays, Source
 from maskcl_jax.errors import UserError
 
 

@@ -1,0 +1,136 @@
+"""What every source offers: splits with random access, and a record of the images that could not be read."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+from maskcl_jax.errors import UserError
+
+SPLITS = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """A split that is decoded and lies in memory.
+
+    Attributes:
+      images: (N, H, W, C) uint8.
+      labels: (N,) int32, -1 for none.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """The image (H, W, C) uint8 at `index`."""
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        """What to call an image in the log."""
+        return f"example {index}"
+
+    def take(self, indices: np.ndarray) -> "Arrays":
+        """The images at `indices`, in that order."""
+        return Arrays(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A split of encoded images that are read one by one.
+
+    Attributes:
+      payloads: N file paths (str), or a sequence of N encoded images (bytes) or decoded ones (arrays), which may read
+        them only when indexed.
+      labels: (N,) int32, -1 for none.
+      is_path: Whether payloads are file paths.
+    """
+
+    payloads: Sequence[str] | Sequence[bytes]
+    labels: np.ndarray
+    is_path: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> bytes:
+        """The encoded image at `index`. Raises OSError where it cannot be read."""
+        payload = self.payloads[index]
+        if not self.is_path:
+            return payload
+        with open(payload, "rb", buffering=0) as file:
+            return file.read()
+
+    def name(self, index: int) -> str:
+        """What to call an image in the log."""
+        return self.payloads[index] if self.is_path else f"example {index}"
+
+    def take(self, indices: np.ndarray) -> "Encoded":
+        """The images at `indices`, in that order; none is read."""
+        return Encoded(Selection(self.payloads, indices), self.labels[indices], self.is_path)
+
+
+class Selection(Sequence):
+    """Some elements of a sequence, which are looked up when indexed."""
+
+    def __init__(self, sequence: Sequence, indices: np.ndarray):
+        self._sequence, self._indices = sequence, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int):
+        return self._sequence[self._indices[index]]
+
+
+Split = Arrays | Encoded
+
+
+class Source(abc.ABC):
+    """One data set. A subclass sets the attributes and implements `num_examples` and `load`.
+
+    Attributes:
+      num_classes: 0 where there are no labels.
+      class_names: One for each class.
+      description: What the first line of a run says of the data.
+      skipped: Images that could not be read so far, name -> reason; grows while batches are made.
+    """
+
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    description: str = ""
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, str] = {}
+        self._splits: dict[str, Split] = {}
+
+    @abc.abstractmethod
+    def num_examples(self, split: str) -> int:
+        """How many images "train" or "test" has."""
+
+    @abc.abstractmethod
+    def load(self, split: str) -> Split:
+        """Opens a split. Called once for each; use `split`."""
+
+    def split(self, name: str) -> Split:
+        """The images of "train" or "test", loaded on the first call."""
+        if name not in SPLITS:
+            raise UserError(f"split {name!r} is unknown: use one of {', '.join(SPLITS)}")
+        if name not in self._splits:
+            self._splits[name] = self.load(name)
+        return self._splits[name]
+
+    def evaluated(self, name: str) -> Split:
+        """The images of "train" or "test" that an evaluation sees; those of `split` unless a source differs."""
+        return self.split(name)
+
+    def skip(self, name: str, reason: str) -> None:
+        """Records an image that cannot be read, and logs its name the first time."""
+        if name not in self.skipped:
+            self.skipped[name] = reason
+            logging.warning("skipping an image that cannot be read: %s (%s)", name, reason)
