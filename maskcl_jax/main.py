@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         config, workdir = unflat(read_config(WORKDIR.value)), WORKDIR.value
     else:
         raise UserError("--config is missing: give one of configs/, or the --workdir of a run to continue")
-    distributed.join(distributed.place_of_flags(), config, workdir)
+    distributed.join(distributed.process_info_from_flags(), config, workdir)
     train(config, workdir)
 
 

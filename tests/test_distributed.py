@@ -1,21 +1,19 @@
-"""Runs of several processes through `main`: found, agreed, lost, stopped, gone on.
+"""Runs of several processes through `main`: joined, compared, lost, stopped, resumed.
 
 `python tests/test_distributed.py DIR` shows in DIR what would take too long here (`prove`).
 """
 
-import json
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 
 import jax
 import numpy as np
 import pytest
-from test_train import CONFIGS, command, environment, fields_of, saved_state
+from helpers.processes import Processes, arguments_of, environment, free_port
+from helpers.tiny import fields_of, rows_without_speed, saved_state
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.training import distributed
@@ -29,122 +27,61 @@ OVERRIDES = {
 }
 
 
-class Processes:
-    """The processes of one run, and what they say, line by line with the time."""
-
-    def __init__(self, workdir, count: int, *, name="mae", devices=1, flags=()):
-        fields = {**fields_of(name), **OVERRIDES}
-        arguments = [f"--config={CONFIGS[name]}:synthetic", *(f"--config.{k}={v}" for k, v in fields.items())]
-        arguments += [f"--workdir={workdir}", "--heartbeat_timeout=20", "--initialization_timeout=100", *flags]
-        stub = (
-            pathlib.Path(workdir).with_name("stub") / "tensorflow.py"
-        )  # a machine without TensorFlow: it starts sooner
-        stub.parent.mkdir(exist_ok=True)
-        stub.write_text("raise ImportError('left out')")
-        env = environment(devices)
-        env["PYTHONPATH"] += f":{stub.parent}"
-        told = [f"--coordinator=localhost:{free_port()}", f"--num_processes={count}"] if count > 1 else []
-        self.said, self.threads, self.processes = [[] for _ in range(count)], [], []
-        for i in range(count):
-            place = [*told, f"--process_id={i}"] if count > 1 else []
-            process = subprocess.Popen(
-                command(*arguments, *place),
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            thread = threading.Thread(target=self.listen, args=(i, process), daemon=True)
-            thread.start()
-            self.processes.append(process)
-            self.threads.append(thread)
-
-    def listen(self, i: int, process) -> None:
-        for line in process.stdout:
-            self.said[i].append(line.rstrip())
-
-    def text(self, i: int) -> str:
-        return "\n".join(self.said[i])
-
-    def until(self, start: str) -> None:
-        """Waits until process 0 has said a line that starts so, or is gone."""
-        while self.processes[0].poll() is None and not any(line.startswith(start) for line in self.said[0]):
-            time.sleep(0.02)
-
-    def wait(self, timeout: float = 240) -> list[int]:
-        """The exit statuses."""
-        end = time.monotonic() + timeout
-        try:
-            statuses = [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        for thread in self.threads:
-            thread.join()
-        return statuses
+def start(workdir, count: int, *, devices: int = 1) -> Processes:
+    """A run of MAE in some processes."""
+    return Processes(arguments_of("mae", workdir, fields_of("mae") | OVERRIDES), count, devices=devices)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-SPEED = ("images_per_second", "images_per_second_per_device", "data_wait", "mfu")
-
-
-def metrics_of(workdir) -> list[dict]:
-    """The rows of metrics.jsonl, without speed."""
-    rows = [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in SPEED} for row in rows]
-
-
-def test_two_processes_are_one_run_even_when_one_is_to_go(tmp_path):
-    alone = Processes(tmp_path / "alone", 1, devices=2)
+def test_two_processes_are_one_run_and_stop_together(tmp_path):
+    alone = start(tmp_path / "alone", 1, devices=2)
     assert alone.wait() == [0], alone.text(0)
-    # SIGTERM on one: both save after the same step, and say by their status that they may be started again.
-    stopped = Processes(tmp_path / "two", 2)
+    # SIGTERM on one: both save after the same step, and their status says that they may be started again.
+    stopped = start(tmp_path / "two", 2)
     stopped.until("5/")
     stopped.processes[1].send_signal(signal.SIGTERM)
     assert stopped.wait() == [128 + signal.SIGTERM] * 2, stopped.text(0) + stopped.text(1)
     assert "stopped by SIGTERM" in stopped.text(0)
-    assert f"/{TOTAL}" not in stopped.text(1)  # process 0 alone speaks
-    # The rest in one process: the run ends as the other did, bit for bit.
-    resumed = Processes(tmp_path / "two", 1, devices=2)
+    assert f"/{TOTAL}" not in stopped.text(1)  # process 0 alone prints
+    saved = rows_without_speed(tmp_path / "two")[-1]["step"]
+    assert 5 <= saved < TOTAL
+    # The rest in one process: it takes the remaining steps only, and ends as the other run did, bit for bit.
+    resumed = start(tmp_path / "two", 1, devices=2)
     assert resumed.wait() == [0], resumed.text(0)
-    assert "on 1 processes with 2 devices, before on 2 with 2" in resumed.text(0)
-    assert metrics_of(tmp_path / "two") == metrics_of(tmp_path / "alone")
+    assert f"resumed from step {saved} on 1 processes with 2 devices, before on 2 with 2" in resumed.text(0)
+    steps = [int(line.partition("/")[0]) for line in resumed.lines[0] if f"/{TOTAL}" in line]
+    assert steps == list(range(saved + 1, TOTAL + 1))
+    assert rows_without_speed(tmp_path / "two") == rows_without_speed(tmp_path / "alone")
 
 
 def prove(folder: str) -> None:
     """What would be too long for a test: one of two processes is killed after a checkpoint, and both started again."""
     folder = pathlib.Path(folder)
-    print("two processes, undisturbed:", Processes(folder / "straight", 2).wait())
-    killed = Processes(folder / "killed", 2)
+    print("two processes, undisturbed:", start(folder / "straight", 2).wait())
+    killed = start(folder / "killed", 2)
     killed.until("19/")  # saving step 16 waits for the checkpoint of step 8
     killed.processes[1].kill()
     gone = time.monotonic()
     print(
         "process 1 killed:",
         killed.wait(),
-        f"process 0 ends {time.monotonic() - gone:.1f} s later: {killed.said[0][-1]}",
+        f"process 0 ends {time.monotonic() - gone:.1f} s later: {killed.lines[0][-1]}",
     )
-    again = Processes(folder / "killed", 2)
-    print("both again:", again.wait(), [line for line in again.said[0] if "resumed" in line])
-    print("rows of metrics.jsonl alike:", metrics_of(folder / "killed") == metrics_of(folder / "straight"))
+    again = start(folder / "killed", 2)
+    print("both again:", again.wait(), [line for line in again.lines[0] if "resumed" in line])
+    same = rows_without_speed(folder / "killed") == rows_without_speed(folder / "straight")
+    print("rows of metrics.jsonl alike:", same)
     states = [saved_state(folder / run, "mae") for run in ("killed", "straight")]
     print("last checkpoints alike:", all(jax.tree.leaves(jax.tree.map(np.array_equal, *states))))
 
 
 REDUCE = """
 import sys
-from maskcl_jax import distributed
-distributed.join(distributed.Place(sys.argv[1], 2, int(sys.argv[2]), heartbeat_timeout=20), {}, "")
-import jax, jax.numpy as jnp
+from maskcl_jax.training import distributed
+distributed.join(distributed.ProcessInfo(sys.argv[1], 2, int(sys.argv[2]), heartbeat_timeout=20), {}, "")
+import jax.numpy as jnp
 from jax.experimental import multihost_utils
-multihost_utils.process_allgather(jnp.ones(1))
 print("joined", flush=True)
-with distributed.ending_with_the_others():
+with distributed.exit_on_failure():
     while True:
         multihost_utils.process_allgather(jnp.ones(1))
 """
@@ -154,7 +91,7 @@ def test_a_process_that_is_killed_ends_the_others():
     address = f"localhost:{free_port()}"
     pipes = {"env": environment(1), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", REDUCE, address, str(i)], **pipes) for i in range(2)]
-    for process in both:  # not before they have computed together: Gloo speaks first
+    for process in both:
         assert any(line == "joined\n" for line in process.stdout)
     both[1].kill()
     error = both[0].communicate(timeout=60)[1].strip().splitlines()[-1]
@@ -163,16 +100,40 @@ def test_a_process_that_is_killed_ends_the_others():
     assert error.startswith("error: process 0 of 2 cannot go on")
 
 
+FAIL = """
+import sys
+from maskcl_jax.errors import UserError
+from maskcl_jax.training import distributed
+distributed.join(distributed.ProcessInfo(sys.argv[1], 2, int(sys.argv[2]), heartbeat_timeout=20), {}, "")
+import jax
+with distributed.exit_on_failure():
+    raise UserError("data.path=x is gone") if jax.process_index() else ValueError("a fault")
+"""
+
+
+def test_a_failure_in_one_process_is_one_line_and_ends_it_at_once():
+    address = f"localhost:{free_port()}"
+    pipes = {"env": environment(1), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", FAIL, address, str(i)], **pipes) for i in range(2)]
+    errors = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [1, 2]
+    assert "ValueError: a fault" in errors[0]  # a fault of the program keeps its traceback
+    assert errors[0].strip().splitlines()[-1].startswith("error: process 0 of 2 cannot go on (a fault)")
+    assert errors[1].strip().splitlines()[-1] == "error: process 1 of 2: data.path=x is gone"
+
+
 JOIN = """
 import sys
-from maskcl_jax import distributed
 from maskcl_jax.errors import UserError
+from maskcl_jax.training import distributed
 address, count, number, size = sys.argv[1], *map(int, sys.argv[2:])
-place = distributed.Place(address, count, number, initialization_timeout=TIMEOUT)
+info = distributed.ProcessInfo(address, count, number, initialization_timeout=TIMEOUT)
 try:
-    distributed.join(place, {"batch_size": size, "data": {"path": "here"}}, "runs/x")
+    distributed.join(info, {"batch_size": size, "data": {"path": "häuser"}}, "runs/x" + "y" * number)
 except UserError as error:
     print(error)
+else:
+    print(distributed.exchange("é" * number))
 """
 
 
@@ -182,14 +143,26 @@ def joining(timeout: int, *arguments) -> subprocess.Popen:
     return subprocess.Popen(child, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_processes_that_were_started_differently_are_told():
+def last_line(process) -> str:
+    """What a process prints last to stdout."""
+    return process.communicate(timeout=120)[0].splitlines()[-1]
+
+
+def test_processes_that_were_started_differently_are_refused_on_all():
     address = f"localhost:{free_port()}"
     both = [joining(60, address, 2 + i, i, 8 + i) for i in range(2)]
-    said = [process.communicate(timeout=120)[0] for process in both]
     expected = (
-        "--num_processes is 3 on process 1, 2 on 0; batch_size is 9 on process 1, 8 on 0: start all processes with"
+        "--num_processes is 3 on process 1, 2 on 0; --workdir is 'runs/xy' on process 1, 'runs/x' on 0; "
+        "batch_size is 9 on process 1, 8 on 0: start all processes with the same command"
     )
-    assert [line.startswith(expected) for line in said] == [True, True], said
+    assert [last_line(process) for process in both] == [expected] * 2
+
+
+def test_processes_that_were_started_alike_go_on_and_exchange_texts(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "JOIN", JOIN.replace(' + "y" * number', ""))
+    address = f"localhost:{free_port()}"
+    both = [joining(60, address, 2, i, 8) for i in range(2)]
+    assert [last_line(process) for process in both] == ["['', 'é']"] * 2
 
 
 def test_a_process_that_does_not_arrive_ends_the_others():
@@ -199,8 +172,14 @@ def test_a_process_that_does_not_arrive_ends_the_others():
     assert error.startswith("error: after 2 s not all processes are there (this is number 0 of 2")
 
 
+def test_differences_name_at_most_three_fields_of_the_first_that_differs():
+    starts = [dict.fromkeys("abcd", 0), dict.fromkeys("abcd", 0), dict.fromkeys("abcd", 1), {}]
+    assert distributed.differences(starts) == [f"{name} is 1 on process 2, 0 on 0" for name in "abc"]
+    assert distributed.differences(starts[:2]) == []
+
+
 @pytest.mark.parametrize(
-    ("variables", "found"),
+    ("variables", "cluster"),
     [
         ({}, None),
         ({"SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "a"}, None),
@@ -209,12 +188,12 @@ def test_a_process_that_does_not_arrive_ends_the_others():
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI"),
     ],
 )
-def test_the_surroundings_are_noticed(variables, found, monkeypatch):
+def test_clusters_are_detected(variables, cluster, monkeypatch):
     for name in ("SLURM_NTASKS", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert distributed.surroundings() == found
+    assert distributed.detect_cluster() == cluster
 
 
 @pytest.mark.parametrize(
@@ -226,9 +205,9 @@ def test_the_surroundings_are_noticed(variables, found, monkeypatch):
         ({"heartbeat_timeout": 0}, "--heartbeat_timeout=0 is out of range"),
     ],
 )
-def test_no_place_is_named(fields, words):
+def test_values_that_no_run_has_are_refused(fields, words):
     with pytest.raises(UserError, match=words):
-        distributed.check(distributed.Place(**fields))
+        distributed.check(distributed.ProcessInfo(**fields))
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def train(config, workdir: str) -> dict[str, str]:
         contextlib.closing(writers),
         contextlib.closing(checkpoints),
         StopSignal() as stop,
-        distributed.ending_with_the_others(),
+        distributed.exit_on_failure(),
     ):
         if start == 0:
             look(0)
