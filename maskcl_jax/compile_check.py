@@ -28,6 +28,7 @@ from maskcl_jax import cli
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create as create_method
+from maskcl_jax.models.kernels import resolve
 from maskcl_jax.performance import flops, hlo
 from maskcl_jax.performance.chips import CHIPS
 from maskcl_jax.training import sharding
@@ -145,6 +146,8 @@ def program_of(config, devices) -> Program:
     """A config's step on devices that need not be there. Raises UserError."""
     config_lib.check(config)
     mesh = sharding.create_mesh(config.mesh, devices)
+    config = config.copy_and_resolve_references()
+    config.kernels = resolve(config.kernels, devices[0].platform)  # not those of this machine
     sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
     per_epoch = max(1, IMAGES.get(config.data.name, OTHER_DATA) // config.batch_size)
     return Program.of(config, mesh, create_method(config, mesh), per_epoch)

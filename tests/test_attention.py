@@ -11,7 +11,6 @@ from test_train import tiny
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
-from maskcl_jax.models import attention, layers
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import sharding
 from maskcl_jax.training.step import Program
@@ -20,73 +19,25 @@ from maskcl_jax.training.step import Program
 cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
 
 
-def plain_attention(q, k, v):
-    """As it is written in a textbook, its gradient left to JAX."""
-    return jax.nn.softmax(q @ jnp.swapaxes(k, 2, 3) / q.shape[-1] ** 0.5, axis=-1) @ v
-
-
-def derived_gelu(x):
-    return 0.5 * x * (1 + jax.lax.erf(x / 2**0.5))
-
-
-@pytest.mark.parametrize(
-    ("ours", "reference", "shapes"),
-    [
-        (attention.attend, plain_attention, [(2, 3, 7, 5)] * 3),
-        (layers.product, jnp.matmul, [(2, 5, 4), (4, 3)]),
-        (layers.product, jnp.matmul, [(5, 4), (4, 3)]),
-        (layers.gelu, derived_gelu, [(4, 6)]),
-    ],
-    ids=["attend", "product", "product-2d", "gelu"],
-)
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("bfloat16", 3e-2)])
-def test_gradients_of_our_own(ours, reference, shapes, dtype, bound):
-    """Value and every gradient: beside JAX's in float64."""
-    with jax.enable_x64(True):
-        rng = np.random.default_rng(0)
-        given = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
-        out, pull = jax.vjp(reference, *(x.astype("float64") for x in given))
-        towards = jnp.asarray(rng.normal(size=out.shape), dtype)
-        mine, mine_pull = jax.vjp(ours, *given)
-        assert mine.dtype == towards.dtype
-        for got, want in zip([mine, *mine_pull(towards)], [out, *pull(towards.astype("float64"))], strict=True):
-            assert np.linalg.norm(got.astype("float64") - want) <= bound * np.linalg.norm(want)
-
-
-@pytest.mark.parametrize("rows", [(5,), (2, 5)])
-def test_kernel_gradients_of_all_platforms(rows):
-    """The CPU's form, and the other devices': beside the sum written out."""
-    rng = np.random.default_rng(0)
-    x, gradient = (rng.normal(size=(*rows, width)).astype(np.float32) for width in (4, 3))
-    want = np.einsum("rd,re->de", x.reshape(-1, 4).astype(np.float64), gradient.reshape(-1, 3).astype(np.float64))
-    for form in (layers.of_rows, layers.of_flat_rows):
-        np.testing.assert_allclose(form(x, gradient), want, rtol=1e-5, atol=1e-6)
-
-
-def test_weights_of_distant_scores_stay_finite():
-    q = jnp.asarray([[[[300.0, 0.0], [-300.0, 0.0]]]])
-    value, gradient = jax.value_and_grad(lambda q: attention.attend(q, q, q).sum())(q)
-    assert float(value) == 0.0  # each attends to itself alone
-    assert np.isfinite(gradient).all()
-
-
 def test_cudnn_is_the_same_attention(monkeypatch):
     """Its implementation replaced by XLA's: the arguments it is given are right."""
-    asked = []
+    calls = []
     original = jax.nn.dot_product_attention
 
     def on_cpu(*arguments, implementation, **lengths):
-        asked.append(implementation)
+        calls.append(implementation)
         return original(*arguments, implementation="xla", **lengths)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
     images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
-    variables = vit().init(jax.random.key(1), images)
+    variables = vit(kernels="fused").init(jax.random.key(1), images)
     for function in (ViT.__call__, lambda model, x: model.cls_attention(model.embed(x))):
-        plain, other = (vit(attention=a).apply(variables, images, method=function) for a in ("xla", "cudnn"))
-        np.testing.assert_allclose(other, plain, atol=1e-5)
+        xla, other = (
+            vit(attention=a, kernels="fused").apply(variables, images, method=function) for a in ("xla", "cudnn")
+        )
+        np.testing.assert_allclose(other, xla, atol=1e-5)
     # Both blocks' values, and those of the first on the way to the last one's cls row.
-    assert asked == ["cudnn"] * 3
+    assert calls == ["cudnn"] * 3
 
 
 def test_cudnn_lowers_to_its_call(monkeypatch):

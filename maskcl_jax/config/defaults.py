@@ -26,6 +26,9 @@ DEFAULTS: dict[str, Any] = {
     # What the forward pass of a block keeps for the backward pass. none: all activations; cheap: the block's input and
     # the outputs of its matrix products (little is computed twice); blocks: the block's input only.
     "remat": "none",
+    # Of transformers. plain: what flax and jax.nn offer; fused: gradients written by hand (models/kernels.py), the same
+    # up to rounding; auto: fused on a CPU, plain elsewhere. May change when a run is resumed.
+    "kernels": "auto",
     "compile_cache": "",  # a folder that keeps compiled programs, so that the next start does not compile again
     "scan": False,  # a ViT's blocks as one compiled loop: a large ViT compiles in a fraction of the time
     "data": {

@@ -35,6 +35,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         ("dtype", config.dtype, ("float32", "bfloat16")),
         ("optimizer.mu_dtype", config.optimizer.mu_dtype, ("float32", "bfloat16")),
         ("remat", config.remat, ("none", "cheap", "blocks")),
+        ("kernels", config.kernels, ("auto", "plain", "fused")),
     ):
         if value not in known:
             raise UserError(f"{field}={value!r} is unknown: use {', '.join(known[:-1])} or {known[-1]}")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError
+from maskcl_jax.models.kernels import resolve
 from maskcl_jax.models.resnet import RESNET_DEPTHS, STEMS, ResNet
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import masking, photometric
@@ -162,7 +163,8 @@ def encoder_of(config, **fields) -> ViT:
 
 def compiled_as(config) -> dict:
     """The switches of a transformer that change time and memory alone."""
-    return {"remat": config.remat, "scan": config.scan, "attention": attention_of(config)}
+    kernels = resolve(getattr(config, "kernels", "auto"))
+    return {"remat": config.remat, "scan": config.scan, "attention": attention_of(config), "kernels": kernels}
 
 
 def attention_of(config) -> str:

@@ -122,7 +122,8 @@ class CMAE(MAE):
         """(B, D): the mean of the EMA encoder's patch tokens, before any final norm."""
 
         def of_images(images):
-            return base.pooled(self.encode(target, ViT.last, self.encode(target, ViT.embed, images)), "mean")
+            tokens = self.encode(target, ViT.embed, images)
+            return base.pooled(self.encode(target, ViT.encode, tokens, final_norm=False), "mean")
 
         return chunked.mapped(of_images, self.image_chunks, images)
 

@@ -16,7 +16,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.models.batch_norm import apply_in_training
-from maskcl_jax.models.mask_head import MaskHead
+from maskcl_jax.models.heads import MaskHead
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.ops import losses, regions
 from maskcl_jax.ops.roi_align import roi_mean

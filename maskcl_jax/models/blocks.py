@@ -1,93 +1,112 @@
-"""Transformer blocks, and many in a row."""
+"""Transformer blocks, and sequences of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from maskcl_jax.models import kernels as fused
 from maskcl_jax.models.attention import ALL, Attention
-from maskcl_jax.models.layers import LayerNorm, Mlp, xavier
-from maskcl_jax.models.remat import POLICIES
-
-
-@jax.custom_vjp
-def settled(x):
-    """x; in the backward pass its gradient is computed once, and kept.
-
-    Along the residual stream the gradient is a sum that grows from block to block. Left alone XLA computes it, in every
-    block again, from the last block on: work quadratic in the depth.
-    """
-    return x
-
-
-settled.defvjp(lambda x: (x, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
+from maskcl_jax.models.layers import REMAT_POLICIES, Mlp, layer_norm, xavier
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block without dropout or LayerScale."""
+    """Pre-norm transformer block without dropout or LayerScale.
+
+    Attributes:
+      width: Width of the tokens.
+      heads: Heads of the attention.
+      mlp_ratio: Hidden width of the MLP over `width`.
+      dtype: Of the computation.
+      qkv_init: Initial values of the fused qkv kernel.
+      attention: See `Attention`.
+      kernels: "plain" or "fused".
+    """
 
     width: int
     heads: int
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
-    qkv_init: Any = xavier
+    qkv_init: nn.initializers.Initializer = xavier
     attention: str = "xla"
+    kernels: str = "plain"
 
     def setup(self):
-        self.norm1 = LayerNorm(self.dtype)
-        self.attn = Attention(self.width, self.heads, self.dtype, self.qkv_init, self.attention)
-        self.norm2 = LayerNorm(self.dtype)
-        self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype)
+        self.norm1 = layer_norm(self.dtype, kernels=self.kernels)
+        self.attn = Attention(self.width, self.heads, self.dtype, self.qkv_init, self.attention, self.kernels)
+        self.norm2 = layer_norm(self.dtype, kernels=self.kernels)
+        self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype, self.kernels)
 
-    def __call__(self, x, branches=None, *, rows: slice = ALL, return_cls_attention: bool = False):
-        """(B, T, D) -> (B, T, D), and if asked the cls token's attention (B, T - 1).
+    def __call__(
+        self,
+        x: jax.Array,
+        branches: jax.Array | None = None,
+        *,
+        rows: slice = ALL,
+        return_cls_attention: bool = False,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """Attention, then the MLP, each added to its input.
 
-        branches: (2, B) factors of what attention and MLP add to each image (drop path); None: 1. rows: those of the
-        result that are wanted; of others only keys and values are made.
+        Args:
+          x: Tokens (B, T, D), the cls token first.
+          branches: (2, B) factors of what attention and MLP add to each image (drop path); None: 1.
+          rows: Positions whose output is wanted; of the others only keys and values are computed.
+          return_cls_attention: Whether to return `cls_attention` too.
+
+        Returns:
+          (B, rows of T, D), and if asked for the attention of the cls token, (B, T - 1).
         """
-        mixed = self.attn(self.norm1(x), rows=rows, return_cls_attention=return_cls_attention)
-        mixed, attention = mixed if return_cls_attention else (mixed, None)
-        x = settled(x[:, rows] + scaled(mixed, branches, 0))
-        x = settled(x + scaled(self.mlp(self.norm2(x)), branches, 1))
-        return (x, attention) if return_cls_attention else x
+        out = self.attn(self.norm1(x), rows=rows, return_cls_attention=return_cls_attention)
+        out, cls_attention = out if return_cls_attention else (out, None)
+        x = self.add(x[:, rows], out, branches, 0)
+        x = self.add(x, self.mlp(self.norm2(x)), branches, 1)
+        return (x, cls_attention) if return_cls_attention else x
 
-    def cls_attention(self, x):
-        """Only what the cls token attends to in this block, (B, T - 1)."""
+    def add(self, x: jax.Array, branch: jax.Array, branches: jax.Array | None, i: int) -> jax.Array:
+        """x (B, T, D) plus what branch i (0: attention, 1: MLP) computes, times its factors."""
+        if branches is not None:
+            branch = branch * branches[i][:, None, None].astype(branch.dtype)
+        return fused.materialize_gradient(x + branch) if self.kernels == "fused" else x + branch
+
+    def cls_attention(self, x: jax.Array) -> jax.Array:
+        """Tokens (B, T, D) -> only what the cls token attends to in this block, (B, T - 1)."""
         return self.attn.cls_attention(self.norm1(x))
 
 
-def through(blocks, x, *, remat: str, scan: bool, rows: slice = ALL):
-    """(B, T, D) -> (B, T, D) after all blocks, which are alike. The switches change time and memory, not the numbers.
+def run_blocks(blocks: Sequence[Block], x: jax.Array, *, remat: str, scan: bool, rows: slice = ALL) -> jax.Array:
+    """Runs blocks that are alike, one after the other. `remat` and `scan` change time and memory, not the numbers.
 
-    remat: "none", or what is kept of each block for the backward pass, which makes the rest again: "blocks", its input,
-    "cheap", what its weights make, too. scan: one compiled block in a loop over the stacked parameters, which are
-    stored as without it. rows: those of the result that are wanted; the last block makes no others.
+    Args:
+      blocks: At least one.
+      x: Tokens (B, T, D).
+      remat: What is kept of each block for the backward pass, which computes the rest again. "none": everything;
+        "blocks": its input; "cheap": also the products with its weights.
+      scan: Whether to compile one block, as a loop over the stacked parameters. They are stored as without it.
+      rows: Positions whose output is wanted; the last block computes no others.
+
+    Returns:
+      (B, rows of T, D).
     """
     if blocks[0].is_initializing() or (remat == "none" and not scan):
         for block in blocks[:-1]:
             x = block(x)
-        # What makes some rows alone finds its parameters, and does not make them.
-        return blocks[-1](x)[:, rows] if blocks[0].is_initializing() else blocks[-1](x, rows=rows)
+        return blocks[-1](x, rows=rows)
     modules, variables = zip(*(block.unbind() for block in blocks), strict=True)
 
-    def step_of(rows):
-        def step(x, of_block):
-            return modules[0].apply(of_block, x, rows=rows)
+    def step_for(rows: slice):
+        def step(x, block_variables):
+            return modules[0].apply(block_variables, x, rows=rows)
 
-        # In a loop the compiler cannot undo it by finding the same values twice, elsewhere it must be kept from that.
-        return step if remat == "none" else jax.checkpoint(step, prevent_cse=not scan, policy=POLICIES[remat])
+        # In a loop XLA cannot undo it by common subexpression elimination; elsewhere that must be prevented.
+        return step if remat == "none" else jax.checkpoint(step, prevent_cse=not scan, policy=REMAT_POLICIES[remat])
 
-    step, alike = step_of(ALL), variables if rows == ALL else variables[:-1]
+    step, alike = step_for(ALL), variables if rows == ALL else variables[:-1]
     if scan and alike:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike)
-        x = jax.lax.scan(lambda x, of_block: (step(x, of_block), None), x, stacked)[0]
+        x = jax.lax.scan(lambda x, block_variables: (step(x, block_variables), None), x, stacked)[0]
     else:
-        for of_block in alike:
-            x = step(x, of_block)
-    return x if rows == ALL else step_of(rows)(x, variables[-1])
-
-
-def scaled(added, branches, i: int):
-    """What a branch adds to each image, times its factor."""
-    return added if branches is None else added * branches[i][:, None, None].astype(added.dtype)
+        for block_variables in alike:
+            x = step(x, block_variables)
+    return x if rows == ALL else step_for(rows)(x, variables[-1])

@@ -3,16 +3,30 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from maskcl_jax.models.attention import PATCHES
-from maskcl_jax.models.blocks import Block, through
-from maskcl_jax.models.layers import Dense, LayerNorm, token_init, xavier
+from maskcl_jax.models.blocks import Block, run_blocks
+from maskcl_jax.models.layers import dense, layer_norm, token_init, xavier
 from maskcl_jax.models.position import sincos_table
 
 
 class Decoder(nn.Module):
-    """Encoded visible tokens and mask tokens, each with its position, through blocks, to one vector a patch.
+    """Encoded visible tokens and mask tokens, each with its position, through blocks, to one vector per patch.
+
+    Attributes:
+      grid: (rows, columns) of patches.
+      width: Width of the tokens.
+      depth: Number of blocks.
+      heads: Heads of each block.
+      out: Width of the output, for pixels patch * patch * channels.
+      mlp_ratio: Hidden width of each MLP over `width`.
+      positions: "mae" or "mocov3", the order of the position table (see `position`).
+      dtype: Of the computation; parameters are float32.
+      remat: See `run_blocks`.
+      scan: See `run_blocks`.
+      attention: See `Attention`.
+      kernels: "plain" or "fused", see `kernels`.
 
     Source: facebookresearch/mae `models_mae.py`, `forward_decoder`.
     """
@@ -21,35 +35,49 @@ class Decoder(nn.Module):
     width: int
     depth: int
     heads: int
-    out: int  # numbers a patch: patch * patch * channels
+    out: int
     mlp_ratio: float = 4.0
     positions: str = "mae"
     dtype: Any = jnp.float32
     remat: str = "none"
     scan: bool = False
     attention: str = "xla"
+    kernels: str = "plain"
 
     def setup(self):
-        self.embed = Dense(self.width, kernel_init=xavier, dtype=self.dtype)
+        options = {"dtype": self.dtype, "kernels": self.kernels}
+        self.embed = dense(self.width, kernel_init=xavier, **options)
         self.mask_token = self.param("mask_token", token_init, (1, 1, self.width))
-        block = {"dtype": self.dtype, "attention": self.attention}
-        self.blocks = [Block(self.width, self.heads, self.mlp_ratio, **block) for _ in range(self.depth)]
-        self.norm = LayerNorm(self.dtype)
-        self.pred = Dense(self.out, kernel_init=xavier, dtype=self.dtype)
+        size = (self.width, self.heads, self.mlp_ratio)
+        self.blocks = [Block(*size, attention=self.attention, **options) for _ in range(self.depth)]
+        self.norm = layer_norm(**options)
+        self.pred = dense(self.out, kernel_init=xavier, **options)
 
-    def __call__(self, latent, visible, masked, *, only_masked: bool = False):
-        """latent (B, 1 + n, D) with cls first, patch numbers visible (B, n) and masked (B, m) -> (B, n + m, out).
+    def __call__(
+        self, latent: jax.Array, visible: jax.Array, masked: jax.Array, *, only_masked: bool = False
+    ) -> jax.Array:
+        """Predicts a vector for each patch.
 
-        In the order of the sequence: visible patches first. only_masked: (B, m, out), the last ones of these.
+        Args:
+          latent: Encoded visible tokens (B, 1 + n, D), the cls token first.
+          visible: Their patch numbers (B, n).
+          masked: Numbers of all other patches (B, m).
+          only_masked: Whether only the masked patches are wanted.
+
+        Returns:
+          (B, n + m, out), the visible patches first; or (B, m, out).
         """
-        return self.pred(self.tokens(latent, visible, masked, slice(1 + visible.shape[1] * only_masked, None)))
+        return self.pred(self.tokens(latent, visible, masked, only_masked=only_masked))
 
-    def tokens(self, latent, visible, masked, rows: slice = PATCHES):
-        """The same before the last layer: (B, n + m, width), or other rows of [cls, visible, masked]."""
+    def tokens(
+        self, latent: jax.Array, visible: jax.Array, masked: jax.Array, *, only_masked: bool = False
+    ) -> jax.Array:
+        """As `__call__`, but before the last layer: (B, n + m, width), or (B, m, width)."""
         x = self.embed(latent)
-        hidden = jnp.broadcast_to(self.mask_token.astype(x.dtype), (*masked.shape, self.width))
-        # The blocks do not care for the order of a sequence: positions tell the patches apart, and none need be moved.
+        mask_tokens = jnp.broadcast_to(self.mask_token.astype(x.dtype), (*masked.shape, self.width))
+        # Blocks do not depend on the order of a sequence: positions tell the patches apart, and none need be moved.
         table = jnp.asarray(sincos_table(self.width, self.grid, order=self.positions), x.dtype)
-        patches = jnp.concatenate([x[:, 1:], hidden], axis=1) + table[jnp.concatenate([visible, masked], axis=1)]
+        patches = jnp.concatenate([x[:, 1:], mask_tokens], axis=1) + table[jnp.concatenate([visible, masked], axis=1)]
         x = jnp.concatenate([x[:, :1], patches], axis=1)
-        return self.norm(through(self.blocks, x, remat=self.remat, scan=self.scan, rows=rows))
+        rows = slice(1 + visible.shape[1] if only_masked else 1, None)
+        return self.norm(run_blocks(self.blocks, x, remat=self.remat, scan=self.scan, rows=rows))

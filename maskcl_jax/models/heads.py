@@ -1,5 +1,6 @@
-"""Heads between an encoder and a contrastive loss."""
+"""Heads between an encoder and a contrastive loss: MLPs on features, and MaskCo's head on a feature map."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.layers import torch_bias_init
+from maskcl_jax.models.resnet import Block
 
 # "torch": nn.Linear's default, uniform within 1/sqrt(fan_in), for kernel and bias.
 KERNEL_INIT = {
@@ -17,10 +19,17 @@ KERNEL_INIT = {
 
 
 class MLP(nn.Module):
-    """Dense layers fc1, fc2, ..., each with its BatchNorm bn1, bn2, ... and, but for the last, a ReLU.
+    """Dense layers fc1, fc2, ..., each with its BatchNorm bn1, bn2, ... and, except for the last, a ReLU.
 
-    sizes: of the layers' outputs. norms: for each layer "affine", "plain" (without scale and bias) or "none".
-    biases: which layers have one, as their numbers from 0. init_rule: "torch" or "xavier" (biases 0).
+    Attributes:
+      sizes: Widths of the layers' outputs.
+      norms: For each layer "affine", "plain" (without scale and bias) or "none".
+      biases: Numbers, from 0, of the layers that have a bias.
+      init_rule: "torch" or "xavier" (biases 0), the initial values.
+      bn_group_size: See `BatchNorm`.
+      bn_eps: `BatchNorm.eps`.
+      bn_momentum: `BatchNorm.momentum`.
+      dtype: Of the computation.
     """
 
     sizes: tuple[int, ...]
@@ -33,23 +42,31 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """(B, D) -> (B, sizes[-1])."""
         norm = {"group_size": self.bn_group_size, "eps": self.bn_eps, "momentum": self.bn_momentum}
         last = len(self.sizes) - 1
         for i, (size, kind) in enumerate(zip(self.sizes, self.norms, strict=True)):
-            dense = {"use_bias": i in self.biases, "kernel_init": KERNEL_INIT[self.init_rule], "dtype": self.dtype}
+            options = {"use_bias": i in self.biases, "kernel_init": KERNEL_INIT[self.init_rule], "dtype": self.dtype}
             if self.init_rule == "torch":
-                dense["bias_init"] = torch_bias_init(x.shape[-1])
-            x = nn.Dense(size, **dense, name=f"fc{i + 1}")(x)
+                options["bias_init"] = torch_bias_init(x.shape[-1])
+            x = nn.Dense(size, **options, name=f"fc{i + 1}")(x)
             if kind != "none":
                 x = BatchNorm(affine=kind == "affine", **norm, name=f"bn{i + 1}")(x, train=train)
             x = nn.relu(x) if i < last else x
         return x
 
 
-def init_mlps(mlps: dict[str, tuple[MLP, int]], rng):
-    """({name: parameters}, state) of heads {name: (head, input width)}."""
+def init_mlps(mlps: Mapping[str, tuple[MLP, int]], rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Initializes several heads.
+
+    Args:
+      mlps: Each head and the width of its input, by name.
+      rng: A key.
+
+    Returns:
+      ({name: parameters}, {"batch_stats": {name: statistics}}), the second {} where no head has a BatchNorm.
+    """
     params, stats = {}, {}
     for (name, (mlp, width)), key in zip(mlps.items(), jax.random.split(rng, len(mlps)), strict=True):
         variables = mlp.init(key, jnp.zeros((2, width)), train=True)
@@ -57,3 +74,28 @@ def init_mlps(mlps: dict[str, tuple[MLP, int]], rng):
         if "batch_stats" in variables:
             stats[name] = variables["batch_stats"]
     return params, {"batch_stats": stats} if stats else {}
+
+
+class MaskHead(nn.Module):
+    """MaskCo's mask prediction head: a feature map with a hole -> what an unmasked map would show there.
+
+    Residual bottlenecks 1x1, 3x3, 1x1 with BatchNorm, as a ResNet's, on a map that keeps its shape.
+
+    Attributes:
+      blocks: Number of bottlenecks; each carries context one cell further into the hole.
+      bn_group_size: See `BatchNorm`.
+      dtype: Of the computation.
+    """
+
+    blocks: int = 2
+    bn_group_size: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, feature_map: jax.Array, *, train: bool) -> jax.Array:
+        """(B, H, W, C) -> (B, H, W, C), C divisible by 4."""
+        x, width = feature_map, feature_map.shape[-1] // 4
+        options = {"bottleneck": True, "bn_group_size": self.bn_group_size, "dtype": self.dtype}
+        for i in range(self.blocks):
+            x = Block(width, **options, name=f"block{i}")(x, train=train)
+        return x

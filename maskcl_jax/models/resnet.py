@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from maskcl_jax.models.batch_norm import BatchNorm
-from maskcl_jax.models.remat import POLICIES
+from maskcl_jax.models.layers import REMAT_POLICIES
 
 # Depth -> (blocks of each stage, whether they are bottlenecks). 10 and 14 are for small data.
 RESNET_DEPTHS = {
@@ -96,7 +96,7 @@ class ResNet(nn.Module):
         counts, bottleneck = RESNET_DEPTHS[self.depth]
         block = Block
         if self.remat != "none":
-            block = nn.remat(Block, static_argnums=(2,), policy=POLICIES[self.remat])  # 2: train
+            block = nn.remat(Block, static_argnums=(2,), policy=REMAT_POLICIES[self.remat])  # 2: train
         for stage, count in enumerate(counts):
             for i in range(count):
                 x = block(

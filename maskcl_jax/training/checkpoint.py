@@ -29,6 +29,7 @@ FREE_FIELDS = (
     "remat",
     "scan",
     "image_chunks",
+    "kernels",
     "model.attention",
     "augment.photometric",
 )

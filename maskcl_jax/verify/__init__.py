@@ -1,6 +1,6 @@
 """Numeric self-check: every method against reference values computed with the authors' own code.
 
-    python -m maskcl_jax.verify [FILE.npz ...]
+    python -m maskcl_jax.verify [--kernels=auto|plain|fused] [FILE.npz ...]
 
 A file holds `config` (JSON), `weights/KEY`, `inputs/NAME`, `outputs/NAME`, `grads/KEY`, in PyTorch's names and
 layouts; without arguments the files that the package ships are run. A case rebuilds the method from the file's

@@ -15,7 +15,8 @@ import numpy as np
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.mae import MAE
-from maskcl_jax.models.layers import LayerNorm
+from maskcl_jax.models.kernels import resolve
+from maskcl_jax.models.layers import layer_norm
 from maskcl_jax.models.position import resize_position_table, sincos_table
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import losses, masking
@@ -67,6 +68,7 @@ def encoder_config(c: dict) -> SimpleNamespace:
         image_chunks=1,
         remat="none",
         scan=False,
+        kernels=c.get("kernels", "auto"),
         batch_size=c["batch"],
         data=SimpleNamespace(image_size=size_of(c), channels=c["in_chans"], mean=(0.0,), std=(1.0,)),
         augment=SimpleNamespace(crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation="bicubic", flip=True),
@@ -198,6 +200,7 @@ def vit_forward(c: dict, weights: dict, inputs: dict) -> dict:
         heads=c["num_heads"],
         mlp_ratio=c["mlp_ratio"],
         positions="learned",
+        kernels=resolve(c.get("kernels", "auto")),
     )
     others = {key: weights[key] for key in weights if key.startswith(("fc_norm.", "head."))}
     shape = convert.Shape(c["patch_size"], c["in_chans"], model.grid, learned=True)
@@ -211,7 +214,7 @@ def vit_forward(c: dict, weights: dict, inputs: dict) -> dict:
     layers = apply(ViT.layers, apply(ViT.embed, images))
     features = apply(ViT.__call__, images)
     fc_norm = {"scale": others["fc_norm.weight"], "bias": others["fc_norm.bias"]}
-    mean = LayerNorm().apply({"params": fc_norm}, layers[-1][:, 1:].mean(axis=1))
+    mean = layer_norm(jnp.float32, kernels=model.kernels).apply({"params": fc_norm}, layers[-1][:, 1:].mean(axis=1))
     pooled = {"token": (features, features[:, 0]), "avg": (layers[-1], mean)}
     outputs = {f"blocks/{i}": layer for i, layer in enumerate(layers)}
     for name, (tokens, vector) in pooled.items():

@@ -66,8 +66,12 @@ def group(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {key.removeprefix(f"{prefix}/"): value for key, value in arrays.items() if key.startswith(f"{prefix}/")}
 
 
-def verify_file(path) -> list[Check]:
-    """Every output and every gradient of one file, compared. Raises UserError for a file that has no case here."""
+def verify_file(path: str | pathlib.Path, *, kernels: str = "auto") -> list[Check]:
+    """Every output and every gradient of one file, compared, with `config.kernels` as given.
+
+    Raises:
+      UserError: The file cannot be read, or has no case here.
+    """
     config, arrays = read(pathlib.Path(path))
     name = config.get("method", pathlib.Path(path).stem)
     if name not in CASES:
@@ -75,7 +79,7 @@ def verify_file(path) -> list[Check]:
     case = CASES[name]
     try:
         with jax.default_matmul_precision("highest"):
-            computed = case.compute(config, group(arrays, "weights"), group(arrays, "inputs"))
+            computed = case.compute(config | {"kernels": kernels}, group(arrays, "weights"), group(arrays, "inputs"))
         computed = case.finish(computed, arrays)
     except KeyError as error:
         raise UserError(f"{path} lacks {error}, which the case {name!r} needs") from None
