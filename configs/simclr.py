@@ -22,8 +22,8 @@ from maskcl_jax.config import COLOR, SMALL_RESNET, Config, build
 METHOD = {
     "name": "simclr",
     "temperature": 0.1,
-    # Layers as wide as the features but for the last, with BatchNorm after each; the paper has two. (The last BatchNorm
-    # has a bias here, which the code's does not have: our choice.)
+    # Layers as wide as the features but for the last, BatchNorm after each, ReLU between them; the paper has two. (The
+    # last BatchNorm has a bias here, which the code's does not have: our choice.)
     "projector": {"layers": 3, "out": 128},
     # Color augmentation of both views.
     "augment": {**COLOR, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2},

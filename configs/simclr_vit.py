@@ -20,7 +20,7 @@ from maskcl_jax.config import COLOR, SMALL_VIT, Config, build
 METHOD = {
     "name": "simclr",
     "temperature": 0.2,
-    "projector": {"layers": 3, "out": 256},  # of the cls token
+    "projector": {"layers": 3, "out": 256},  # of the cls token, as MoCo v3's paper compares
     "augment": COLOR,  # color augmentation of both views
     "bn_group_size": 0,  # 0: statistics of the whole batch, both views together
 }

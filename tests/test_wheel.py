@@ -1,0 +1,48 @@
+"""The wheel, built without network: what it holds, and that it works in an empty folder, far from the repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from test_train import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of a copy of the sources: building leaves files beside them."""
+    pytest.importorskip("setuptools")
+    sources, out = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheel")
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, sources)
+    for name in ("maskcl_jax", "configs"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(out), str(sources)], check=True)
+    (file,) = out.glob("*.whl")
+    return file
+
+
+def test_the_wheel_holds_the_package_and_its_configs(wheel):
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "maskcl_jax").rglob("*.py")}
+    package |= {str(path.relative_to(ROOT)) for path in (ROOT / "maskcl_jax/verify/reference").glob("*.npz")}
+    assert held == package | {f"maskcl_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+
+
+@pytest.mark.parametrize("config", ["configs/ccmim.py", "ccmim:imagenet", "mscn"])
+def test_configs_are_found_from_an_empty_folder(wheel, config, tmp_path):
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    zipfile.ZipFile(wheel).extractall(installed)
+    empty.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "maskcl_jax.main", f"--config={config}", "--print_config"],
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        cwd=empty,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "method.name" in done.stdout
