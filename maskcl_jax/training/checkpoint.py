@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError, first_line
+from maskcl_jax.training.lock import RunLock
 
 # Fields that change what is shown or kept, or where it is computed, not what is learned: they may differ when a run
 # is resumed.
@@ -140,10 +141,11 @@ def folder_of(workdir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(workdir)
 
 
-def claim(workdir: str, config) -> None:
-    """Makes `workdir` this run's: writes config.json, or checks the one that is there.
+def claim(workdir: str, config) -> RunLock:
+    """Makes `workdir` this run's: locks it, and writes config.json or checks the one that is there.
 
-    Raises UserError where the folder cannot be written or holds the run of another config.
+    Returns the lock, which holds until it is closed. Raises UserError where the folder cannot be written, is in use by
+    another run, or holds the run of another config.
     """
     folder = folder_of(workdir)
     record = folder / "config.json"
@@ -155,6 +157,7 @@ def claim(workdir: str, config) -> None:
         raise UserError(
             f"--workdir={workdir} is not writable ({error.strerror}): give another with --workdir=DIR"
         ) from None
+    lock = RunLock(folder)
     if record.exists():
         found = differences(config, read_config(workdir))
         if found:
@@ -162,9 +165,9 @@ def claim(workdir: str, config) -> None:
                 f"--workdir={workdir} holds the run of another config ({'; '.join(found)}): "
                 "give another with --workdir=DIR, or remove that folder"
             )
-        return
-    if jax.process_index() == 0:
+    elif jax.process_index() == 0:
         write_text(record, json.dumps(config_lib.flat(config), indent=1))
+    return lock
 
 
 def read_config(workdir: str) -> dict:

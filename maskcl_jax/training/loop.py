@@ -67,7 +67,7 @@ def train(config, workdir: str) -> dict[str, str]:
         images = on_device.place(source, method.views, channels=config.data.channels, mesh=mesh)
     program = Program.of(config, mesh, method, per_epoch, images)
     plan = program.plan
-    checkpoint.claim(workdir, config)
+    lock = checkpoint.claim(workdir, config)
 
     # --- What runs where --------------------------------------------------------------------------------------
     live = logging.LiveLine(
@@ -115,6 +115,7 @@ def train(config, workdir: str) -> dict[str, str]:
             live.say(f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in scalars.items()))
 
     with (
+        contextlib.closing(lock),
         contextlib.closing(batches),
         contextlib.closing(writers),
         contextlib.closing(checkpoints),
