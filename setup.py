@@ -12,6 +12,7 @@ REQUIREMENTS = [
     # Resizes as Pillow does, four times faster; where it has no wheel, Pillow does.
     "cykooz.resizer>=4; platform_machine == 'x86_64' or platform_machine == 'AMD64' or sys_platform == 'darwin'",
     "flax>=0.12",
+    "grain>=0.2.10",  # the input pipeline
     "grain>=0.2.14",  # brings array_record, for data sets of TFDS in that format
     "jax>=0.10",
     "ml-collections>=1.0",

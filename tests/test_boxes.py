@@ -4,17 +4,17 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.views import assert_same, data_config, host_batch, view_of
 from PIL import Image
-from test_data_batches import assert_same, data_config
 
-from maskcl_jax.data import boxes, crops, pipeline
+from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import Arrays, Source, open_source
-from maskcl_jax.views import Boxes, View
+from maskcl_jax.views import Boxes, Overlap, boxes
 
 SHARED = Boxes(shared_with="query", count=3, side=(0.25, 0.5))
 VIEWS = [
-    View(name="query", size=(32, 40), interpolation="bilinear"),
-    View(name="key", size=(40, 32), interpolation="bilinear", boxes=SHARED),
+    view_of((32, 40), name="query", interpolation="bilinear"),
+    view_of((40, 32), SHARED, name="key", interpolation="bilinear", overlap=Overlap("query", 0.25)),
 ]
 HEIGHT, WIDTH = 120, 160
 
@@ -33,13 +33,13 @@ class InMemory(Source):
         return Arrays(self.images, np.full(len(self.images), -1, np.int32))
 
 
-def batches_of(road, images, folder, count=1, views=VIEWS, threads=2, **options):
-    """The first batches of eight, from an array or, through TensorFlow, from PNG files of the same images."""
+def batches_of(kind, images, folder, count=1, views=VIEWS, threads=2, **options):
+    """The first batches of eight, from an array or from PNG files of the same images."""
     config = data_config(source="folder", path=str(folder), threads=threads)
-    if road == "folder":
+    if kind == "folder":
         for i, image in enumerate(images):
             Image.fromarray(image).save(folder / f"{i:02}.png")
-    source = open_source(config) if road == "folder" else InMemory(images)
+    source = open_source(config) if kind == "folder" else InMemory(images)
     with pipeline.train_batches(source, views, data_config=config, batch_size=8, seed=5, **options) as batches:
         return list(itertools.islice(batches, count))
 
@@ -52,16 +52,16 @@ def ramps(count=8):
 
 
 def read(image, x, y):
-    """Bilinear colour at a point, pixel centres at halves."""
+    """Bilinear color at a point, pixel centers at halves."""
     column, row = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
     right, below = x - 0.5 - column, y - 0.5 - row
     square = image[row : row + 2, column : column + 2, :2].astype(float)
     return np.array([1 - below, below]) @ np.einsum("j,ijc->ic", [1 - right, right], square)
 
 
-@pytest.mark.parametrize("road", ["arrays", "folder"])
-def test_a_box_shows_the_same_place_in_both_views(road, tmp_path):
-    (batch,) = batches_of(road, ramps(), tmp_path)
+@pytest.mark.parametrize("kind", ["arrays", "folder"])
+def test_a_box_shows_the_same_place_in_both_views(kind, tmp_path):
+    (batch,) = batches_of(kind, ramps(), tmp_path)
     mirrored = 0
     for query, key, ours, theirs in zip(*(batch[k] for k in ("query", "key", "query_boxes", "key_boxes")), strict=True):
         turned = (query[0, 0, 0] > query[0, -1, 0]) != (key[0, 0, 0] > key[0, -1, 0])
@@ -71,74 +71,70 @@ def test_a_box_shows_the_same_place_in_both_views(road, tmp_path):
                 other = 1 - left if turned else left
                 here = read(query, a[0] + left * (a[2] - a[0]), a[1] + top * (a[3] - a[1]))
                 there = read(key, b[0] + other * (b[2] - b[0]), b[1] + top * (b[3] - b[1]))
-                np.testing.assert_allclose(here, there, atol=1.2)  # pixels of the original: rounding to whole colours
+                np.testing.assert_allclose(here, there, atol=1.2)  # pixels of the original: rounding to whole levels
     assert 0 < mirrored < 8
 
 
-@pytest.mark.parametrize("road", ["arrays", "folder"])
-def test_a_painted_box_is_found_where_the_box_is_said_to_be(road, tmp_path):
+@pytest.mark.parametrize("kind", ["arrays", "folder"])
+def test_a_painted_box_is_found_where_the_box_is_said_to_be(kind, tmp_path):
     images = np.zeros((8, HEIGHT, WIDTH, 3), np.uint8)
     (tmp_path / "plain").mkdir(), (tmp_path / "painted").mkdir()
-    (plain,) = batches_of(road, images, tmp_path / "plain")
-    draws = [crops.draw(view, seed=5, epoch=0, indices=plain["index"]) for view in VIEWS]
-    placed = crops.boxes(VIEWS, [drawn.noise for drawn in draws], HEIGHT, WIDTH)
+    (plain,) = batches_of(kind, images, tmp_path / "plain")
+    crops = host_batch(VIEWS, plain["index"], seed=5, image=(HEIGHT, WIDTH)).crops
     for row, index in enumerate(plain["index"]):
-        (top, left, h, w), flip = placed[0][row], draws[0].flip[row]
+        top, left, h, w, flip = crops["query"][row]
         x0, y0, x1, y1 = plain["query_boxes"][row, 0]
         x0, x1 = (40 - x1, 40 - x0) if flip else (x0, x1)
         x0, x1, y0, y1 = (
             round(v) for v in (left + x0 * w / 40, left + x1 * w / 40, top + y0 * h / 32, top + y1 * h / 32)
         )
         images[index, y0:y1, x0:x1] = 255
-    (batch,) = batches_of(road, images, tmp_path / "painted")
+    (batch,) = batches_of(kind, images, tmp_path / "painted")
     for view in VIEWS:
         for row, (x0, y0, x1, y1) in enumerate(batch[f"{view.name}_boxes"][:, 0]):
-            down, across = np.mgrid[: view.size[0], : view.size[1]] + 0.5
+            down, across = np.mgrid[: view.crop.size[0], : view.crop.size[1]] + 0.5
             nearest = np.maximum.reduce([x0 - across, across - x1, y0 - down, down - y1])  # pixels outside, < 0 inside
-            crop = placed[view.name == "key"][row]
+            crop = crops[view.name][row]
             reach = 1.0 + max(
-                view.size[0] / crop[2], view.size[1] / crop[3]
+                view.crop.size[0] / crop[2], view.crop.size[1] / crop[3]
             )  # of the filter, and of rounding to pixels
             painted = batch[view.name][row, ..., 0]
             assert (painted[nearest < -reach] == 255).all()
             assert (painted[nearest > reach] == 0).all()
 
 
-def test_both_roads_draw_the_same_boxes(tmp_path):
-    one, other = (batches_of(road, ramps(), tmp_path, count=2) for road in ("arrays", "folder"))
+def test_arrays_and_files_draw_the_same_boxes(tmp_path):
+    one, other = (batches_of(kind, ramps(), tmp_path, count=2) for kind in ("arrays", "folder"))
     assert_same([{k: b[k] for k in ("query_boxes", "key_boxes", "index")} for b in one],
                 [{k: b[k] for k in ("query_boxes", "key_boxes", "index")} for b in other])  # fmt: skip
     assert set(one[0]) == {"query", "key", "query_boxes", "key_boxes", "label", "index"}
     assert one[0]["key_boxes"].dtype == np.float32
 
 
-@pytest.mark.parametrize("road", ["arrays", "folder"])
-def test_boxes_depend_on_seed_epoch_and_example_alone(road, tmp_path):
+@pytest.mark.parametrize("kind", ["arrays", "folder"])
+def test_boxes_depend_on_seed_epoch_and_example_alone(kind, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (17, 40, 50, 3), dtype=np.uint8)
-    straight = batches_of(road, images, tmp_path, count=3)
-    assert_same(straight[1:], batches_of(road, images, tmp_path, count=2, start_step=1, threads=1))
-    parts = [batches_of(road, images, tmp_path, count=3, process_index=i, process_count=2) for i in range(2)]
+    straight = batches_of(kind, images, tmp_path, count=3)
+    assert_same(straight[1:], batches_of(kind, images, tmp_path, count=2, start_step=1, threads=1))
+    parts = [batches_of(kind, images, tmp_path, count=3, process_index=i, process_count=2) for i in range(2)]
     joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)]
     assert_same(straight, joined)
     assert len(np.unique(np.concatenate([b["key_boxes"] for b in straight]), axis=0)) == 24
 
 
 def drawn(shared, count=3000, scale=(0.2, 1.0), size=(480, 640)):
-    """(views, {name: crops}, boxes) of many examples."""
+    """(batch with crops, boxes) of many examples."""
+    overlap = Overlap("query", shared.side[0])
     views = [
-        View(name="query", size=(224, 224), crop_scale=scale),
-        View(name="key", size=(224, 224), crop_scale=scale, boxes=shared),
+        view_of((224, 224), name="query", scale=scale),
+        view_of((224, 224), name="key", scale=scale, overlap=overlap),
     ]
-    draws = [crops.draw(view, seed=0, epoch=0, indices=np.arange(count)) for view in views]
-    placed = crops.boxes(views, [d.noise for d in draws], *size)
-    shown = {
-        v.name: np.concatenate([box, d.flip[:, None]], axis=1) for v, box, d in zip(views, placed, draws, strict=True)
-    }
-    return views, draws, shown, boxes.draw(views, shown, seed=0, epoch=0, indices=np.arange(count))
+    batch = host_batch(views, range(count), image=size)
+    return batch, shared.sample(views[1], batch)
 
 
 def test_boxes_have_their_sides_and_lie_in_both_views():
-    *_, found = drawn(Boxes(shared_with="query", count=2, side=(2 / 7, 1 / 2)))
+    _, found = drawn(Boxes(shared_with="query", count=2, side=(2 / 7, 1 / 2)))
     for name in ("query", "key"):
         assert found[f"{name}_boxes"].min() > -1e-3
         assert found[f"{name}_boxes"].max() < 224 + 1e-3
@@ -148,7 +144,7 @@ def test_boxes_have_their_sides_and_lie_in_both_views():
 
 
 def test_the_ratio_bounds_wide_ranges_of_sides():
-    *_, found = drawn(Boxes(shared_with="query", count=2, side=(0.1, 0.9), ratio=(0.5, 3.0)))
+    _, found = drawn(Boxes(shared_with="query", count=2, side=(0.1, 0.9), ratio=(0.5, 3.0)))
     width, height = np.moveaxis(found["query_boxes"][..., 2:] - found["query_boxes"][..., :2], -1, 0)
     assert 0.5 - 1e-3 < (width / height).min() < 0.55
     assert 2.6 < (width / height).max() < 3 + 1e-3
@@ -156,16 +152,17 @@ def test_the_ratio_bounds_wide_ranges_of_sides():
 
 def test_a_key_without_room_is_drawn_again_and_at_last_like_the_query():
     wanted = Boxes(shared_with="query", count=1, side=(2 / 7, 1 / 2))
-    views, draws, shown, _ = drawn(wanted)
-    alone = crops.box(views[1], draws[1].noise, 480, 640)
-    again = (alone != shown["key"][:, :4]).any(axis=1)
+    batch, _ = drawn(wanted)
+    query, key = batch.crops["query"], batch.crops["key"]
+    alone = host_batch([view_of((224, 224), name="key")], range(3000)).crops["key"]
+    again = (alone[:, :4] != key[:, :4]).any(axis=1)
     assert 0.02 < again.mean() < 0.06  # 3.6 % have no 64 pixels in common, in a simulation of such crops
-    assert not (shown["key"][:, :4] == shown["query"][:, :4]).all(axis=1).any()
-    common = boxes.intersection(shown["query"], shown["key"])
-    share = (common[:, 2:] - common[:, :2]) / shown["query"][:, [3, 2]]
-    assert share.min() >= 2 / 7
+    assert not (key[:, :4] == query[:, :4]).all(axis=1).any()
+    common = boxes.intersection(query, key)
+    fraction = (common[:, 2:] - common[:, :2]) / query[:, [3, 2]]
+    assert fraction.min() >= 2 / 7
     # Small crops hardly ever meet: then both views show the same.
-    _, _, shown, found = drawn(wanted, scale=(0.01, 0.02), count=300)
-    like = (shown["key"][:, :4] == shown["query"][:, :4]).all(axis=1)
+    batch, found = drawn(wanted, scale=(0.01, 0.02), count=300)
+    like = (batch.crops["key"][:, :4] == batch.crops["query"][:, :4]).all(axis=1)
     assert like.mean() > 0.5
     assert found["key_boxes"].min() > -1e-3 and found["key_boxes"].max() < 224 + 1e-3

@@ -11,7 +11,7 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
-from test_methods import batch_of
+from helpers.views import batch_of
 from test_train import ROOT, fields_of, tiny
 
 from maskcl_jax import compile_check

@@ -5,27 +5,21 @@ import pathlib
 import subprocess
 import sys
 
-import ml_collections
 import numpy as np
 import pytest
+from helpers.views import assert_same, data_config, host_batch, sampled, view_of
 from PIL import Image
 
-from maskcl_jax.data import crops, masks, order, pipeline
+from maskcl_jax.data import order, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import PatchMask, Photometric, View
+from maskcl_jax.views import BlockMask, CenterCrop, Color, Ingredient, PatchMask, View, batch_shapes, describe
+from maskcl_jax.views.crop import ATTEMPTS
 
 VIEWS = [
-    View(name="query", size=(16, 16), mask=PatchMask(kind="random", num_patches=16, num_visible=4)),
-    View(name="key", size=(16, 24), mask=PatchMask(kind="noise", num_patches=24, num_visible=6)),
+    view_of((16, 16), PatchMask(kind="random", num_patches=16, num_visible=4), name="query"),
+    view_of((16, 24), PatchMask(kind="noise", num_patches=24, num_visible=6), name="key"),
 ]
-
-
-def data_config(**fields):
-    fixed = {"source": "", "name": "", "data_dir": "", "path": "", "test_path": "", "channels": 3}
-    splits = {"train_split": "train", "test_split": "test", "eval_resize": 1.0, "cache_mb": 2048, "threads": 0}
-    sizes = {"image_size": (32, 32), "num_examples": 64, "num_classes": 4}
-    return ml_collections.ConfigDict(fixed | splits | sizes | fields)
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +51,6 @@ def take(count, source, config, *, batch_size=8, seed=3, **options):
         source, VIEWS, data_config=config, batch_size=batch_size, seed=seed, **options
     ) as batches:
         return list(itertools.islice(batches, count))
-
-
-def assert_same(left, right):
-    assert len(left) == len(right)
-    for a, b in zip(left, right, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
 def test_batches_have_the_keys_shapes_and_types_of_the_contract(source_and_config):
@@ -105,7 +91,9 @@ def test_slices_of_two_processes_make_the_batch_of_one():
 def test_an_epoch_never_repeats_an_image():
     config = data_config(source="synthetic", num_examples=22, image_size=(16, 16))
     epochs = np.stack([b["index"] for b in take(4, open_source(config), config)]).reshape(2, 16)
-    np.testing.assert_array_equal(epochs[0], order.epoch_order(22, 3, 0)[:16])  # step 0 is the first batch
+    np.testing.assert_array_equal(
+        epochs[0], order.TrainOrder(22, batch_size=8, seed=3).epoch(0)[:16]
+    )  # step 0 is the first batch
     assert all(len(set(epoch)) == 16 for epoch in epochs)
     assert not np.array_equal(*epochs)
 
@@ -117,10 +105,14 @@ def test_a_broken_image_is_replaced_counted_and_named(source_and_config, folder)
     batches = take(4, source, config)
     bad = source.split("train").payloads.index(str(folder / "a" / "10.jpg"))
     assert all(bad not in batch["index"] for batch in batches)
-    asked = np.concatenate([order.epoch_order(23, 3, epoch)[:16] for epoch in range(2)])
+    epochs = [order.TrainOrder(23, batch_size=8, seed=3).epoch(epoch) for epoch in range(2)]
+    expected = np.concatenate([epoch[:16] for epoch in epochs])
     got = np.concatenate([batch["index"] for batch in batches])
-    assert bad in asked  # else this test shows nothing: choose another seed
-    assert np.array_equal(np.flatnonzero(asked != got), np.flatnonzero(asked == bad))
+    (place,) = np.flatnonzero(expected == bad)  # else this test shows nothing: choose another seed
+    expected[place] = epochs[place // 16][place % 16 + 1]  # the next of the epoch
+    np.testing.assert_array_equal(got, expected)
+    names = [source.split("train").payloads[i] for i in got]
+    assert [name.split("/")[-2] for name in names] == ["ab"[b] for batch in batches for b in batch["label"]]
     assert list(source.skipped) == [str(folder / "a" / "10.jpg")]
 
 
@@ -155,38 +147,36 @@ def test_evaluation_covers_every_image_once(folder, batch_size, process_count):
 
 
 def test_limit_takes_a_fixed_subset_spread_over_the_split():
-    for choose in (order.subset, order.spread_runs):
-        chosen = choose(1000, 100)
-        assert len(set(chosen)) == 100
-        assert np.array_equal(chosen, np.sort(chosen))
-        assert np.array_equal(chosen, choose(1000, 100))
-        assert np.histogram(chosen, 10, (0, 1000))[0].min() >= 4
-        assert np.array_equal(choose(7, 0), np.arange(7))
+    chosen = order.subset(1000, 100)
+    assert len(set(chosen)) == 100
+    assert np.array_equal(chosen, np.sort(chosen))
+    assert np.array_equal(chosen, order.subset(1000, 100))
+    assert np.histogram(chosen, 10, (0, 1000))[0].min() >= 4
+    assert np.array_equal(order.subset(7, 0), np.arange(7))
 
 
 def test_masks_are_permutations_and_differ_between_images_views_and_epochs():
     mask = PatchMask(kind="random", num_patches=49, num_visible=12)
-    view = View(size=(28, 28), mask=mask)
+    view = view_of((28, 28), mask)
 
     def draw(view=view, epoch=0, indices=range(64)):
-        out = masks.draw(view, seed=0, epoch=epoch, indices=np.array(indices))
+        out = sampled(view, indices, epoch=epoch)
         return np.concatenate([out[view.key("visible")], out[view.key("masked")]], axis=1)
 
     order_of = draw()
     assert np.array_equal(np.sort(order_of, axis=1), np.tile(np.arange(49), (64, 1)))
     assert len({tuple(row[:12]) for row in order_of}) == 64
     assert not np.array_equal(order_of, draw(epoch=1))
-    assert not np.array_equal(order_of, draw(View(name="key", size=(28, 28), mask=mask)))
+    assert not np.array_equal(order_of, draw(view_of((28, 28), mask, name="key")))
     np.testing.assert_array_equal(draw(indices=[5, 63, 5]), order_of[[5, 63, 5]])  # of the index alone
     visible = np.bincount(draw(indices=range(4000))[:, :12].ravel(), minlength=49)
     assert abs(visible / 4000 - 12 / 49).max() < 0.035  # five standard deviations
 
 
 def test_crops_follow_the_closed_form():
-    view = View(size=(32, 32), crop_scale=(0.2, 0.6))
+    view = view_of((32, 32), scale=(0.2, 0.6))
     height, width = 1000, 1000
-    draws = crops.draw(view, seed=1, epoch=0, indices=np.arange(20000))
-    top, left, h, w = crops.box(view, draws.noise, height, width).T
+    top, left, h, w, flip = host_batch([view], range(20000), seed=1, image=(height, width)).crops["image"].T
     assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
     area, ratio = h * w / (height * width), w / h
     # Every attempt fits here (0.6 * 4/3 < 1): the area is uniform, the logarithm of the ratio as well.
@@ -197,23 +187,35 @@ def test_crops_follow_the_closed_form():
     assert abs(np.log(ratio).std() - spread / 12**0.5) < 0.003
     assert ratio.min() > 0.745 and ratio.max() < 1.343
     np.testing.assert_allclose(np.mean(top / (height - h)), 0.5, atol=0.012)
-    assert abs(draws.flip.mean() - 0.5) < 0.018
-    unflipped = View(size=(32, 32), flip=False)
-    assert not crops.draw(unflipped, seed=1, epoch=0, indices=np.arange(50)).flip.any()
+    assert abs(flip.mean() - 0.5) < 0.018
+    unflipped = host_batch([view_of((32, 32), flip=False)], range(50), seed=1)
+    assert not unflipped.crops["image"][:, 4].any()
 
 
-def test_a_crop_that_never_fits_is_the_centre_with_the_ratio_clamped():
-    noise = np.full((1, crops.ATTEMPTS, 4), 0.999)
-    view = View(size=(32, 32), crop_scale=(0.9, 1.0))
-    assert crops.box(view, noise, 30, 300).tolist() == [[0, 130, 30, 40]]
-    assert crops.box(view, noise, 300, 30).tolist() == [[130, 0, 40, 30]]
+class Fixed:
+    """A batch whose uniform numbers are all alike."""
+
+    xp = np
+
+    def __init__(self, number):
+        self.number = number
+
+    def uniform(self, stream, shape=(), dtype=np.float32):
+        return np.full((1, *shape), self.number, dtype)
 
 
-def test_the_fixed_view_is_whole_or_the_centre():
-    noise = np.zeros((1, crops.ATTEMPTS, 4))
-    assert crops.box(crops.EvalView(size=(32, 32)), noise, 40, 50).tolist() == [[0, 0, 40, 50]]
-    centre = crops.EvalView(size=(224, 224), resize=256 / 224)
-    assert crops.box(centre, noise, 256, 512).tolist() == [[16, 144, 224, 224]]
+def test_a_crop_that_never_fits_is_the_center_with_the_ratio_clamped():
+    assert ATTEMPTS == 10
+    view = view_of((32, 32), scale=(0.9, 1.0))
+    assert view.crop.sample(view, Fixed(0.999), 30, 300).tolist() == [[0, 130, 30, 40, 0]]
+    assert view.crop.sample(view, Fixed(0.999), 300, 30).tolist() == [[130, 0, 40, 30, 0]]
+
+
+def test_the_fixed_view_is_whole_or_the_center():
+    whole = CenterCrop(size=(32, 32))
+    assert whole.sample(View(crop=whole), Fixed(0.0), 40, 50).tolist() == [[0, 0, 40, 50, 0]]
+    center = CenterCrop(size=(224, 224), resize=256 / 224)
+    assert center.sample(View(crop=center), Fixed(0.0), 256, 512).tolist() == [[16, 144, 224, 224, 0]]
 
 
 def test_a_batch_too_large_or_not_divisible_is_refused():
@@ -224,20 +226,28 @@ def test_a_batch_too_large_or_not_divisible_is_refused():
         pipeline.steps_per_epoch(source, 23)
     with pytest.raises(UserError, match=r"batch_size=5 .* 2 processes"):
         pipeline.train_batches(source, VIEWS, data_config=config, batch_size=5, seed=0, process_count=2)
-    with pytest.raises(UserError, match="interpolation='cubic'"):
-        pipeline.train_batches(
-            source, [View(size=(8, 8), interpolation="cubic")], data_config=config, batch_size=5, seed=0
-        )
+
+
+class Broken(Ingredient):
+    """An ingredient that fails."""
+
+    def entries(self, view, channels):
+        return {}
+
+    def sample(self, view, batch):
+        raise UserError("this ingredient is broken")
 
 
 def test_an_error_in_the_background_reaches_the_loop():
     config = data_config(source="synthetic", num_examples=22)
-    view = View(size=(8, 8), mask=PatchMask(kind="blocks", num_patches=4, num_visible=1))
+    options = {"data_config": config, "batch_size": 5, "seed": 0}
     with (
-        pipeline.train_batches(open_source(config), [view], data_config=config, batch_size=5, seed=0) as batches,
-        pytest.raises(UserError, match="mask kind 'blocks'"),
+        pipeline.train_batches(open_source(config), [view_of((8, 8), Broken())], **options) as batches,
+        pytest.raises(UserError, match="this ingredient is broken"),
     ):
         next(batches)
+    with pytest.raises(ValueError, match="kind='blocks' of a PatchMask"):
+        PatchMask(kind="blocks", num_patches=4, num_visible=1)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -261,11 +271,11 @@ def test_only_tfds_needs_tensorflow(folder):
     assert ran.stdout.split("\n")[:3] == ["(8, 16, 16, 3)"] * 3, ran.stderr
 
 
-MASTER = {"crop": "master", "master": (20, 24)}
+MASTER = {"shared": "master", "master": (20, 24)}
 SHIFTED = [
-    View(name="query", size=(16, 16), **MASTER),
-    View(name="key", size=(16, 16), shift=4, photometric=Photometric(), **MASTER),
-    View(name="whole", size=(20, 24), crop="master"),
+    view_of((16, 16), name="query", **MASTER),
+    view_of((16, 16), Color(), name="key", shift=4, **MASTER),
+    view_of((20, 24), name="whole", shared="master"),
 ]
 
 
@@ -280,7 +290,7 @@ def test_shifted_views_are_windows_of_one_crop(kind, tmp_path):
         open_source(config), SHIFTED, data_config=config, batch_size=8, seed=0, start_step=1
     ) as batches:
         several = [next(batches) for _ in range(3)]
-    assert set(several[0]) == {"query", "key", "whole", "key_photometric", "key_shift", "label", "index"}
+    assert set(several[0]) == {"query", "key", "whole", "key_color", "key_shift", "label", "index"}
     for batch in several:
         np.testing.assert_array_equal(batch["query"], batch["whole"][:, :16, :16])
         for whole, key, (down, across) in zip(batch["whole"], batch["key"], batch["key_shift"], strict=True):
@@ -289,7 +299,7 @@ def test_shifted_views_are_windows_of_one_crop(kind, tmp_path):
 
 
 def test_shifts_are_uniform_and_of_both_ends():
-    shifts = crops.draw_shift(SHIFTED[1], seed=0, epoch=0, indices=np.arange(5000))
+    shifts = SHIFTED[1].crop.sample_shift(SHIFTED[1], host_batch(SHIFTED, range(5000)))
     for axis in (0, 1):
         counts = np.bincount(shifts[:, axis], minlength=5)
         assert len(counts) == 5
@@ -299,7 +309,7 @@ def test_shifts_are_uniform_and_of_both_ends():
 
 def test_blocks_are_hidden_whole():
     mask = PatchMask(kind="random", num_patches=24, num_visible=8, block=2, grid=(4, 6))
-    drawn = masks.draw(View(size=(8, 12), mask=mask), seed=0, epoch=0, indices=np.arange(200))
+    drawn = sampled(view_of((8, 12), mask), range(200))
     visible = np.zeros((200, 24), bool)
     np.put_along_axis(visible, drawn["visible"], True, axis=1)
     cells = visible.reshape(200, 2, 2, 3, 2).sum(axis=(2, 4))
@@ -308,3 +318,31 @@ def test_blocks_are_hidden_whole():
     together = np.concatenate([drawn["visible"], drawn["masked"]], axis=1)
     np.testing.assert_array_equal(np.sort(together, axis=1), np.tile(np.arange(24), (200, 1)))
     assert abs((cells == 4).mean(axis=0) - 1 / 3).max() < 0.12
+
+
+def test_block_masks_have_ratios_of_their_own_and_are_made_of_rectangles():
+    mask = BlockMask(grid=(14, 14), ratio=(0.2, 0.6), min_patches=9)
+    masked = sampled(view_of((224, 224), mask), range(2000))["block_mask"].reshape(-1, 14, 14)
+    ratio = masked.mean(axis=(1, 2))
+    assert ratio.max() <= 0.6
+    assert np.quantile(ratio, [0.1, 0.9]) == pytest.approx([0.24, 0.56], abs=0.035)  # of a uniform ratio
+    # A patch whose neighbors are all of the other kind is rare among rectangles, and common among independent draws.
+    inner, around = (
+        masked[:, 1:-1, 1:-1],
+        [masked[:, :-2, 1:-1], masked[:, 2:, 1:-1], masked[:, 1:-1, :-2], masked[:, 1:-1, 2:]],
+    )
+    alone = inner & ~np.any(around, axis=0)
+    assert alone.sum() / inner.sum() < 0.002
+    assert masked.mean(axis=0).min() > 0.03  # no place is left out, though the center is masked more often
+    np.testing.assert_array_equal(
+        sampled(view_of((224, 224), mask), [5, 3])["block_mask"].reshape(-1, 14, 14), masked[[5, 3]]
+    )
+
+
+def test_a_block_mask_goes_through_the_pipeline():
+    config = data_config(source="synthetic", num_examples=22)
+    views = [view_of((8, 8), BlockMask(grid=(4, 4), min_patches=2))]
+    with pipeline.train_batches(open_source(config), views, data_config=config, batch_size=6, seed=0) as batches:
+        batch = next(batches)
+    assert {k: (v.shape, str(v.dtype)) for k, v in batch.items()} == batch_shapes(views, 6, 3)
+    assert "| `block_mask` | (B, 16) bool | True where a patch is masked" in describe(views, 3)

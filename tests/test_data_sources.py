@@ -6,13 +6,12 @@ import re
 
 import numpy as np
 import pytest
+from helpers.views import data_config, host_batch, view_of
 from PIL import Image
-from test_data_batches import data_config
 
-from maskcl_jax.data import crops, pipeline, pixels
+from maskcl_jax.data import pipeline, pixels
 from maskcl_jax.data.sources import embedded, open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import View
 
 
 def picture(mode):
@@ -82,7 +81,7 @@ def test_files_are_cropped_as_by_pillow(tmp_path, width):
     small.resize((120, 90), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
     small.resize((120, 90), Image.Resampling.BICUBIC).save(tmp_path / "b.jpg", quality=95, subsampling=0)
     config = data_config(source="folder", path=str(tmp_path))
-    views = [View(name=kind, size=(32, width), interpolation=kind) for kind in ("bicubic", "bilinear")]
+    views = [view_of((32, width), name=kind, interpolation=kind) for kind in ("bicubic", "bilinear")]
     with pipeline.train_batches(
         open_source(config), views, data_config=config, batch_size=2, seed=0, start_step=3
     ) as batches:
@@ -91,13 +90,12 @@ def test_files_are_cropped_as_by_pillow(tmp_path, width):
     for epoch, batch in enumerate(some, 3):
         for row, index in enumerate(batch["index"]):
             image = pixels.decode_with_pillow((tmp_path / ("a.png", "b.jpg")[index]).read_bytes(), 3)
-            drawn = [crops.draw(view, seed=0, epoch=epoch, indices=np.array([index])) for view in views]
-            flips.add((int(index), *(bool(draws.flip[0]) for draws in drawn)))
-            for view, draws in zip(views, drawn, strict=True):
-                box = crops.box(view, draws.noise, *image.shape[:2])[0]
-                want = pixels.crop_and_resize(
-                    image, box, size=view.size, interpolation=view.interpolation, flip=draws.flip[0]
-                )
+            crops = host_batch(views, [index], epoch=epoch, image=image.shape[:2]).crops
+            flips.add((int(index), *(bool(crops[view.name][0, 4]) for view in views)))
+            for view in views:
+                *box, flip = crops[view.name][0].tolist()
+                options = {"size": view.crop.size, "interpolation": view.crop.interpolation, "flip": bool(flip)}
+                want = pixels.crop_and_resize(image, box, **options)
                 assert abs(batch[view.name][row].astype(int) - want).max() <= 2
     assert len(flips) == 8  # of either file: both views mirrored, one, the other, none
 
@@ -116,7 +114,7 @@ def test_pillow_does_the_work_of_a_missing_library(tmp_path, missing, monkeypatc
     config = data_config(source="folder", path=str(tmp_path))
 
     def batch():
-        views = [View(size=(32, 48))]
+        views = [view_of((32, 48))]
         with pipeline.train_batches(open_source(config), views, data_config=config, batch_size=1, seed=0) as batches:
             return next(batches)["image"].astype(int)
 
@@ -197,7 +195,7 @@ def test_rubbish_is_skipped_and_named(tmp_path, content, caplog):
     (tmp_path / "rubbish.jpg").write_bytes(content)
     config = data_config(source="folder", path=str(tmp_path), threads=1)
     source = open_source(config)
-    with pipeline.train_batches(source, [View(size=(8, 8))], data_config=config, batch_size=1, seed=0) as batches:
+    with pipeline.train_batches(source, [view_of((8, 8))], data_config=config, batch_size=1, seed=0) as batches:
         index = [next(batches)["index"][0] for _ in range(8)]
     assert set(index) == {0, 1, 2}  # the batch that has rubbish alone takes its image from the next one
     assert list(source.skipped) == [str(tmp_path / "rubbish.jpg")]
@@ -212,8 +210,8 @@ def test_all_unreadable_after_the_start_ends_with_an_error(tmp_path):
     for file in tmp_path.iterdir():
         file.write_bytes(b"gone")
     with (
-        pipeline.train_batches(source, [View(size=(8, 8))], data_config=config, batch_size=2, seed=0) as batches,
-        pytest.raises(UserError, match="not one image"),
+        pipeline.train_batches(source, [view_of((8, 8))], data_config=config, batch_size=2, seed=0) as batches,
+        pytest.raises(UserError, match="none of the 4 images can be decoded"),
     ):
         next(batches)
 

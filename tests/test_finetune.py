@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.views import host_batch, view_of
 from PIL import Image
 from untrained import made, run_of
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.data import randaugment
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches, finetune, mixing, recipes, session, settings
 from maskcl_jax.interchange import convert, layouts
@@ -22,7 +22,7 @@ from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import optimizer
 from maskcl_jax.verify import verify_file
 from maskcl_jax.verify.__main__ import SHIPPED
-from maskcl_jax.views import RandAugment, View
+from maskcl_jax.views import RandAugment, randaugment
 
 TIMM = RandAugment(fill=(124, 116, 104))
 
@@ -209,21 +209,25 @@ def test_timm_draws_from_the_same_operations():
 
 
 def test_operations_depend_on_the_image_and_epoch_alone():
-    view = View(size=(32, 40), randaugment=dataclasses.replace(TIMM, probability=1.0))
-    pictures, indices = np.stack([picture()] * 3), np.array([4, 9, 4])
-    draw = functools.partial(randaugment.draw, view, pictures, seed=0, indices=indices)
-    first, second = draw(epoch=0)["image"], draw(epoch=1)["image"]
+    view, pictures = view_of((32, 40), dataclasses.replace(TIMM, probability=1.0)), np.stack([picture()] * 3)
+
+    def augmented(images, epoch=0):
+        batch = host_batch([view], [4, 9, 4], epoch=epoch)
+        batch.images["image"] = images
+        batch.add_ingredients()
+        return batch.images["image"]
+
+    first, second = augmented(pictures), augmented(pictures, epoch=1)
     np.testing.assert_array_equal(first[0], first[2])
     assert (first[0] != first[1]).any() and (first[0] != second[0]).any()
-    grey = randaugment.draw(view, pictures[..., :1], seed=0, epoch=0, indices=indices)["image"]
-    assert grey.shape == (3, 32, 40, 1)
+    assert augmented(pictures[..., :1]).shape == (3, 32, 40, 1)
     with pytest.raises(UserError, match="channels"):
-        randaugment.draw(view, np.zeros((3, 32, 40, 2), np.uint8), seed=0, epoch=0, indices=indices)
+        augmented(np.zeros((3, 32, 40, 2), np.uint8))
 
 
 def plans():
     draws = np.random.default_rng(0)
-    return [randaugment.planned(TIMM, draws) for _ in range(2000)]
+    return [TIMM.plan(draws) for _ in range(2000)]
 
 
 def test_as_many_operations_as_strong_as_timm_draws_them():
@@ -311,6 +315,6 @@ def test_every_recipe_makes_a_view_and_a_chain(small):
     for protocol in ("linear", "finetune"):
         for recipe in recipes.PROTOCOLS[protocol]:
             (s,) = settings.create(f"{protocol}:{recipe}", small.config)
-            assert batches.view_of(s).size == (8, 8)
+            assert batches.view_of(s).crop.size == (8, 8)
             optimizer.create(s, lambda step: 0.1)
             assert config_lib.flat(s)

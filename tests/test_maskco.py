@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_methods import batch_of
+from helpers.views import batch_of
 from test_train import filled, tiny
 
 from maskcl_jax.methods import Carried, create

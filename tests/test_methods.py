@@ -6,37 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.views import batch_of
 from test_train import filled, tiny
 
-from maskcl_jax.data import boxes, cells, crops, masks, photometric
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, Carried, create
 from maskcl_jax.ops import losses, masking
+from maskcl_jax.views import Color, PatchMask
 
 N = 16  # patches of `tiny`
-
-
-def batch_of(method, b=8, seed=0):
-    """A batch as the method's views describe it, of noise."""
-    rng, out = np.random.default_rng(seed), {}
-    channels = method.config.data.channels
-    for view in method.views:
-        out[view.name] = rng.integers(0, 256, (b, *view.size, channels), dtype=np.uint8)
-        for draw in (masks.draw, photometric.draw):
-            out |= draw(view, seed=seed, epoch=0, indices=np.arange(b))
-        out |= cells.draw(view, out[view.name], seed=seed, epoch=0, indices=np.arange(b))
-        if view.shift:
-            out[view.key("shift")] = rng.integers(0, view.shift + 1, (b, 2)).astype(np.int32)
-    return out | boxes_of(method.views, b, seed)
-
-
-def boxes_of(views, b, seed):
-    """The boxes that the views share, of images of 64 x 64 pixels."""
-    draws = [crops.draw(view, seed=seed, epoch=0, indices=np.arange(b)) for view in views]
-    placed = crops.boxes(views, [drawn.noise for drawn in draws], 64, 64)
-    pairs = zip(views, placed, draws, strict=True)
-    shown = {view.name: np.concatenate([box, drawn.flip[:, None]], axis=1) for view, box, drawn in pairs}
-    return boxes.draw(views, shown, seed=seed, epoch=0, indices=np.arange(b))
 
 
 def batch():
@@ -103,7 +81,7 @@ def test_every_rule_splits_all_patches(masking):
     assert chosen["visible"].shape == (8, 4)
     both = np.concatenate([chosen["visible"], chosen["masked"]], axis=1)
     np.testing.assert_array_equal(np.sort(both, axis=1), np.tile(np.arange(N), (8, 1)))
-    assert method.views[0].mask.kind == ("random" if masking == "random" else "noise")
+    assert method.views[0].find(PatchMask).kind == ("random" if masking == "random" else "noise")
 
 
 def test_layers_choose_whose_attention_counts():
@@ -179,7 +157,7 @@ def test_features_and_pictures_of_any_shape(name, size, channels):
         assert picture.shape[:3] == (3, *size), name_
         assert float(picture.min()) >= 0.0
         assert float(picture.max()) <= 1.0
-    if method.views[0].photometric is None:
+    if method.views[0].find(Color) is None:
         np.testing.assert_allclose(pictures[method.picture_names[0]], b[first] / 255.0, atol=1e-5)
 
 

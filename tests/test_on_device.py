@@ -1,5 +1,7 @@
 """Views made inside the step are those of the host: the same maths, the same distributions; and files of arrays."""
 
+import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -9,20 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.views import host_batch, view_of
 from PIL import Image
 from test_train import CONFIGS, ROOT, environment, saved_state, tiny
 
-from maskcl_jax.data import boxes, cells, crops, masks, on_device, photometric
+from maskcl_jax.data import on_device
 from maskcl_jax.data.pixels import crop_and_resize
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
+from maskcl_jax.ops.resize import resized_crops
 from maskcl_jax.training import checkpoint, loop
-from maskcl_jax.views import Photometric, View, batch_shapes
-
-
-def noise_of(*shape):
-    return np.random.default_rng(0).random(shape, np.float32)
+from maskcl_jax.views import Boxes, CellMask, Color, PatchMask, batch_shapes
+from maskcl_jax.views.batches import DeviceBatch, HostBatch
 
 
 def smooth(count, height, width, channels=3):
@@ -34,16 +35,18 @@ def smooth(count, height, width, channels=3):
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("master", [None, (30, 26)])
-def test_a_cut_is_pillows(interpolation, master):
-    view = View(size=(24, 20), interpolation=interpolation, master=master, shift=6 if master else 0)
+def test_a_crop_is_pillows(interpolation, master):
+    view = view_of((24, 20), interpolation=interpolation, master=master, shift=6 if master else 0)
     images = smooth(16, 48, 40)
-    box = np.asarray(crops.box(view, noise_of(16, crops.ATTEMPTS, 4).astype(np.float64), 48, 40))
-    box[:2] = [[0, 0, 48, 40], [5, 7, 24, 20]]  # all of it; nothing to resize without a master
-    flip = np.arange(16) % 2 == 1
-    shift = np.stack([np.arange(16) % (view.shift + 1), np.arange(16)[::-1] % (view.shift + 1)], axis=1)
-    got = np.asarray(on_device.cut(*map(jnp.asarray, (images, box, flip, shift)), view)).astype(int)
-    for i in range(16):
-        whole = crop_and_resize(images[i], box[i], size=master or view.size, interpolation=interpolation, flip=flip[i])
+    crops = host_batch([view], range(16), image=(48, 40)).crops["image"]
+    crops[:2, :4] = [[0, 0, 48, 40], [5, 7, 24, 20]]  # all of it; nothing to resize without a master
+    crops[:, 4] = np.arange(16) % 2
+    most = view.crop.shift + 1
+    shift = np.stack([np.arange(16) % most, np.arange(16)[::-1] % most], axis=1)
+    options = {"size": (24, 20), "master": master, "interpolation": interpolation}
+    got = np.asarray(resized_crops(*map(jnp.asarray, (images, crops, shift)), **options)).astype(int)
+    for i, (*box, flip) in enumerate(crops.tolist()):
+        whole = crop_and_resize(images[i], box, size=master or (24, 20), interpolation=interpolation, flip=bool(flip))
         down, across = shift[i]
         expected = whole[down : down + 24, across : across + 20].astype(int)
         # Pillow computes in fixed point: a value half way between two levels may fall to either side.
@@ -73,49 +76,60 @@ def test_a_batch_is_one_of_the_method(name):
     assert {k: (v.shape, str(v.dtype)) for k, v in batch.items()} == expected
 
 
-def both(function, *arrays):
-    """What a function gives in numpy and in jax.numpy, as numpy."""
-    return function(*arrays, np), jax.tree.map(np.asarray, function(*map(jnp.asarray, arrays), jnp))
+def both(views, count, crops=None):
+    """The arrays that ingredients sample on the host and on the device from the same uniform numbers, as numpy."""
+    numbers = {}
+
+    def uniform(batch, stream, shape=(), dtype=np.float32):
+        name = (stream, shape)
+        numbers.setdefault(name, np.random.default_rng(len(numbers)).random((count, *shape), np.float32))
+        return batch.xp.asarray(numbers[name])
+
+    host = HostBatch(views, seed=0, epoch=0, indices=np.arange(count))
+    device = DeviceBatch(views, key=jax.random.key(0), size=count)
+    for batch in (host, device):
+        batch.uniform = functools.partial(uniform, batch)
+        batch.crops = {name: batch.xp.asarray(rows) for name, rows in (crops or {}).items()}
+        for view in views:
+            batch.images[view.name] = batch.xp.zeros((count, *view.crop.size, 3), np.uint8)
+            batch.crops.setdefault(view.name, None)
+        batch.add_ingredients()
+    return host.arrays, jax.tree.map(np.asarray, device.arrays)
 
 
-def test_the_same_numbers_make_the_same_masks_and_colours():
-    c = of_device("cmae")
-    for view in [*create(c).views, *create(of_device("ccmim")).views, *create(of_device("macrl")).views]:
-        if view.mask is not None:
-            noise = noise_of(8, masks.draws(view.mask))
-            host, device = both(lambda numbers, xp, view=view: masks.of_noise(view, numbers, xp), noise)
-            jax.tree.map(np.testing.assert_array_equal, host, device)
-    for p in (Photometric(), Photometric(jitter_p=1.0, blur_p=0.0, solarize_p=0.5)):
-        host, device = both(lambda numbers, xp, p=p: photometric.of_noise(p, numbers, xp), noise_of(32, 13))
-        np.testing.assert_allclose(device, host, rtol=1e-6, atol=1e-6)
+def only(views, kind):
+    """The views with their ingredients of one class only."""
+    return [dataclasses.replace(v, ingredients=tuple(i for i in v.ingredients if isinstance(i, kind))) for v in views]
 
 
-def test_the_same_numbers_make_the_same_cells_and_boxes():
-    view = create(of_device("saliency_masking")).views[0]
-    activation = noise_of(8, view.cells.grid, view.cells.grid)
-    for rule in view.cells.rules:
-        numbers = noise_of(8, cells.draws(rule, view.cells.grid))
-        host, device = both(
-            lambda a, n, xp, rule=rule: cells.of_noise(rule, a, 0.6, view.size, n, xp), activation, numbers
-        )
-        assert host[f"{rule.name}_cells"].any()
-        jax.tree.map(np.testing.assert_array_equal, host, device)
-    first, second = create(of_device("maskco")).views
+@pytest.mark.parametrize("name", ["cmae", "ccmim", "macrl"])
+def test_the_same_numbers_make_the_same_patch_masks(name):
+    host, device = both(only(create(of_device(name)).views, PatchMask), 8)
+    assert host
+    jax.tree.map(np.testing.assert_array_equal, host, device)
+
+
+def test_the_same_numbers_make_the_same_colors_cells_and_boxes():
+    colors = [view_of((8, 8), Color()), view_of((8, 8), Color(jitter_p=1.0, blur_p=0.0, solarize_p=0.5), name="other")]
+    host, device = both(colors, 32)
+    for key in host:
+        np.testing.assert_allclose(device[key], host[key], rtol=1e-6, atol=1e-6)
+    host, device = both(only(create(of_device("saliency_masking")).views, CellMask), 8)
+    assert all(value.any() for key, value in host.items() if key.endswith("_cells"))
+    jax.tree.map(np.testing.assert_array_equal, host, device)
+    views = only(create(of_device("maskco")).views, Boxes)
     crop = np.array([[0, 0, 30, 28, 0], [2, 3, 20, 24, 1]], np.int32)
-    shown = {first.name: crop, second.name: crop[::-1].copy()}
-    numbers = noise_of(2, second.boxes.count, 4)
-    host = boxes.of_noise(first, second, shown, numbers)
-    device = boxes.of_noise(first, second, jax.tree.map(jnp.asarray, shown), jnp.asarray(numbers), jnp)
+    host, device = both(views, 2, {views[0].name: crop, views[1].name: crop[::-1].copy()})
+    assert set(host) == {"query_boxes", "key_boxes"}
     for key in host:
         np.testing.assert_allclose(device[key], host[key], atol=1e-4)  # pixels; the device has no float64
 
 
 def test_crops_are_distributed_like_the_hosts():
-    view = View(size=(8, 8), crop_scale=(0.2, 1.0))
-    rng = np.random.default_rng(2)
-    host = crops.box(view, rng.random((20_000, crops.ATTEMPTS, 4)), 32, 40).astype(float)
-    device = crops.box(view, on_device.uniform(jax.random.key(0), "c", (20_000, crops.ATTEMPTS, 4)), 32, 40, jnp)
-    device = np.asarray(device).astype(float)
+    view = view_of((8, 8), scale=(0.2, 1.0))
+    host = host_batch([view], range(20_000), image=(32, 40)).crops["image"][:, :4].astype(float)
+    batch = DeviceBatch([view], key=jax.random.key(0), size=20_000)
+    device = np.asarray(view.crop.sample(view, batch, 32, 40))[:, :4].astype(float)
     assert (device[:, 0] + device[:, 2] <= 32).all() and (device[:, 1] + device[:, 3] <= 40).all()
     # Five standard errors of the difference of two means.
     limit = 5 * np.sqrt(2 / 20_000) * host.std(axis=0)
@@ -125,7 +139,7 @@ def test_crops_are_distributed_like_the_hosts():
 
 
 def test_views_are_distributed_like_the_hosts():
-    """Mean, spread and left-right asymmetry of the views of one asymmetric picture."""
+    """Left-right asymmetry and visible patches of the views of one asymmetric image."""
     c = of_device("mae")
     views = create(c).views
     ramp = np.tile(np.linspace(0, 255, 32).astype(np.uint8)[None, None, :, None], (256, 32, 1, 3))
@@ -135,8 +149,8 @@ def test_views_are_distributed_like_the_hosts():
     mirrored = (found[:, :, -1] < found[:, :, 0]).mean()
     assert abs(mirrored - 0.5) < 5 * 0.5 / np.sqrt(len(found))
     visible = np.concatenate([np.asarray(device(i)["visible"]) for i in range(8)])
-    counts = np.bincount(visible.ravel(), minlength=views[0].mask.num_patches)
-    expected = visible.size / views[0].mask.num_patches
+    counts = np.bincount(visible.ravel(), minlength=views[0].find(PatchMask).num_patches)
+    expected = visible.size / views[0].find(PatchMask).num_patches
     assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
 
 
@@ -145,13 +159,14 @@ import hashlib, json, sys
 sys.path.insert(0, "tests")
 import jax, numpy as np
 from test_on_device import of_device
-from maskcl_jax import sharding, train
+from maskcl_jax.training import sharding
 from maskcl_jax.data import on_device
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create
 c = of_device("maskco")
 mesh, method, source = sharding.create_mesh(c.mesh), create(c), open_source(c.data)
-images = on_device.place(source, method.views, channels=c.data.channels, mesh=mesh)
+lying = {"devices": mesh.size, "sharding": sharding.batch_sharding(mesh)}
+images = on_device.place(source, method.views, channels=c.data.channels, **lying)
 index = sharding.put(next(on_device.indices(len(source.split("train")), batch_size=8, seed=0)), mesh)["index"]
 batch = jax.jit(lambda images, index: on_device.batch_of(method.views, images, index, jax.random.key(3)))(images, index)
 print(json.dumps({"devices": len(images.sharding.device_set), "rows": images.addressable_shards[0].data.shape[0],

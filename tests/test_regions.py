@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax.data import boxes
 from maskcl_jax.ops import regions, roi_align
 from maskcl_jax.verify import verify_file
 from maskcl_jax.verify.__main__ import SHIPPED
+from maskcl_jax.views import boxes
 
 
 def test_roi_align_reads_a_plane_at_the_centre_of_each_bin():

@@ -3,16 +3,16 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.views import data_config, sampled, view_of
 from PIL import Image
-from test_data_batches import data_config
 
-from maskcl_jax.data import cells as drawing
-from maskcl_jax.data import pipeline, saliency
-from maskcl_jax.data.saliency_maps import SalientMaps
+from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.ops import cells
-from maskcl_jax.views import SALIENCY, CellMasks, CellRule, View
+from maskcl_jax.views import CellMask, CellRule, saliency
+from maskcl_jax.views.cell_mask import SALIENCY
+from maskcl_jax.views.saliency_maps import SaliencyMaps
 
 RNG = np.random.default_rng(0)
 OPTIONS = {"spread": 0.6, "background": True, "cap": None}
@@ -98,13 +98,13 @@ def test_a_window_goes_before_cells():
 
 def view_with(provider="boundary", size=(28, 28), grid=7, name="query", **fields):
     rule = CellRule(**({"name": name, "ratio": (0.05, 0.25)} | fields))
-    return View(name=name, size=size, cells=CellMasks(grid=grid, provider=provider, spread=0.6, rules=(rule,)))
+    return view_of(size, CellMask(grid=grid, provider=provider, spread=0.6, rules=(rule,)), name=name)
 
 
 def test_what_is_drawn_has_the_stated_distribution():
     view = view_with("uniform", focal_p=0.2, window=(25, 24), channelwise_p=0.7, channels=3)
     images = np.zeros((4000, 28, 28, 3), np.uint8)
-    b = drawing.draw(view, images, seed=0, epoch=1, indices=np.arange(4000))
+    b = sampled(view, range(4000), images=images, epoch=1)
     assert {k: (v.shape, v.dtype.name) for k, v in b.items()} == {
         "query_activation": ((4000, 7, 7), "float32"),
         "query_cells": ((4000, 7, 7, 3), "bool"),
@@ -125,19 +125,18 @@ def test_what_is_drawn_has_the_stated_distribution():
     assert abs(marked.mean(axis=(0, 3)) - marked.mean()).max() < 0.02  # no place is preferred
 
 
-def test_what_is_drawn_depends_on_the_example_alone():
+def test_what_is_drawn_depends_on_the_example_only():
     view = view_with(focal_p=0.5, window=(9, 9), channelwise_p=0.5, channels=3, redraw=True)
     images = RNG.integers(0, 256, (20, 28, 28, 3), dtype=np.uint8)
-    whole = drawing.draw(view, images, seed=0, epoch=1, indices=np.arange(20))
-    part = drawing.draw(view, images[[7, 3]], seed=0, epoch=1, indices=np.array([7, 3]))
+    whole = sampled(view, range(20), images=images, epoch=1)
+    part = sampled(view, [7, 3], images=images[[7, 3]], epoch=1)
     for key, value in whole.items():
         np.testing.assert_array_equal(part[key], value[[7, 3]], err_msg=key)
-    other = drawing.draw(view, images, seed=0, epoch=2, indices=np.arange(20))
+    other = sampled(view, range(20), images=images, epoch=2)
     assert not np.array_equal(other["query_cells"], whole["query_cells"])
     again = cells.choose(whole["query_activation"], whole["query_noise"], whole["query_ratio"], **OPTIONS, xp=np)
     spatial = whole["query_window"][:, 2] == 0
     np.testing.assert_array_equal(again[spatial], whole["query_cells"][spatial])
-    assert drawing.draw(View(size=(8, 8)), images, seed=0, epoch=0, indices=np.arange(20)) == {}
 
 
 def blob(size, grid, channels=3):
@@ -268,14 +267,9 @@ def mapped(tmp_path):
 
 def batches_of(folder, maps, **fields):
     config = data_config(source="folder", path=str(folder / "images"), image_size=(28, 28), threads=1)
-    view = View(
-        size=(28, 28),
-        name="query",
-        interpolation="bilinear",
-        cells=CellMasks(
-            grid=7, provider="maps", spread=0.6, maps_path=str(maps), rules=(CellRule(name="query", ratio=(0.2, 0.2)),)
-        ),
-    )
+    rules = (CellRule(name="query", ratio=(0.2, 0.2)),)
+    mask = CellMask(grid=7, provider="maps", spread=0.6, maps_path=str(maps), rules=rules)
+    view = view_of((28, 28), mask, name="query", interpolation="bilinear")
     return pipeline.train_batches(open_source(config), [view], data_config=config, batch_size=4, seed=0, **fields)
 
 
@@ -310,9 +304,9 @@ def test_maps_that_do_not_fit_are_named(mapped, spoil, words):
     images = str(mapped / "images")
     config = data_config(source="folder", path=images, test_path=images, image_size=(28, 28), threads=1)
     split = open_source(config).split("train")
-    view = View(size=(28, 28), cells=CellMasks(grid=7, provider="maps", spread=0.6, rules=()))
     with pytest.raises(UserError, match=words):
-        SalientMaps(str(mapped / "maps"), split, images).of(view, seed=0, epoch=0, indices=np.arange(len(split)))
+        whole = np.tile([0, 0, 8, 8, 0], (len(split), 1))
+        SaliencyMaps(str(mapped / "maps"), split, images).cells(np.arange(len(split)), whole, 4)
 
 
 def test_a_folder_of_maps_that_is_not_there(mapped):

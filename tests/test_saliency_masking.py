@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_methods import batch_of, loss_and_grads
+from helpers.views import batch_of, sampled, view_of
+from test_methods import loss_and_grads
 from test_train import colourless, filled, tiny
 
-from maskcl_jax.data import cells as draw_cells
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Carried, create
 from maskcl_jax.ops import cells, fills, losses
-from maskcl_jax.views import CellRule
+from maskcl_jax.views import CellMask, CellRule
 
 RNG = np.random.default_rng(0)
 
@@ -252,7 +252,9 @@ def test_the_target_chooses_after_the_warm_up():
         np.testing.assert_array_equal(early[name], b[f"{name}_cells"])
         assert not np.array_equal(late[name], b[f"{name}_cells"])
     variables = {"params": params["encoder"], "batch_stats": state["batch_stats"]["encoder"]}
-    for name, images, rule in zip(("query", "negative"), clean, [v.cells.rules[0] for v in method.views], strict=True):
+    for name, images, rule in zip(
+        ("query", "negative"), clean, [v.find(CellMask).rules[0] for v in method.views], strict=True
+    ):
         seen = np.asarray(method.encoder.apply(variables, images, train=False)).sum(axis=-1)
         scda = np.asarray(jax.image.resize(seen, (8, 8, 8), "linear"))
         options = {"spread": 0.6, "background": name == "query", "cap": rule.cap}
@@ -311,8 +313,8 @@ def test_simclr_has_no_ema_encoder_to_ask():
 
 def test_focal_masks_come_as_often_as_asked():
     rule = CellRule(name="query", ratio=(0.05, 0.25), focal_p=0.2, window=(6, 6))
-    numbers = np.random.default_rng(0).random((4000, draw_cells.draws(rule, 4)), np.float32)
-    batch = draw_cells.of_noise(rule, np.ones((4000, 4, 4), np.float32), 0.6, (16, 16), numbers)
+    mask = CellMask(grid=4, provider="uniform", spread=0.6, rules=(rule,))
+    batch = sampled(view_of((16, 16), mask), range(4000), images=np.zeros((4000, 16, 16, 3), np.uint8))
     focal = batch["query_window"][:, 2] > 0
     assert abs(focal.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4000)
     assert not batch["query_cells"][focal].any()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_data_batches import data_config
+from helpers.views import data_config, view_of
 from test_train import tiny
 
 from maskcl_jax.data import pipeline
@@ -11,7 +11,6 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 from maskcl_jax.training import throughput
 from maskcl_jax.training.monitor import closing_rows
-from maskcl_jax.views import View
 
 
 def scenes(**fields):
@@ -39,7 +38,7 @@ def test_training_sees_scenes_and_evaluation_their_quadrants():
     source = open_source(config)
     assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (4, 20, 5)
     assert source.description.startswith("scenes of four: synthetic, 20 training")
-    view = View(size=(24, 32), crop_scale=(1.0, 1.0), crop_ratio=(4 / 3, 4 / 3), flip=False)
+    view = view_of((24, 32), scale=(1.0, 1.0), ratio=(4 / 3, 4 / 3), flip=False)
     with pipeline.train_batches(source, [view], data_config=config, batch_size=4, seed=0) as batches:
         batch = next(batches)
     np.testing.assert_array_equal(batch["image"], source.split("train").images[batch["index"]])

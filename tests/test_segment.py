@@ -216,9 +216,9 @@ def test_a_test_split_of_one_class_is_refused_before_anything_is_trained(run, tm
 def test_masks_are_read_by_as_many_threads_as_data_threads_says(run, tmp_path, monkeypatch):
     asked, pool = [], segmentation.concurrent.futures.ThreadPoolExecutor
 
-    def counted(workers):
+    def counted(workers, **options):
         asked.append(workers)
-        return pool(workers)
+        return pool(workers, **options)
 
     monkeypatch.setattr(segmentation.concurrent.futures, "ThreadPoolExecutor", counted)
     pairs = opened(run, tmp_path, *write_folders(tmp_path), "data.threads=3").source

@@ -9,14 +9,13 @@ import sys
 import numpy as np
 import prepared
 import pytest
+from helpers.views import data_config, view_of
 from PIL import Image
-from test_data_batches import data_config
 
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source, records
 from maskcl_jax.data.sources.tfds import Prepared
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import View
 
 TFDS = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
 needs_fashion_mnist = pytest.mark.skipif(
@@ -111,7 +110,7 @@ def test_tfrecord_and_array_record_give_the_same_batches(tmp_path, cache_mb):
         config = config_of(tmp_path / file_format, cache_mb=cache_mb)
         source = open_source(config)
         assert type(source.split("train")).__name__ == ("Arrays" if cache_mb else "Encoded")
-        view = View(size=(8, 8))
+        view = view_of((8, 8))
         with pipeline.train_batches(source, [view], data_config=config, batch_size=4, seed=0, start_step=2) as feed:
             batches.append([next(feed) for _ in range(5)])
     for a, b in zip(*batches, strict=True):
@@ -124,7 +123,7 @@ def test_large_sets_have_the_same_order_on_any_number_of_processes(tmp_path):
     config = config_of(tmp_path, cache_mb=0)
 
     def take(count, **options):
-        source, view = open_source(config), View(size=(8, 8))
+        source, view = open_source(config), view_of((8, 8))
         with pipeline.train_batches(source, [view], data_config=config, batch_size=4, seed=0, **options) as feed:
             return [next(feed) for _ in range(count)]
 

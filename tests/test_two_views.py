@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_methods import batch_of, loss_and_grads
+from helpers.views import batch_of
+from test_methods import loss_and_grads
 from test_train import CONFIGS, colourless, filled, tiny
 
 from maskcl_jax.methods import Carried, create
@@ -15,6 +16,7 @@ from maskcl_jax.methods.mae import MAE
 from maskcl_jax.ops import losses, masking
 from maskcl_jax.training import optimizer, train_state
 from maskcl_jax.training.step import make_train_step
+from maskcl_jax.views import Color, PatchMask
 
 TARGETS = ("cmae", "macrl", "mocov3")
 
@@ -243,13 +245,13 @@ def test_shared_keys_carry_gradient_if_asked():
 
 def test_roles_can_be_swapped_and_views_made_alike():
     query, key = create(tiny("macrl")).views
-    assert (query.mask.num_visible, key.mask.num_visible) == (4, 8)
-    assert (query.photometric is None, key.photometric is None) == (False, True)
+    assert (query.find(PatchMask).num_visible, key.find(PatchMask).num_visible) == (4, 8)
+    assert (query.find(Color) is None, key.find(Color) is None) == (False, True)
     swapped = create(tiny("macrl", **{"method.swap_roles": True})).views
-    assert (swapped[0].name, swapped[0].mask.num_visible, swapped[0].photometric) == ("query", 8, None)
+    assert (swapped[0].name, swapped[0].find(PatchMask).num_visible, swapped[0].find(Color)) == ("query", 8, None)
     alike = create(tiny("macrl", **{"method.key_as_query": True})).views
-    assert alike[0].photometric == alike[1].photometric
-    assert alike[0].crop_scale == alike[1].crop_scale
+    assert alike[0].find(Color) == alike[1].find(Color)
+    assert alike[0].crop.scale == alike[1].crop.scale
 
 
 def test_the_clean_target_is_another_picture():
@@ -274,8 +276,8 @@ def test_sizes_of_cmae_as_published():
     target = sum(leaf.size for leaf in jax.tree.leaves(method.target_of(params)["encoder"]))
     assert target + encoder_table == 85_797_120
     query, key = method.views
-    assert (query.master, query.size, query.shift, key.shift) == ((256, 256), (224, 224), 0, 31)
-    assert (query.mask.num_patches, query.mask.num_visible) == (196, 68)
+    assert (query.crop.master, query.crop.size, query.crop.shift, key.crop.shift) == ((256, 256), (224, 224), 0, 31)
+    assert (query.find(PatchMask).num_patches, query.find(PatchMask).num_visible) == (196, 68)
 
 
 def test_sizes_of_moco_v3_as_published():

@@ -188,7 +188,13 @@ def program_of(config, per_epoch: int, source=None) -> Program:
     method = create_method(config, mesh)
     sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
     if source is not None and config.data.on_device:
-        images = on_device.place(source, method.views, channels=config.data.channels, mesh=mesh)
+        images = on_device.place(
+            source,
+            method.views,
+            channels=config.data.channels,
+            devices=mesh.size,
+            sharding=sharding.batch_sharding(mesh),
+        )
     return Program.of(config, mesh, method, per_epoch, images)
 
 

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from maskcl_jax.data.randomness import generator
+from maskcl_jax.views.randomness import generator
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 92  # the usual image of ImageNet
 CLASSES = 4

@@ -1,19 +1,31 @@
-"""Which examples make batch n."""
+"""Which examples make batch n, a function of (seed, n) only: random access to the chunks that batches are loaded in.
+
+A chunk is a contiguous part of one batch, as much as a thread loads at once. Orders are grain's random-access sources.
+"""
 
 import dataclasses
 import functools
+import sys
+from collections.abc import Iterator
 
 import numpy as np
 
-from maskcl_jax.data.randomness import generator
 from maskcl_jax.errors import UserError
+from maskcl_jax.views.randomness import generator
+
+MAX_CHUNK = 32  # examples: drawing the crops of more at once costs less, and threads get fewer tasks to share
 
 
 @dataclasses.dataclass(frozen=True)
-class Slots:
-    """One process's part of a batch: indices (n,) int64, n <= size; the rest up to `size` is padding."""
+class Chunk:
+    """Some examples of a batch.
 
-    step: int
+    Attributes:
+      epoch: of the run; 0 in evaluations.
+      indices: (n,) int64, n <= size; the rest up to `size` is padding.
+      size: examples of every chunk.
+    """
+
     epoch: int
     indices: np.ndarray
     size: int
@@ -29,28 +41,82 @@ def local_size(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def train_slots(
-    step: int, *, num_examples: int, batch_size: int, seed: int, process_index: int, process_count: int
-) -> Slots:
-    """The part of training batch `step`: slices of a new permutation each epoch, the remainder dropped."""
-    size = local_size(batch_size, process_count)
-    epoch, position = divmod(step, num_examples // batch_size)
-    start = position * batch_size + process_index * size
-    return Slots(step, epoch, epoch_order(num_examples, seed, epoch)[start : start + size], size)
+def chunk_size(local: int) -> int:
+    """The largest divisor of a process's part of a batch that is at most MAX_CHUNK."""
+    return max(n for n in range(1, min(local, MAX_CHUNK) + 1) if local % n == 0)
+
+
+class TrainOrder:
+    """A new permutation of the examples each epoch, the remainder of the last batch dropped.
+
+    `order[i]` is the i-th chunk of one process from step `start_step` on. `chunk` examples each; 0: the process's whole
+    part of a batch.
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        *,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        chunk: int = 0,
+    ):
+        self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
+        self.start_step, self.process_index = start_step, process_index
+        self.local = local_size(batch_size, process_count)
+        self.chunk = chunk or self.local
+
+    def __len__(self) -> int:
+        return sys.maxsize  # a run decides itself where it ends
+
+    def __getitem__(self, number: int) -> Chunk:
+        steps, place = divmod(number, self.local // self.chunk)
+        epoch, position = divmod(self.start_step + steps, self.num_examples // self.batch_size)
+        start = position * self.batch_size + self.process_index * self.local + place * self.chunk
+        return Chunk(epoch, self.epoch(epoch)[start : start + self.chunk], self.chunk)
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The permutation of one epoch, (num_examples,) int64."""
+        return _permutation(self.num_examples, self.seed, epoch)
+
+    def following(self, epoch: int, index: int) -> Iterator[int]:
+        """The examples after `index` in the order of an epoch, going round, without `index` itself."""
+        order = self.epoch(epoch)
+        place = int(np.flatnonzero(order == index)[0])
+        yield from order[place + 1 :].tolist()
+        yield from order[:place].tolist()
 
 
 @functools.lru_cache(maxsize=2)
-def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of one epoch, (num_examples,) int64."""
+def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     return generator(seed, "order", epoch=epoch).permutation(num_examples)
 
 
-def eval_slots(indices: np.ndarray, *, batch_size: int, process_index: int, process_count: int) -> list[Slots]:
-    """One process's part of every batch of an evaluation over `indices`; as many in every process."""
-    size = local_size(batch_size, process_count)
-    starts = range(0, len(indices), batch_size)
-    parts = [indices[start : start + batch_size][process_index * size :][:size] for start in starts]
-    return [Slots(step, 0, part, size) for step, part in enumerate(parts)]
+class EvalOrder:
+    """Every index once, in order: `order[i]` is the i-th chunk of one process; every process has as many.
+
+    `chunk` examples each; 0: the process's whole part of a batch.
+    """
+
+    def __init__(
+        self, indices: np.ndarray, *, batch_size: int, process_index: int = 0, process_count: int = 1, chunk: int = 0
+    ):
+        self.indices, self.batch_size, self.process_index = indices, batch_size, process_index
+        self.local = local_size(batch_size, process_count)
+        self.chunk = chunk or self.local
+
+    def __len__(self) -> int:
+        batches = -(-len(self.indices) // self.batch_size)
+        return batches * (self.local // self.chunk)
+
+    def __getitem__(self, number: int) -> Chunk:
+        batch, place = divmod(number, self.local // self.chunk)
+        end = (batch + 1) * self.batch_size
+        start = batch * self.batch_size + self.process_index * self.local + place * self.chunk
+        return Chunk(0, self.indices[start : min(start + self.chunk, end)], self.chunk)
 
 
 def subset(num_examples: int, limit: int) -> np.ndarray:
@@ -59,13 +125,3 @@ def subset(num_examples: int, limit: int) -> np.ndarray:
         return np.arange(num_examples)
     # A fixed seed: runs with different seeds must be measured on the same images.
     return np.sort(generator(0, "subset").permutation(num_examples)[:limit])
-
-
-def spread_runs(num_examples: int, limit: int, runs: int = 64) -> np.ndarray:
-    """As `subset`, in a few evenly spaced runs of neighbours, for data that is read in sequence."""
-    if not 0 < limit < num_examples:
-        return np.arange(num_examples)
-    runs = min(runs, limit)
-    starts = np.arange(runs) * num_examples // runs
-    lengths = np.diff(np.arange(runs + 1) * limit // runs)
-    return np.concatenate([np.arange(start, start + n) for start, n in zip(starts, lengths, strict=True)])

@@ -1,28 +1,30 @@
 """From a source to batches: what the training loop and the evaluations call.
 
-Batch n is a pure function of the config, the seed and n. Which images it has follows from (seed, epoch); how
-each is cropped, flipped and masked, from (seed, epoch, index of the example, name of the view). So a run that
-resumes at step n computes batch n directly, and threads, devices and prefetching change nothing. The number
-of processes changes nothing either (a global batch is the processes' slices in order), except for tfds data
-sets too large for memory, where every process reads its own part.
+    order (which examples make a chunk) -> load (read, decode, crop, every ingredient) -> join chunks -> prefetch
+
+is a grain pipeline. Batch n is a pure function of (config, seed, n): which images it has follows from (seed, epoch),
+and what is made of each from (seed, epoch, index of the example, name of the random stream). So a run that resumes at
+step n computes batch n directly, and threads, devices, processes and prefetching change nothing.
 """
 
-import concurrent.futures
-import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import grain
 import numpy as np
 
-from maskcl_jax.data import arrays, boxes, cells, crops, decoding, masks, order, photometric, randaugment
-from maskcl_jax.data.crops import EvalView
-from maskcl_jax.data.pixels import check_interpolation
-from maskcl_jax.data.prefetch import Prefetcher
-from maskcl_jax.data.requests import requests
-from maskcl_jax.data.saliency_maps import SalientMaps
-from maskcl_jax.data.sources import Arrays, Encoded, Source
+from maskcl_jax.data import pixels
+from maskcl_jax.data.order import EvalOrder, TrainOrder, chunk_size, local_size, subset
+from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import IMAGE, View
+from maskcl_jax.views import IMAGE, CenterCrop, View
+from maskcl_jax.views.base import open_views
+from maskcl_jax.views.batches import HostBatch
+
+AHEAD = 2  # batches that are made while the accelerator works
+SKIPPED = "skipped"  # of a chunk: (name, reason) of the images that could not be read
+SMALL = 64 * 64  # pixels: smaller decoded images are cropped faster than Python's lock changes hands
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -36,144 +38,234 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
     return count // batch_size
 
 
-def read_in_parts(source: Source) -> bool:
-    """Whether every process reads its own part of the training split, so that their number changes the order."""
-    return not isinstance(source.split("train"), Arrays | Encoded)
+class Batches:
+    """An iterator over host batches, dicts of arrays, made ahead of their use. Close it when done before the end."""
 
+    def __init__(self, dataset: grain.MapDataset, source: Source, *, chunks: int, threads: int):
+        """Starts to load.
 
-def open_maps(source: Source, views: list[View], data_config) -> SalientMaps | None:
-    """The maps that the views' cell masks are to follow, where they are files of the user's; cheap.
+        Args:
+          dataset: chunks in order.
+          source: notes the images that cannot be read.
+          chunks: chunks a batch.
+          threads: that load chunks.
+        """
+        self._source = source
+        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, chunks))
+        joined = dataset.to_iter_dataset(reading).batch(chunks, batch_fn=_join)
+        self._batches = iter(grain.experimental.ThreadPrefetchIterDataset(joined, prefetch_buffer_size=AHEAD))
+        self._batches.start_prefetch()
 
-    Raises UserError where they do not fit the training images.
-    """
-    folders = {view.cells.maps_path for view in views if view.cells and view.cells.provider == "maps"}
-    return SalientMaps(folders.pop(), source.split("train"), data_config.path) if folders else None
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._batches)
+        for name, reason in batch.pop(SKIPPED):
+            self._source.skip(name, reason)
+        return batch
+
+    def close(self) -> None:
+        """Stops the threads and drops what they had ready."""
+        self._batches.close()
+        self._batches = iter(())  # an iterator of grain's that lives until the interpreter ends complains there
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
 
 def train_batches(
     source: Source,
-    views: list[View],
+    views: Sequence[View],
     *,
-    data_config,
+    data_config: Any,
     batch_size: int,
     seed: int,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Prefetcher:
-    """Training batches start_step, start_step + 1, ... without end: dicts as `maskcl_jax.views` says.
+) -> Batches:
+    """Training batches start_step, start_step + 1, ... without end.
 
-    batch_size: of all processes together; each gets its slice. The result is an iterator; close it when done.
-    An image that cannot be read is replaced by the next readable one of the batch. Raises UserError for a
-    batch larger than the split or not divisible by the processes.
+    Args:
+      source: of the images.
+      views: of the method; the batch has the keys of `views.batch_entries`.
+      data_config: `config.data`.
+      batch_size: of all processes together; each gets its contiguous part.
+      seed: of the run.
+      start_step: number of the first batch.
+      process_index: of this process.
+      process_count: of the run.
+
+    Returns:
+      An iterator; close it when done. An image that cannot be read is replaced by the next readable one of the epoch.
+
+    Raises:
+      UserError: a batch is larger than the split or not divisible by the processes, or an ingredient misses its files.
     """
-    for view in views:
-        check_interpolation(view.interpolation)
     steps_per_epoch(source, batch_size)
-    local = order.local_size(batch_size, process_count)
-    part = {"process_index": process_index, "process_count": process_count}
-    split, maps = source.split("train"), open_maps(source, views, data_config)
-    if isinstance(split, Arrays | Encoded):
-        slots = (
-            order.train_slots(step, num_examples=len(split), batch_size=batch_size, seed=seed, **part)
-            for step in itertools.count(start_step)
-        )
-        asked = slots if isinstance(split, Arrays) else requests(split, slots)
-    else:
-        asked = split.train_requests(start_step, batch_size=batch_size, seed=seed, **part)
-    made = _train(source, split, asked, views, data_config=data_config, local=local, seed=seed, maps=maps)
-    return Prefetcher(made)
+    examples = source.split("train")
+    chunk = chunk_size(local_size(batch_size, process_count))
+    part = {"process_index": process_index, "process_count": process_count, "chunk": chunk}
+    order = TrainOrder(len(examples), batch_size=batch_size, seed=seed, start_step=start_step, **part)
+    opened = open_views(views, examples, data_config)
+    load = TrainLoader(examples, opened, order, channels=data_config.channels, seed=seed)
+    dataset = grain.MapDataset.source(order).map(load)
+    return Batches(dataset, source, chunks=order.local // chunk, threads=_threads(examples, opened, data_config))
 
 
 def eval_batches(
     source: Source,
     split: str,
     *,
-    data_config,
+    data_config: Any,
     batch_size: int,
     limit: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Prefetcher:
+) -> Batches:
     """Every image of a split exactly once: dicts of `image`, `label`, `index` and `valid` (B,) bool.
 
-    The last batch is padded (valid False, label and index -1, pixels 0), so all processes have as many
-    batches; an image that cannot be read is also not valid. limit: 0, or the size of a fixed subset spread
-    over the split. The result is an iterator; close it when done.
+    Args:
+      source: of the images.
+      split: "train" or "test".
+      data_config: `config.data`.
+      batch_size: of all processes together.
+      limit: 0, or the size of a fixed subset.
+      process_index: of this process.
+      process_count: of the run.
+
+    Returns:
+      An iterator; close it when done. The last batch is padded (valid False, label and index -1, pixels 0), so all
+      processes have as many batches; an image that cannot be read is also not valid.
     """
-    data = source.evaluated(split)
-    local = order.local_size(batch_size, process_count)
-    part = {"batch_size": batch_size, "process_index": process_index, "process_count": process_count}
-    if isinstance(data, Arrays | Encoded):
-        slots = iter(order.eval_slots(order.subset(len(data), limit), **part))
-        asked = slots if isinstance(data, Arrays) else requests(data, slots)
-    else:
-        asked = data.eval_requests(limit, **part)
-    view = EvalView(size=tuple(data_config.image_size), resize=data_config.eval_resize)
-    return Prefetcher(_eval(source, data, asked, view, data_config=data_config, local=local))
+    examples = source.evaluated(split)
+    chunk = chunk_size(local_size(batch_size, process_count))
+    part = {"process_index": process_index, "process_count": process_count, "chunk": chunk}
+    order = EvalOrder(subset(len(examples), limit), batch_size=batch_size, **part)
+    view = View(crop=CenterCrop(size=tuple(data_config.image_size), resize=data_config.eval_resize))
+    dataset = grain.MapDataset.source(order).map(EvalLoader(examples, view, channels=data_config.channels))
+    return Batches(dataset, source, chunks=order.local // chunk, threads=_threads(examples, [view], data_config))
 
 
-def _train(source, split, asked, views, *, data_config, local, seed, maps) -> Iterator[dict]:
-    loaded = _load(source, split, asked, views, data_config=data_config, local=local, seed=seed)
-    waiting = []  # batches without one readable image: they take theirs from the next batch that has some
-    with concurrent.futures.ThreadPoolExecutor(data_config.threads or os.cpu_count() or 1) as pool:
-        more = {"views": views, "seed": seed, "maps": maps, "pool": pool}
-        for slots, labels, valid, pictures in loaded:
-            if not valid.any():
-                waiting.append(slots)
-                continue
-            good = np.flatnonzero(valid)
-            # For every slot the next readable one, going round.
-            chosen = good[np.searchsorted(good, np.arange(local)) % len(good)]
-            for empty in waiting:
-                yield _train_batch(empty.epoch, slots, labels, pictures, np.full(local, good[0]), **more)
-            waiting = []
-            yield _train_batch(slots.epoch, slots, labels, pictures, chosen, **more)
+class TrainLoader:
+    """Chunk -> a part of a training batch: pixels of every view, and the arrays of every ingredient."""
+
+    def __init__(self, examples: Any, views: Sequence[View], order: TrainOrder, *, channels: int, seed: int):
+        self.examples, self.views, self.order = examples, views, order
+        self.channels, self.seed = channels, seed
+
+    def __call__(self, chunk: Any) -> dict[str, Any]:
+        """(n, ...) arrays by batch key, and SKIPPED."""
+        batch = HostBatch(self.views, seed=self.seed, epoch=chunk.epoch, indices=chunk.indices.copy())
+        unreadable = load_views(batch, self.examples, self.channels)
+        skipped = [(self.examples.name(chunk.indices[slot]), reason) for slot, reason in unreadable.items()]
+        for slot in unreadable:
+            skipped += self.replace(batch, slot)
+        batch.add_ingredients()
+        labels = self.examples.labels[batch.indices].astype(np.int32)
+        facts = {"label": labels, "index": batch.indices.astype(np.int64), SKIPPED: skipped}
+        return batch.images | batch.arrays | facts
+
+    def replace(self, batch: HostBatch, slot: int) -> list[tuple[str, str]]:
+        """Puts the next readable image of the epoch in place of an unreadable one.
+
+        Returns:
+          (name, reason) of those on the way that cannot be read either.
+        """
+        skipped = []
+        for index in self.order.following(batch.epoch, int(batch.indices[slot])):
+            other = HostBatch(self.views, seed=self.seed, epoch=batch.epoch, indices=np.array([index]))
+            unreadable = load_views(other, self.examples, self.channels)
+            if not unreadable:
+                batch.indices[slot] = index
+                for name in batch.views:
+                    batch.images[name][slot], batch.crops[name][slot] = other.images[name][0], other.crops[name][0]
+                for key, array in other.arrays.items():
+                    batch.arrays[key][slot] = array[0]
+                return skipped
+            skipped.append((self.examples.name(index), unreadable[0]))
+        raise UserError(f"none of the {len(self.examples)} images can be decoded: check the data")
 
 
-def _train_batch(epoch, slots, labels, pictures, chosen, *, views, seed, maps, pool) -> dict:
-    whole = np.array_equal(chosen, np.arange(len(chosen)))
-    batch = {name: picture if whole else picture[chosen] for name, picture in pictures.items()}
-    indices = slots.indices[chosen]
-    for view in views:
-        batch |= randaugment.draw(view, batch[view.name], seed=seed, epoch=epoch, indices=indices)
-        batch |= masks.draw(view, seed=seed, epoch=epoch, indices=indices)
-        batch |= photometric.draw(view, seed=seed, epoch=epoch, indices=indices)
-        batch |= cells.draw(view, batch[view.name], seed=seed, epoch=epoch, indices=indices, maps=maps)
-        if view.on_host is not None:  # after the cells, whose saliency is that of the view as it was cut
-            colours = batch.pop(view.key("photometric"))
-            batch[view.name] = photometric.change(batch[view.name], colours, view.on_host, pool)
-        if view.shift:
-            shift = crops.draw_shift(view, seed=seed, epoch=epoch, indices=indices)
-            batch[view.key("shift")] = shift.astype(np.int32)
-    shown = {name: batch.pop(key) for name, key in crops.recorded(views).items()}
-    batch |= boxes.draw(views, shown, seed=seed, epoch=epoch, indices=indices)
-    return batch | {"label": labels[chosen], "index": indices.astype(np.int64)}
+class EvalLoader:
+    """Chunk -> a part of an evaluation batch: the image as evaluations see it, padded."""
+
+    def __init__(self, examples: Any, view: View, *, channels: int):
+        self.examples, self.view, self.channels = examples, view, channels
+
+    def __call__(self, chunk: Any) -> dict[str, Any]:
+        """`image`, `label`, `index`, `valid`, each (size, ...), and SKIPPED."""
+        count, indices = len(chunk.indices), chunk.indices
+        batch = HostBatch([self.view], seed=0, epoch=0, indices=indices)
+        unreadable = load_views(batch, self.examples, self.channels)
+        image = np.zeros((chunk.size, *self.view.crop.size, self.channels), np.uint8)
+        label, index = np.full(chunk.size, -1, np.int32), np.full(chunk.size, -1, np.int64)
+        image[:count], label[:count], index[:count] = batch.images[IMAGE], self.examples.labels[indices], indices
+        valid = np.arange(chunk.size) < count
+        valid[list(unreadable)] = False
+        skipped = [(self.examples.name(indices[slot]), reason) for slot, reason in unreadable.items()]
+        return {IMAGE: image, "label": label, "index": index, "valid": valid, SKIPPED: skipped}
 
 
-def _eval(source, split, asked, view, *, data_config, local) -> Iterator[dict]:
-    for slots, labels, valid, pictures in _load(
-        source, split, asked, [view], data_config=data_config, local=local, seed=0
-    ):
-        index = np.full(local, -1, np.int64)
-        index[: len(slots.indices)] = slots.indices
-        yield {IMAGE: pictures[IMAGE], "label": labels, "index": index, "valid": valid}
+def load_views(batch: HostBatch, examples: Any, channels: int) -> dict[int, str]:
+    """Reads and decodes the images of a batch once each, and crops every view from them.
+
+    Args:
+      batch: gets pixels and crops of all views.
+      examples: a split of a source.
+      channels: of the views.
+
+    Returns:
+      {slot: why not} of the images that cannot be read; their pixels are zeros.
+    """
+    items, sizes, unreadable = [], np.ones((len(batch.indices), 2), np.int64), {}
+    for slot, index in enumerate(batch.indices):
+        try:
+            items.append(examples[index])
+            sizes[slot] = pixels.size_of(items[slot])
+        except Exception as error:  # the decoders raise a dozen types
+            items[slot:] = [None]
+            unreadable[slot] = pixels.reason_of(error)
+    shifts = {}
+    for view in batch.views.values():
+        batch.crops[view.name] = view.crop.sample(view, batch, *sizes.T)
+        batch.images[view.name] = np.zeros((len(items), *view.crop.size, channels), np.uint8)
+        if view.crop.shift:
+            batch.arrays[view.key("shift")] = shifts[view.name] = view.crop.sample_shift(view, batch)
+    for slot, item in enumerate(items):
+        if slot in unreadable:
+            continue
+        try:
+            image = pixels.decode(item, channels)
+        except Exception as error:
+            unreadable[slot] = pixels.reason_of(error)
+            continue
+        for name, view in batch.views.items():
+            shift = shifts[name][slot] if name in shifts else (0, 0)
+            batch.images[name][slot] = cropped(image, view, batch.crops[name][slot], shift)
+    return unreadable
 
 
-def _load(source, split, asked, views, *, data_config, local, seed) -> Iterator[tuple]:
-    """(slots, labels (local,), valid (local,), {view: (local, H, W, C)}) for every batch."""
-    options = {"channels": data_config.channels, "seed": seed, "threads": data_config.threads}
-    if isinstance(split, Arrays):
-        for slots, valid, pictures in arrays.load(split.images, asked, views, **options):
-            yield slots, _padded(split.labels[slots.indices], local), valid, pictures
-        return
-    is_path = isinstance(split, Encoded) and split.is_path
-    for decoded in decoding.decode(asked, views, batch=local, is_path=is_path, patience=len(split) // local, **options):
-        request = decoded.request
-        for slot, reason in sorted(decoded.reasons.items()):
-            source.skip(request.name(request.slots.indices[slot]), reason)
-        yield request.slots, _padded(request.labels, local), decoded.valid, decoded.views
+def cropped(image: np.ndarray, view: View, crop: np.ndarray, shift: Sequence[int]) -> np.ndarray:
+    """One view of an image (H, W, C) uint8: its crop (5,) resized, perhaps mirrored, the window at `shift` taken."""
+    *box, flip = crop.tolist()
+    (height, width), (down, across) = view.crop.size, shift
+    resized = pixels.crop_and_resize(
+        image, box, size=view.crop.master or view.crop.size, interpolation=view.crop.interpolation, flip=bool(flip)
+    )
+    return resized[down : down + height, across : across + width]
 
 
-def _padded(labels, local) -> np.ndarray:
-    return np.concatenate([labels, np.full(local - len(labels), -1)]).astype(np.int32)
+def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    joined = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0] if key != SKIPPED}
+    return joined | {SKIPPED: [note for chunk in chunks for note in chunk[SKIPPED]]}
+
+
+def _threads(examples: Any, views: Sequence[View], data_config: Any) -> int:
+    """Threads that load chunks: `data.threads`, or one a CPU core."""
+    small = isinstance(examples, Arrays) and max(view.crop.size[0] * view.crop.size[1] for view in views) <= SMALL
+    return data_config.threads or (1 if small else os.cpu_count() or 1)

@@ -32,19 +32,23 @@ REST_NOT_READ = "extraneous bytes before marker 0xd9"  # libjpeg's words for a r
 COLORSPACE = {1: ("GRAY", "GRAY"), 3: ("RGB", "BGR")}  # of channels: forwards, backwards
 
 
-def size_of(encoded: bytes) -> tuple[int, int]:
-    """(height, width) of an image file, from its header. Raises as `decode`."""
+def size_of(encoded: bytes | np.ndarray) -> tuple[int, int]:
+    """(height, width) of a decoded image, or of an image file, from its header. Raises as `decode`."""
+    if isinstance(encoded, np.ndarray):
+        return encoded.shape[:2]
     if (header := _plain_jpeg(encoded)) is not None:
         return header[:2]
     with Image.open(io.BytesIO(encoded)) as image:
         return image.height, image.width
 
 
-def decode(encoded: bytes, channels: int, *, backwards: bool = False) -> np.ndarray:
+def decode(encoded: bytes | np.ndarray, channels: int, *, backwards: bool = False) -> np.ndarray:
     """Decodes an image file: (H, W, channels) uint8, channels 1 or 3, as `decode_with_pillow`.
 
     From a JPEG in colours to one channel: its own luminance, within 3 levels of Pillow's.
     """
+    if isinstance(encoded, np.ndarray):
+        return to_channels(encoded, channels)
     if _plain_jpeg(encoded) is not None:
         try:
             return simplejpeg.decode_jpeg(encoded, COLORSPACE[channels][backwards], strict=True)

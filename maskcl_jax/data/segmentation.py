@@ -3,21 +3,23 @@
 import collections
 import concurrent.futures
 import io
-import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import grain
 import numpy as np
 from PIL import Image
 
-from maskcl_jax.data import crops, order, pixels, subsets
-from maskcl_jax.data.prefetch import Prefetcher
+from maskcl_jax.data import pixels, subsets
+from maskcl_jax.data.order import Chunk, EvalOrder, TrainOrder
+from maskcl_jax.data.pipeline import SKIPPED, Batches, cropped
 from maskcl_jax.data.sources.folder import find_images
 from maskcl_jax.data.sources.tfds import Examples, Prepared
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import View
+from maskcl_jax.views import CenterCrop, Crop, RandomResizedCrop, View
+from maskcl_jax.views.batches import HostBatch
 
 # Feature names of tfds data sets, in order of preference.
 MASK_KEYS = ("segmentation_mask", "annotation", "segmentation_label", "mask")
@@ -104,7 +106,7 @@ class Pairs:
         classes = mask.astype(np.int32) - self.first
         return np.where((mask != self.ignore) & (classes >= 0), classes, -1)
 
-    def train_batches(self, *, batch_size: int, start: int, process_index: int, process_count: int) -> Prefetcher:
+    def train_batches(self, *, batch_size: int, start: int, process_index: int, process_count: int) -> Batches:
         """Random crops, flipped at random, of images and masks alike.
 
         Args:
@@ -117,44 +119,43 @@ class Pairs:
             An iterator over {image (b, H, W, C) uint8, mask (b, H, W) int32 with -1 for not counted, valid (b,) bool}.
         """
         s = self.settings
-        view = View(size=tuple(s.data.image_size), crop_scale=tuple(s.crop_scale), interpolation="bilinear")
-        part = {"process_index": process_index, "process_count": process_count}
-        count = self.num_examples("train")
-        slots = (
-            order.train_slots(step, num_examples=count, batch_size=batch_size, seed=s.seed, **part)
-            for step in itertools.count(start)
+        crop = RandomResizedCrop(size=tuple(s.data.image_size), scale=tuple(s.crop_scale), interpolation="bilinear")
+        order = TrainOrder(
+            self.num_examples("train"),
+            batch_size=batch_size,
+            seed=s.seed,
+            start_step=start,
+            process_index=process_index,
+            process_count=process_count,
         )
-        return Prefetcher(self.batches("train", view, slots))
+        return self.batches("train", crop, order)
 
-    def eval_batches(self, split: str, *, batch_size: int, process_index: int, process_count: int) -> Prefetcher:
+    def eval_batches(self, split: str, *, batch_size: int, process_index: int, process_count: int) -> Batches:
         """Every image once: the whole of it resized to the encoder's size, and its mask likewise (nearest).
 
         Batches are as those of `train_batches`; rows of padding are not valid.
         """
-        view = crops.EvalView(size=tuple(self.settings.data.image_size), interpolation="bilinear")
+        crop = CenterCrop(size=tuple(self.settings.data.image_size), interpolation="bilinear")
+        indices = np.arange(self.num_examples(split))
         part = {"process_index": process_index, "process_count": process_count}
-        slots = order.eval_slots(np.arange(self.num_examples(split)), batch_size=batch_size, **part)
-        return Prefetcher(self.batches(split, view, iter(slots)))
+        return self.batches(split, crop, EvalOrder(indices, batch_size=batch_size, **part))
 
-    def batches(self, split: str, view: Any, slots: Iterator[order.Slots]) -> Iterator[dict[str, np.ndarray]]:
-        """The batches of these slots."""
-        size, channels = tuple(view.size), self.settings.data.channels
-        with concurrent.futures.ThreadPoolExecutor(self.threads) as pool:
-            for slot in slots:
-                draws = crops.draw(view, seed=self.settings.seed, epoch=slot.epoch, indices=slot.indices)
-                jobs = [
-                    (self.splits[split][i], view, draws.noise[n], draws.flip[n]) for n, i in enumerate(slot.indices)
-                ]
-                rows = list(pool.map(lambda job: self.crop_pair(*job), jobs))
-                image = np.zeros((slot.size, *size, channels), np.uint8)
-                mask = np.full((slot.size, *size), -1, np.int32)
-                for row, (shown, classes) in enumerate(rows):
-                    image[row], mask[row] = shown, classes
-                yield {"image": image, "mask": mask, "valid": np.arange(slot.size) < len(rows)}
+    def batches(self, split: str, crop: Crop, order: TrainOrder | EvalOrder) -> Batches:
+        """The batches of an order."""
+        dataset = grain.MapDataset.source(order).map(lambda chunk: self.load(split, crop, chunk))
+        return Batches(dataset, None, chunks=1, threads=self.threads)
 
-    def crop_pair(
-        self, pair: tuple[Item, Item], view: Any, noise: np.ndarray, flip: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def load(self, split: str, crop: Crop, chunk: Chunk) -> dict[str, Any]:
+        """One batch: image, mask, valid."""
+        view = View(crop=crop)
+        image = np.zeros((chunk.size, *crop.size, self.settings.data.channels), np.uint8)
+        mask = np.full((chunk.size, *crop.size), -1, np.int32)
+        for row, index in enumerate(chunk.indices):
+            example = HostBatch([view], seed=self.settings.seed, epoch=chunk.epoch, indices=np.array([index]))
+            image[row], mask[row] = self.crop_pair(self.splits[split][index], view, example)
+        return {"image": image, "mask": mask, "valid": np.arange(chunk.size) < len(chunk.indices), SKIPPED: []}
+
+    def crop_pair(self, pair: tuple[Item, Item], view: View, example: HostBatch) -> tuple[np.ndarray, np.ndarray]:
         """One crop of an image, and the same of its mask. Raises UserError where they are unreadable or unequal."""
         name = pair[0] if isinstance(pair[0], str) else "an image"
         try:
@@ -166,12 +167,11 @@ class Pairs:
         mask = decode_mask(pair[1])
         if mask.shape != image.shape[:2]:
             raise UserError(f"{name} measures {image.shape[:2]} and its mask {mask.shape}: they must be equal")
-        box = crops.boxes([view], [noise], *mask.shape)[0]
-        shown = pixels.crop_and_resize(image, box, size=view.size, interpolation=view.interpolation, flip=flip)
-        top, left, height, width = box
-        crop = Image.fromarray(self.classes_of(mask[top : top + height, left : left + width]))
-        classes = np.asarray(crop.resize((view.size[1], view.size[0]), Image.Resampling.NEAREST))
-        return shown, classes[:, ::-1] if flip else classes
+        crop = view.crop.sample(view, example, *np.array(mask.shape)[:, None])[0]
+        top, left, height, width, flip = crop.tolist()
+        classes = Image.fromarray(self.classes_of(mask[top : top + height, left : left + width]))
+        classes = np.asarray(classes.resize(view.crop.size[::-1], Image.Resampling.NEAREST))
+        return cropped(image, view, crop, (0, 0)), classes[:, ::-1] if flip else classes
 
 
 def ranges(values: collections.Counter[int]) -> str:

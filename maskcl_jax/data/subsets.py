@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from maskcl_jax.data.randomness import generator
 from maskcl_jax.data.sources import Source, Split
 from maskcl_jax.errors import UserError
+from maskcl_jax.views.randomness import generator
 
 
 class Part(Source):

@@ -12,7 +12,7 @@ from maskcl_jax.data.sources import Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import checks
 from maskcl_jax.training import optimizer, sharding
-from maskcl_jax.views import RandAugment, View
+from maskcl_jax.views import RandAugment, RandomResizedCrop, View
 
 
 class Budget(NamedTuple):
@@ -76,14 +76,14 @@ def view_of(settings: ml_collections.ConfigDict) -> View:
     a, r = settings.augment, settings.get("randaugment", None)
     fill = tuple(min(255, round(255 * mean)) for mean in settings.data.mean)
     ops = RandAugment(**dict(r), fill=fill) if r and r.operations else None
-    return View(
+    crop = RandomResizedCrop(
         size=tuple(settings.data.image_size),
-        crop_scale=tuple(a.crop_scale),
-        crop_ratio=tuple(a.crop_ratio),
+        scale=tuple(a.crop_scale),
+        ratio=tuple(a.crop_ratio),
         interpolation=a.interpolation,
         flip=a.flip,
-        randaugment=ops,
     )
+    return View(crop=crop, ingredients=(ops,) if ops else ())
 
 
 def train_batches(source: Source, settings: ml_collections.ConfigDict, *, batch_size: int, start: int) -> "Labeled":

@@ -8,8 +8,9 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.models.kernels import resolve
 from maskcl_jax.models.resnet import RESNET_DEPTHS, STEMS, ResNet
 from maskcl_jax.models.vit import ViT
-from maskcl_jax.ops import masking, photometric
-from maskcl_jax.views import PHOTOMETRIC_ON, PatchMask, Photometric, View
+from maskcl_jax.ops import color, masking
+from maskcl_jax.views import IMAGE, Color, PatchMask, RandomResizedCrop, View
+from maskcl_jax.views.color import APPLIED_ON
 
 ATTENTIONS = ("xla", "cudnn")
 
@@ -84,44 +85,53 @@ class Method:
         raise NotImplementedError
 
 
-def view_of(config, **fields) -> View:
-    """A view as `config.augment` describes it, but for `fields`. Raises UserError for a value that is none."""
+def view_of(config, *, name: str = IMAGE, ingredients=(), **crop) -> View:
+    """A view cropped as `config.augment` says, but for the fields `crop`, with the ingredients that are not None."""
     a = config.augment
-    photometric_on = getattr(a, "photometric", "device")  # configs of older checkpoints have no such field
-    check_choice("augment.photometric", photometric_on, PHOTOMETRIC_ON)
     described = {
         "size": tuple(config.data.image_size),
-        "crop_scale": tuple(a.crop_scale),
-        "crop_ratio": tuple(a.crop_ratio),
+        "scale": tuple(a.crop_scale),
+        "ratio": tuple(a.crop_ratio),
         "interpolation": a.interpolation,
         "flip": a.flip,
-        "photometric_on": photometric_on,
     }
-    return View(**(described | fields))
+    check_choice("augment.interpolation", a.interpolation, ("bicubic", "bilinear"))
+    return View(
+        name=name,
+        crop=RandomResizedCrop(**(described | crop)),
+        ingredients=tuple(i for i in ingredients if i is not None),
+    )
 
 
-def photometric_of(field: str, c) -> Photometric | None:
-    """The `Photometric` of a config field, None where it changes nothing. Raises UserError out of its range."""
-    values = {name: getattr(c, name) for name in Photometric.__dataclass_fields__}
+def color_of(config, field: str) -> Color | None:
+    """The color augmentation of the config field `method.FIELD`, None where it changes nothing.
+
+    Raises UserError where one of its fields is out of range.
+    """
+    c, applied_on = config.method[field], config.augment.photometric
+    check_choice("augment.photometric", applied_on, APPLIED_ON)
+    values = {name: c[name] for name in Color.__dataclass_fields__ if name != "applied_on"}
     low, high = values["blur_sigma"] = tuple(values["blur_sigma"])
-    for name in ("jitter_p", "grey_p", "blur_p", "solarize_p"):
-        check_range(f"{field}.{name}", values[name], 0.0, 1.0)
-    for name in ("brightness", "contrast", "saturation"):
-        check_range(f"{field}.{name}", values[name], 0.0, 1.0)
-    check_range(f"{field}.hue", values["hue"], 0.0, 0.5)
-    if not 0 < low <= high <= photometric.BLUR_RADIUS / 3:
+    for name in ("jitter_p", "grey_p", "blur_p", "solarize_p", "brightness", "contrast", "saturation"):
+        check_range(f"method.{field}.{name}", values[name], 0.0, 1.0)
+    check_range(f"method.{field}.hue", values["hue"], 0.0, 0.5)
+    if not 0 < low <= high <= color.BLUR_RADIUS / 3:
         raise UserError(
-            f"{field}.blur_sigma={(low, high)} is out of range: 0 < low <= high <= {photometric.BLUR_RADIUS / 3}"
+            f"method.{field}.blur_sigma={(low, high)} is out of range: 0 < low <= high <= {color.BLUR_RADIUS / 3}"
         )
-    return Photometric(**values) if any(values[n] for n in ("jitter_p", "grey_p", "blur_p", "solarize_p")) else None
+    changes = any(values[n] for n in ("jitter_p", "grey_p", "blur_p", "solarize_p"))
+    return Color(**values, applied_on=applied_on) if changes else None
 
 
 def picture_of(batch, view: View, *, clean: bool = False):
-    """One view of a batch as float32 in 0..1, its colours changed as the batch says (`clean`: as they were)."""
-    images = batch[view.name].astype(jnp.float32) / 255.0
-    if view.on_device is None or clean:
+    """One view of a batch as float32 in 0..1, its color augmentation applied where that is left to the device.
+
+    clean: without it.
+    """
+    images, augmentation = batch[view.name].astype(jnp.float32) / 255.0, view.find(Color)
+    if augmentation is None or augmentation.applied_on == "host" or clean:
         return images
-    return photometric.apply(images, batch[view.key("photometric")], blur=view.photometric.blur_p > 0)
+    return color.apply(images, batch[view.key("color")], blur=augmentation.blur_p > 0)
 
 
 def standardize(images, mean, std):

@@ -68,11 +68,11 @@ class CMAE(MAE):
                 f"use 0 to {max(0, c.master_size - REFERENCE_SIZE)}"
             )
         mask = base.patch_mask(self.config, self.encoder.grid, field="mask_ratio", block=c.mask_block)
-        colours = base.photometric_of("method.target_augment", c.target_augment)
-        shared = {"crop": "master", "master": master}
+        augmentation = base.color_of(self.config, "target_augment")
+        shared = {"shared": "master", "master": master}
         return (
-            base.view_of(self.config, name="query", mask=mask, **shared),
-            base.view_of(self.config, name="key", shift=shift, photometric=colours, **shared),
+            base.view_of(self.config, name="query", ingredients=(mask,), **shared),
+            base.view_of(self.config, name="key", shift=shift, ingredients=(augmentation,), **shared),
         )
 
     def init(self, rng):
@@ -186,7 +186,7 @@ class CMAE(MAE):
         drawn = self.drawn(params, self.view_images(batch, query), batch["query_visible"], batch["query_masked"])
         picture = base.picture_of(batch, query)
         down, across = jnp.arange(picture.shape[1])[:, None], jnp.arange(picture.shape[2])
-        shift = batch["key_shift"] if key.shift else jnp.zeros((picture.shape[0], 2), jnp.int32)
+        shift = batch["key_shift"] if key.crop.shift else jnp.zeros((picture.shape[0], 2), jnp.int32)
         seen = (down >= shift[:, 0, None, None]) & (across >= shift[:, 1, None, None])
         return {
             "query": drawn["input"],

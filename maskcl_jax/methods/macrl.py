@@ -15,6 +15,7 @@ from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.batch_norm import apply_in_training
 from maskcl_jax.models.heads import MLP, init_mlps
 from maskcl_jax.ops import chunked, losses
+from maskcl_jax.views import PatchMask
 
 MODES = ("shared", "ema_keys", "ema_full")
 
@@ -88,11 +89,9 @@ class MACRL(MAE):
         c, views = self.config.method, {}
         for name, field in (("query", "mask_ratio"), ("key", "mask_ratio_key")):
             like = "query" if c.key_as_query else name
-            views[name] = {
-                "mask": base.patch_mask(self.config, self.encoder.grid, field=field) if getattr(c, field) else None,
-                "crop_scale": tuple(getattr(c, f"{like}_crop_scale")),
-                "photometric": base.photometric_of(f"method.{like}_augment", getattr(c, f"{like}_augment")),
-            }
+            mask = base.patch_mask(self.config, self.encoder.grid, field=field) if c[field] else None
+            augmentation = base.color_of(self.config, f"{like}_augment")
+            views[name] = {"ingredients": (mask, augmentation), "scale": tuple(c[f"{like}_crop_scale"])}
         if c.swap_roles:
             views = {"query": views["key"], "key": views["query"]}
         return tuple(base.view_of(self.config, name=name, **fields) for name, fields in views.items())
@@ -100,7 +99,7 @@ class MACRL(MAE):
     @property
     def num_visible(self):
         """Patches of the query that the encoder sees."""
-        mask = self.views[0].mask
+        mask = self.views[0].find(PatchMask)
         return self.num_patches if mask is None else mask.num_visible
 
     def init(self, rng):
@@ -130,7 +129,7 @@ class MACRL(MAE):
 
     def masks_of_view(self, batch, view):
         """(visible, masked) patch numbers of one view; all visible where it has no mask."""
-        if view.mask is not None:
+        if view.find(PatchMask) is not None:
             return batch[view.key("visible")], batch[view.key("masked")]
         count = batch[view.name].shape[0]
         everything = jnp.tile(jnp.arange(self.num_patches), (count, 1))

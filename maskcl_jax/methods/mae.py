@@ -13,7 +13,7 @@ from maskcl_jax.methods import base
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import chunked, losses, masking
-from maskcl_jax.views import View
+from maskcl_jax.views import PatchMask, View
 
 
 class MAE(base.Method):
@@ -42,12 +42,12 @@ class MAE(base.Method):
     def new_views(self) -> tuple[View, ...]:
         """One crop, flipped or not, with its mask."""
         mask = base.patch_mask(self.config, self.encoder.grid, field="mask_ratio", kind=self.mask_kind)
-        return (base.view_of(self.config, mask=mask),)
+        return (base.view_of(self.config, ingredients=(mask,)),)
 
     @property
     def num_visible(self) -> int:
         """Patches of the first view that the encoder sees."""
-        return self.views[0].mask.num_visible
+        return self.views[0].find(PatchMask).num_visible
 
     def new_decoder(self, field: str, d, *, out: int) -> Decoder:
         """The decoder that `config.FIELD` describes."""

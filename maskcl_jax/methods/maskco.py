@@ -20,7 +20,7 @@ from maskcl_jax.models.heads import MaskHead
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.ops import losses, regions
 from maskcl_jax.ops.roi_align import roi_mean
-from maskcl_jax.views import Boxes
+from maskcl_jax.views import Boxes, Overlap
 
 BRANCHES = ("query", "both", "none")
 FILLS = ("zero", "noise", "mean")
@@ -96,7 +96,9 @@ class MaskCo(MoCoV2):
         query, key = super().new_views()
         shared = {"side": tuple(c.box_side), "ratio": tuple(c.box_ratio)}
         boxes = Boxes(shared_with=query.name, count=c.regions + c.extra_regions, **shared)
-        return query, dataclasses.replace(key, boxes=boxes)
+        # The key's crop leaves room for the smallest box.
+        crop = dataclasses.replace(key.crop, overlap=Overlap(view=query.name, side=c.box_side[0]))
+        return query, dataclasses.replace(key, crop=crop, ingredients=(*key.ingredients, boxes))
 
     def init(self, rng):
         """(params {encoder, projector, mask_head}, {batch_stats: {encoder, mask_head}})."""

@@ -70,14 +70,9 @@ class MoCoV2(base.Method):
         )
 
     def new_views(self):
-        """Two crops, each with its colours."""
-        c = self.config.method
+        """Two crops, each with its color augmentation."""
         return tuple(
-            base.view_of(
-                self.config,
-                name=name,
-                photometric=base.photometric_of(f"method.{name}_augment", getattr(c, f"{name}_augment")),
-            )
+            base.view_of(self.config, name=name, ingredients=(base.color_of(self.config, f"{name}_augment"),))
             for name in ("query", "key")
         )
 

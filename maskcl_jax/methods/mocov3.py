@@ -40,11 +40,10 @@ class MoCoV3(base.Method):
         hidden, out = c.projector.hidden, c.projector.out
         self.projector = MLP(sizes=(hidden, hidden, out), norms=("affine", "affine", "plain"), **head)
         self.predictor = MLP(sizes=(c.predictor.hidden, out), norms=("affine", "plain"), **head)
-        colours = {
-            name: base.photometric_of(f"method.{name}_augment", getattr(c, f"{name}_augment"))
+        self.views = tuple(
+            base.view_of(config, name=name, ingredients=(base.color_of(config, f"{name}_augment"),))
             for name in ("query", "key")
-        }
-        self.views = tuple(base.view_of(config, name=name, photometric=p) for name, p in colours.items())
+        )
 
     def init(self, rng):
         """(params {encoder, projector, predictor}, {batch_stats: {projector, predictor}})."""

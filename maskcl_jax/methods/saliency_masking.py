@@ -24,7 +24,8 @@ from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.simclr import SimCLR
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.ops import cells, fills, losses
-from maskcl_jax.views import SALIENCY, CellMasks, CellRule
+from maskcl_jax.views import CellMask, CellRule
+from maskcl_jax.views.cell_mask import SALIENCY
 
 STRATEGIES = ("high_pass", "blur", "mean")
 MASKED = {"query": (0,), "key": (1,), "both": (0, 1), "none": ()}
@@ -63,7 +64,7 @@ class Masking:
             for view in self.views
             for column in (
                 view.name,
-                *([f"{view.name}_saliency"] if view.cells else []),
+                *([f"{view.name}_saliency"] if view.find(CellMask) else []),
                 *(f"{rule.name}_masked" for rule in rules_of(view)),
             )
         )
@@ -106,8 +107,9 @@ class Masking:
         if not rules:
             return view
         provider = "boundary" if c.provider == "ema" else c.provider
-        masks = CellMasks(grid=c.grid, provider=provider, spread=c.spread, rules=rules, maps_path=c.maps_path)
-        return dataclasses.replace(view, cells=masks)
+        masks = CellMask(grid=c.grid, provider=provider, spread=c.spread, rules=rules, maps_path=c.maps_path)
+        # Before the color augmentation: saliency is that of the view as it was cropped.
+        return dataclasses.replace(view, ingredients=(masks, *view.ingredients))
 
     def images_of(self, batch):
         """The two views, normalised and, where that is the strategy, high-passed: before any mask."""
@@ -145,7 +147,7 @@ class Masking:
                 rng, to_fill = jax.random.split(rng)
                 window = batch[f"{rule.name}_window"]
                 hidden = (chosen or {}).get(rule.name, batch[f"{rule.name}_cells"])
-                hidden = cells.hidden_pixels(hidden, window, view.size, keep_window=rule.keep_window)
+                hidden = cells.hidden_pixels(hidden, window, view.crop.size, keep_window=rule.keep_window)
                 filling = self.filling(clean, window, to_fill, negative=rule.name != view.name)
                 found[rule.name] = jnp.where(hidden, filling, clean)
         return found
@@ -163,8 +165,8 @@ class Masking:
         drawn = {f"{name}_masked": base.denormalize(x, mean, self.config.data.std) for name, x in masked.items()}
         for view in self.views:
             drawn[view.name] = base.picture_of(batch, view)
-            if view.cells:
-                drawn[f"{view.name}_saliency"] = heat(batch[view.key("activation")], view.size)
+            if view.find(CellMask):
+                drawn[f"{view.name}_saliency"] = heat(batch[view.key("activation")], view.crop.size)
         return {name: drawn[name] for name in self.picture_names}
 
 
@@ -206,12 +208,12 @@ class MaskedMoCo(Masking, MoCoV2):
         c, chosen = self.config.method, {}
         target, state = carried.target_params["encoder"], carried.target_state["batch_stats"]["encoder"]
         for view, clean in zip(self.views, images, strict=True):
-            if not view.cells:
+            if not rules_of(view):
                 continue
             seen = self.encoder.apply({"params": target, "batch_stats": state}, clean, train=False)
             activation = jax.lax.stop_gradient(seen.astype(jnp.float32).sum(axis=-1))
             activation = jax.image.resize(activation, (len(clean), c.grid, c.grid), "linear")
-            for rule in view.cells.rules:
+            for rule in rules_of(view):
                 noise, ratio = batch[f"{rule.name}_noise"], batch[f"{rule.name}_ratio"]
                 redrawn = cells.choose(
                     activation, noise, ratio, spread=c.spread, background=rule.background, cap=rule.cap
@@ -311,7 +313,8 @@ def check(config) -> None:
 
 def rules_of(view) -> tuple[CellRule, ...]:
     """The masks of a view."""
-    return view.cells.rules if view.cells else ()
+    masks = view.find(CellMask)
+    return masks.rules if masks else ()
 
 
 def heat(activation, size: tuple[int, int]):

@@ -53,8 +53,8 @@ class SimCLR(base.Method):
 
     def new_views(self):
         """Two crops in colours of the same kind."""
-        colours = base.photometric_of("method.augment", self.config.method.augment)
-        return tuple(base.view_of(self.config, name=name, photometric=colours) for name in self.picture_names)
+        augmentation = base.color_of(self.config, "augment")
+        return tuple(base.view_of(self.config, name=name, ingredients=(augmentation,)) for name in self.picture_names)
 
     def init(self, rng):
         """(params {encoder, projector}, {batch_stats: {projector, and the ResNet's encoder}})."""

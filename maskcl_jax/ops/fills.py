@@ -5,7 +5,7 @@ Images (B, H, W, C) float32, normalised. Source: Chin et al. 2024, joycenerd/Sal
 
 import jax.numpy as jnp
 
-from maskcl_jax.ops import photometric
+from maskcl_jax.ops import color
 
 FULL_SIZE = 224  # pixels: the side for which the paper's code states its kernels
 
@@ -13,7 +13,7 @@ FULL_SIZE = 224  # pixels: the side for which the paper's code states its kernel
 def blur(images, sigma: float, taps: int):
     """Gaussian of `taps` x `taps`, cut off there, the border reflected without repeating the edge pixel."""
     sigmas = jnp.full(len(images), sigma, jnp.float32)
-    return photometric.images_of(photometric.gaussian_blur(photometric.planes_of(images), sigmas, radius=taps // 2))
+    return color.images_of(color.gaussian_blur(color.planes_of(images), sigmas, radius=taps // 2))
 
 
 def high_pass(images, sigma: float, taps: int):

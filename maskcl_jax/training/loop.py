@@ -13,6 +13,7 @@ from maskcl_jax.training import checkpoint, distributed, logging, platform, shar
 from maskcl_jax.training.monitor import Monitor, closing_rows
 from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.step import Program
+from maskcl_jax.views.base import open_views
 
 
 def open_state(checkpoints, program: Program):
@@ -30,10 +31,10 @@ def open_batches(source, program: Program, start: int):
     return pipeline.train_batches(source, program.method.views, data_config=config.data, **options)
 
 
-def opening_line(source, state, made_on: dict) -> str:
+def opening_line(state, made_on: dict) -> str:
     """What is said of the state that a run begins with.
 
-    made_on: `Checkpoints.made_on`. On other hosts and devices the state is the same; the order of some data is not.
+    made_on: `Checkpoints.made_on`. On other hosts and devices state and data are the same.
     """
     step, now = int(state.step), checkpoint.machines()
     if step == 0:
@@ -43,8 +44,6 @@ def opening_line(source, state, made_on: dict) -> str:
         return text
     text += " on {processes} processes with {devices} devices".format(**now)
     text += ", before on {processes} with {devices}".format(**made_on)
-    if made_on["processes"] != now["processes"] and pipeline.read_in_parts(source):
-        text += f": from step {step + 1} on the images come in another order, as each process reads its own part"
     return text
 
 
@@ -61,10 +60,16 @@ def train(config, workdir: str) -> dict[str, str]:
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
     method = create_method(config, mesh)
     source = open_source(config.data)
-    pipeline.open_maps(source, method.views, config.data)
+    open_views(method.views, source.split("train"), config.data)
     per_epoch, images = pipeline.steps_per_epoch(source, config.batch_size), None
     if config.data.on_device:
-        images = on_device.place(source, method.views, channels=config.data.channels, mesh=mesh)
+        images = on_device.place(
+            source,
+            method.views,
+            channels=config.data.channels,
+            devices=mesh.size,
+            sharding=sharding.batch_sharding(mesh),
+        )
     program = Program.of(config, mesh, method, per_epoch, images)
     plan = program.plan
     lock = checkpoint.claim(workdir, config)
@@ -87,7 +92,7 @@ def train(config, workdir: str) -> dict[str, str]:
     checkpoints = checkpoint.Checkpoints(workdir, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every)
     state = open_state(checkpoints, program)
     start = int(state.step)
-    live.say(opening_line(source, state, checkpoints.made_on()))
+    live.say(opening_line(state, checkpoints.made_on()))
 
     # --- The loop ---------------------------------------------------------------------------------------------
     batches = open_batches(source, program, start)

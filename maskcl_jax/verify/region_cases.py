@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax.data import boxes
 from maskcl_jax.ops import regions
 from maskcl_jax.ops.roi_align import roi_align, roi_mean
 from maskcl_jax.verify.cases import Case, channels_last
+from maskcl_jax.views import boxes
 
 
 def roi(c: dict, weights: dict, inputs: dict) -> dict:

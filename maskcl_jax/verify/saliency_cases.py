@@ -6,9 +6,8 @@ import numpy as np
 
 from maskcl_jax.data import pixels
 from maskcl_jax.methods import base
-from maskcl_jax.ops import cells, fills, losses, photometric
+from maskcl_jax.ops import cells, color, fills, losses
 from maskcl_jax.verify.cases import Case, named
-from maskcl_jax.views import PHOTOMETRIC_IDENTITY
 
 
 def saliency_loss(c: dict, weights: dict, inputs: dict) -> dict:
@@ -86,31 +85,31 @@ def saliency_masks(c: dict, weights: dict, inputs: dict) -> dict:
 
 def picture(planes: tuple):
     """The planes of one image -> (H, W, C)."""
-    return photometric.images_of(planes)[0]
+    return color.images_of(planes)[0]
 
 
 def augment(c: dict, weights: dict, inputs: dict) -> dict:
     """torchvision's operations: colours on the device in float, crops and mirroring on the host in uint8."""
     photo = inputs["image"]
     image = jnp.asarray(photo, jnp.float32)[None] / 255.0
-    planes = photometric.planes_of(image)
+    planes = color.planes_of(image)
     one = {
-        "brightness": photometric.adjust_brightness,
-        "contrast": photometric.adjust_contrast,
-        "saturation": photometric.adjust_saturation,
-        "hue": photometric.adjust_hue,
+        "brightness": color.adjust_brightness,
+        "contrast": color.adjust_contrast,
+        "saturation": color.adjust_saturation,
+        "hue": color.adjust_hue,
     }
     made = {f"{name}_{by}": picture(f(planes, jnp.full(1, by))) for name, f in one.items() for by in c[name]}
     for name, order in {"bcsh": (0, 1, 2, 3), "hscb": (3, 2, 1, 0)}.items():
-        row = np.float32([*order, *c["jitter"], *PHOTOMETRIC_IDENTITY[8:]])
-        made[f"jitter_{name}"] = photometric.apply(image, jnp.asarray(row)[None])[0]
+        row = np.float32([*order, *c["jitter"], *color.IDENTITY[8:]])
+        made[f"jitter_{name}"] = color.apply(image, jnp.asarray(row)[None])[0]
     for sigma in c["blur_sigma"]:
-        blurred = photometric.gaussian_blur(planes, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)
+        blurred = color.gaussian_blur(planes, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)
         made[f"tv_blur{c['blur_kernel']}_{sigma}"] = picture(blurred)
-    made["grayscale"] = picture((photometric.grey_of(planes),))
+    made["grayscale"] = picture((color.grey_of(planes),))
     floats = made | {"normalize": base.normalize(jnp.asarray(photo)[None], c["mean"], c["std"])[0]}
     outputs = {f"float/{name}": x[: c["float_crop"], : c["float_crop"]] for name, x in floats.items()}
-    made[f"solarize_{c['solarize']}"] = picture(photometric.solarize(planes, jnp.ones(1)))
+    made[f"solarize_{c['solarize']}"] = picture(color.solarize(planes, jnp.ones(1)))
     # As torchvision makes levels of floats: cut off, not rounded. A rounding error must not cost a whole level.
     levels = {name: np.floor(np.asarray(x, np.float64) * 255 + 1e-3) for name, x in made.items()}
     outputs |= {f"{family}/{name}": x for name, x in levels.items() for family in ("pil", "u8")}

@@ -13,6 +13,7 @@ from maskcl_jax.methods.mocov3 import MoCoV3
 from maskcl_jax.ops import masking
 from maskcl_jax.training import optimizer, train_state
 from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, named, reconstruction
+from maskcl_jax.views import PatchMask
 
 COLOURLESS = SimpleNamespace(
     brightness=0.0,
@@ -78,7 +79,7 @@ def cmae(c: dict, weights: dict, inputs: dict) -> dict:
     state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)  # no output depends on them
     carried = Carried(state, tree["target_params"], method.target_state_of(state))
     images = [channels_last(inputs[name]) for name in ("img_online", "img_target")]
-    visible, masked = block_masks(inputs["noise"], method.views[0].mask)
+    visible, masked = block_masks(inputs["noise"], method.views[0].find(PatchMask))
 
     def loss(params):
         out = method.step(params, carried, *images, visible, masked)

@@ -6,10 +6,10 @@ label, so that an encoder trained on scenes and one trained on that source are m
 
 import numpy as np
 
-from maskcl_jax.data.randomness import generator
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.data.sources.base import Arrays, Source
 from maskcl_jax.errors import UserError
+from maskcl_jax.views.randomness import generator
 
 PARTS = ("embedded", "tfds", "synthetic")
 

@@ -1,29 +1,35 @@
-"""Maps of how salient the pixels of the training images are, files of the user's beside a folder of images."""
+"""The user's own saliency maps: files beside a folder of training images."""
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from maskcl_jax.data import crops
-from maskcl_jax.data.sources import Encoded
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import View
 
 ENDINGS = (".npy", ".png")  # the first that exists counts
 
 
-class SalientMaps:
+class SaliencyMaps:
     """One map an image: `class/name.jpg` under the images' root has `class/name.npy` or `.png` under `folder`.
 
-    A map has the height and width of its image: a 2-D array of numbers, or a picture, of which the grey level counts.
-    Larger is more salient. The box and the mirroring of a view are applied to its map: both are functions of (seed,
-    epoch, index), so nothing need be handed on from where the pixels were cropped.
+    A map has the height and width of its image: a 2-D array of numbers, or an image, of which the grey level counts.
+    Larger is more salient.
     """
 
-    def __init__(self, folder: str, split: Encoded, root: str):
-        """split: the training images. root: their folder. Raises UserError where a map is missing or does not fit."""
+    def __init__(self, folder: str, examples: Any, root: str):
+        """Finds the map of every image, and reads the first.
+
+        Args:
+          folder: of the maps.
+          examples: the training images, whose `name(i)` is a path.
+          root: the folder of the images.
+
+        Raises:
+          UserError: a map is missing or does not fit.
+        """
         base = pathlib.Path(folder).expanduser()
         if not base.is_dir():
             raise UserError(f"method.maps_path={folder!r} is not a folder: give the one that holds the maps")
@@ -32,7 +38,7 @@ class SalientMaps:
             for where, _, names in os.walk(base, followlinks=True)
             for name in names
         }
-        self._images, self._maps = list(split.payloads), []
+        self._images, self._maps = [examples.name(i) for i in range(len(examples))], []
         for image in self._images:
             stem = os.path.splitext(os.path.relpath(image, pathlib.Path(root).expanduser()))[0]
             found = [stem + ending for ending in ENDINGS if stem + ending in known]
@@ -43,24 +49,26 @@ class SalientMaps:
             self._maps.append(base / found[0])
         self._read(0)
 
-    def of(self, view: View, *, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-        """(B, G, G) float32: the mean of the map over every cell of the view of each image."""
-        draws = crops.draw(view, seed=seed, epoch=epoch, indices=indices)
-        return np.stack(
-            [
-                self._cells(view, self._read(index), noise, flip)
-                for index, noise, flip in zip(indices, draws.noise, draws.flip, strict=True)
-            ]
-        )
+    def cells(self, indices: np.ndarray, crops: np.ndarray, grid: int) -> np.ndarray:
+        """The mean of the map over every cell of a view.
 
-    def _cells(self, view: View, pixels: np.ndarray, noise, flip) -> np.ndarray:
-        top, left, height, width = crops.box(view, noise, *pixels.shape)
-        crop = Image.fromarray(pixels[top : top + height, left : left + width])
-        cells = np.asarray(crop.resize((view.cells.grid,) * 2, Image.Resampling.BOX))
+        Args:
+          indices: (B,), of the images.
+          crops: (B, 5), of the view: see `crop`.
+          grid: cells along each side.
+
+        Returns:
+          (B, grid, grid) float32.
+        """
+        return np.stack([self._cells(i, *crop, grid) for i, crop in zip(indices, crops.tolist(), strict=True)])
+
+    def _cells(self, index, top, left, height, width, flip, grid):
+        crop = Image.fromarray(self._read(index)[top : top + height, left : left + width])
+        cells = np.asarray(crop.resize((grid, grid), Image.Resampling.BOX))
         return cells[:, ::-1] if flip else cells
 
     def _read(self, index: int) -> np.ndarray:
-        """(H, W) float32. Raises UserError where it cannot be read or has not the size of its image."""
+        """(H, W) float32. Raises UserError where it cannot be read or is not of the size of its image."""
         path, image = self._maps[index], self._images[index]
         try:
             if path.suffix == ".npy":
@@ -71,11 +79,11 @@ class SalientMaps:
             pixels = np.ascontiguousarray(pixels, np.float32)
         except (OSError, ValueError, TypeError, SyntaxError) as error:
             raise UserError(f"the map {path} cannot be read ({type(error).__name__}): write it again") from None
-        wanted = _size(image, otherwise=pixels.shape)
-        if pixels.shape != wanted or not np.isfinite(pixels).all():
+        expected = _size(image, otherwise=pixels.shape)
+        if pixels.shape != expected or not np.isfinite(pixels).all():
             raise UserError(
                 f"the map {path} is {'x'.join(map(str, pixels.shape))} and its image {image} "
-                f"{'x'.join(map(str, wanted))}: make it of finite numbers and as large as the image"
+                f"{'x'.join(map(str, expected))}: make it of finite numbers and as large as the image"
             )
         return pixels
 

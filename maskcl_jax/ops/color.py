@@ -1,16 +1,24 @@
-"""Colour operations, as torchvision defines them for float images (`transforms.functional`).
+"""Color operations, as torchvision defines them for float images (`transforms.functional`).
 
-`apply` is for the device, inside the step; `apply_each` for the host's processors, which do only what an image asks
-for. Both are made of the same operations. These take planes, a tuple of the channels, each (B, H, W) float32 in 0..1,
-and one number an image, (B,): a processor then works in long vectors; three channels side by side make short ones.
-Checked against torchvision in the tests.
+`apply` is for the device, inside the step; `apply_each` for CPU cores, and computes only what an image needs. Both use
+the same operations, which take planes, a tuple of the channels, each (B, H, W) float32 in 0..1, and one number an
+image, (B,): a CPU core then works in long vectors; three interleaved channels make short ones.
+
+Source: torchvision `transforms.functional`, checked against it in the tests.
 """
 
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY
-
+# The parameters of an image: which of brightness, contrast, saturation, hue comes first to fourth, by how much each,
+# and then: grayscale (0 or 1), the blur's sigma in pixels (0: none), solarization (0 or 1).
+COLUMNS = (
+    *("order_1", "order_2", "order_3", "order_4"),
+    *("brightness", "contrast", "saturation", "hue"),
+    *("grey", "blur_sigma", "solarize"),
+)
+IDENTITY = (0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # changes nothing
+JITTER = COLUMNS[4:8]
 GREY = (0.2989, 0.587, 0.114)  # torchvision's weights
 BLUR_RADIUS = 6  # pixels: three sigmas of the widest blur in use, 2.0
 
@@ -56,7 +64,7 @@ def adjust_brightness(planes: tuple, factor) -> tuple:
 
 def adjust_contrast(planes: tuple, factor) -> tuple:
     """Towards, or away from, the mean grey of the whole image."""
-    # Down the columns first: a processor adds up a whole image one number after the other.
+    # Along the columns first: a CPU core would add up a whole image sequentially.
     columns_mean = grey_of(planes).mean(axis=1, keepdims=True)
     return blend(planes, columns_mean.mean(axis=2, keepdims=True), factor)
 
@@ -76,8 +84,8 @@ def adjust_hue(planes: tuple, turn) -> tuple:
     flat = spread == 0
     saturation = spread / jnp.where(flat, 1.0, high)
     red, green, blue = ((high - plane) / jnp.where(flat, 1.0, spread) for plane in planes)
-    # Which is the highest is asked of the planes, not by `== high`: a compiler may compute the images for one and for
-    # the other apart, rounded differently, and then no plane would be the highest.
+    # The planes are compared with each other, not by `== high`: a compiler may compute the two sides separately,
+    # rounded differently, and then no plane would be the highest.
     is_red = (r >= g) & (r >= b)
     sixth = jnp.where(is_red, blue - green, jnp.where(g >= b, 2.0 + red - blue, 4.0 + green - red))
     hue = jnp.where(flat, 0.0, sixth / 6.0) + per_image(turn)
@@ -86,8 +94,8 @@ def adjust_hue(planes: tuple, turn) -> tuple:
     for start in (5.0, 3.0, 1.0):
         position = start + sixths
         position = jnp.where(position >= 6.0, position - 6.0, position)
-        share = jnp.clip(jnp.minimum(position, 4.0 - position), 0.0, 1.0)
-        turned.append(high * (1.0 - saturation * share))
+        fraction = jnp.clip(jnp.minimum(position, 4.0 - position), 0.0, 1.0)
+        turned.append(high * (1.0 - saturation * fraction))
     return tuple(turned)
 
 
@@ -99,7 +107,7 @@ def solarize(planes: tuple, applied) -> tuple:
 def gaussian_blur(planes: tuple, sigma, radius: int = BLUR_RADIUS) -> tuple:
     """Gaussian of 2 * radius + 1 taps, the border reflected; sigma 0 leaves an image as it is.
 
-    A true Gaussian, where the papers' code calls Pillow's three box blurs: our choice.
+    A true Gaussian, where the papers' code uses Pillow's three box blurs: our choice.
     """
     taps = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     weights = jnp.exp(-0.5 * (taps / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
@@ -126,17 +134,17 @@ OPERATIONS = {
 
 
 def columns(parameters) -> dict:
-    """{column of `views.PHOTOMETRIC`: (B,) float32}."""
-    return dict(zip(PHOTOMETRIC, parameters.astype(jnp.float32).T, strict=True))
+    """{column of `COLUMNS`: (B,) float32}."""
+    return dict(zip(COLUMNS, parameters.astype(jnp.float32).T, strict=True))
 
 
 def apply(images, parameters, *, blur: bool = True):
-    """Images (B, H, W, C) in 0..1 -> the same, changed as `parameters` (B, P) says, the columns of `views.PHOTOMETRIC`.
+    """Images (B, H, W, C) in 0..1 -> the same, changed as `parameters` (B, P) says, the columns of `COLUMNS`.
 
     blur: False leaves the blur out of the program, for views that never have it.
     """
     p, planes = columns(parameters), planes_of(images)
-    for place in PHOTOMETRIC[:4]:
+    for place in COLUMNS[:4]:
         changed = planes
         for number, (name, operation) in enumerate(OPERATIONS.items()):
             changed = where(p[place] == number, operation(planes, p[name]), changed)
@@ -149,7 +157,7 @@ def apply(images, parameters, *, blur: bool = True):
 
 
 def apply_each(images, parameters, *, blur: bool = True):
-    """uint8 (B, H, W, C) -> the same, as `apply` changes them, rounded; one after the other, by branches."""
+    """uint8 (B, H, W, C) -> the same, as `apply` changes them, rounded; one after the other, with branches."""
 
     def change(image_and_row):
         image, row = image_and_row
@@ -162,13 +170,13 @@ def apply_each(images, parameters, *, blur: bool = True):
 
 def _apply_to_one(planes: tuple, p, *, blur: bool) -> tuple:
     amounts = jnp.stack([p[name][0] for name in OPERATIONS])
-    unchanged = amounts == jnp.asarray(PHOTOMETRIC_IDENTITY[4:8])
+    unchanged = amounts == jnp.asarray(IDENTITY[4:8])
 
     def operation(name):
         return lambda planes: OPERATIONS[name](planes, p[name])
 
     branches = [*map(operation, OPERATIONS), lambda planes: planes]
-    for place in PHOTOMETRIC[:4]:
+    for place in COLUMNS[:4]:
         number = p[place][0].astype(jnp.int32)
         planes = jax.lax.switch(jnp.where(unchanged[number], len(OPERATIONS), number), branches, planes)
     if len(planes) == 3:

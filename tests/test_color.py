@@ -1,28 +1,26 @@
-"""Colours: the operations against torchvision's, and what the host draws for them."""
+"""Colors: the operations against torchvision's, and what the host draws for them."""
 
-import concurrent.futures
 import pathlib
 import runpy
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.views import data_config, host_batch, sampled, view_of
 from PIL import Image
-from test_data_batches import data_config
 
 from maskcl_jax.data import on_device, pipeline
-from maskcl_jax.data import photometric as drawing
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import base, create
-from maskcl_jax.ops import photometric
-from maskcl_jax.views import PHOTOMETRIC, PHOTOMETRIC_IDENTITY, Photometric, View, batch_shapes
+from maskcl_jax.ops import color
+from maskcl_jax.views import Color, batch_shapes
 
 RNG = np.random.default_rng(0)
 
 
 def pictures(channels=3):
-    """Noise, a flat grey picture, saturated colours and black, in 0..1."""
+    """Noise, a flat grey picture, saturated colors and black, in 0..1."""
     images = RNG.random((4, 20, 24, channels)).astype(np.float32)
     images[1] = 0.25
     images[2] = images[2].round()
@@ -46,7 +44,7 @@ def theirs(operation, images, *amounts):
 
 def ours(operation, images, amounts):
     """An operation on planes, of images."""
-    return photometric.images_of(operation(photometric.planes_of(jnp.asarray(images)), jnp.asarray(amounts)))
+    return color.images_of(operation(color.planes_of(jnp.asarray(images)), jnp.asarray(amounts)))
 
 
 @pytest.mark.parametrize(
@@ -61,36 +59,36 @@ def ours(operation, images, amounts):
 def test_jitter_is_torchvisions(name, amounts):
     functional, images = torchvision(), pictures()
     for amount in amounts:
-        changed = ours(getattr(photometric, f"adjust_{name}"), images, [amount] * 4)
+        changed = ours(getattr(color, f"adjust_{name}"), images, [amount] * 4)
         np.testing.assert_allclose(changed, theirs(getattr(functional, f"adjust_{name}"), images, amount), atol=1e-5)
 
 
 def test_grey_is_torchvisions():
     functional, images = torchvision(), pictures()
-    grey = ours(lambda planes, _: (photometric.grey_of(planes),) * 3, images, 0)
+    grey = ours(lambda planes, _: (color.grey_of(planes),) * 3, images, 0)
     np.testing.assert_allclose(grey, theirs(functional.rgb_to_grayscale, images, 3), atol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.8, 2.0])
 def test_blur_is_torchvisions(sigma):
     functional, images = torchvision(), pictures()
-    blurred = ours(photometric.gaussian_blur, images, [sigma] * 4)
+    blurred = ours(color.gaussian_blur, images, [sigma] * 4)
     np.testing.assert_allclose(blurred, theirs(functional.gaussian_blur, images, [13, 13], [sigma, sigma]), atol=1e-5)
 
 
 def test_solarize_and_blur_leave_the_others_alone():
     images = pictures()
-    solarized = ours(photometric.solarize, images, [1.0, 0.0, 0.0, 0.0])
+    solarized = ours(color.solarize, images, [1.0, 0.0, 0.0, 0.0])
     np.testing.assert_allclose(solarized[0], np.where(images[0] >= 0.5, 1 - images[0], images[0]), atol=1e-7)
     np.testing.assert_array_equal(solarized[1:], images[1:])
-    blurred = ours(photometric.gaussian_blur, images, [0.0, 1.0, 1.0, 1.0])
+    blurred = ours(color.gaussian_blur, images, [0.0, 1.0, 1.0, 1.0])
     np.testing.assert_array_equal(blurred[0], images[0])
 
 
 def row(**values):
-    out = np.array(PHOTOMETRIC_IDENTITY, np.float32)
+    out = np.array(color.IDENTITY, np.float32)
     for name, value in values.items():
-        out[PHOTOMETRIC.index(name)] = value
+        out[color.COLUMNS.index(name)] = value
     return out
 
 
@@ -99,7 +97,7 @@ def test_the_order_of_the_jitter(order):
     functional, images = torchvision(), pictures()
     amounts = {"brightness": 1.3, "contrast": 0.7, "saturation": 1.2, "hue": 0.08}
     places = {f"order_{i + 1}": number for i, number in enumerate(order)}
-    changed = photometric.apply(jnp.asarray(images), jnp.asarray(np.tile(row(**amounts, **places), (4, 1))))
+    changed = color.apply(jnp.asarray(images), jnp.asarray(np.tile(row(**amounts, **places), (4, 1))))
     expected = images
     for number in order:
         name = list(amounts)[number]
@@ -110,26 +108,25 @@ def test_the_order_of_the_jitter(order):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_nothing_asked_for_changes_nothing(channels):
     images = pictures(channels)
-    unchanged = photometric.apply(jnp.asarray(images), jnp.asarray(np.tile(row(), (4, 1))))
+    unchanged = color.apply(jnp.asarray(images), jnp.asarray(np.tile(row(), (4, 1))))
     np.testing.assert_allclose(unchanged, images, atol=1e-6)
 
 
 def test_every_image_has_its_own():
     images = pictures()
     rows = np.stack([row(), row(grey=1.0), row(solarize=1.0), row(brightness=0.5)])
-    together = photometric.apply(jnp.asarray(images), jnp.asarray(rows))
+    together = color.apply(jnp.asarray(images), jnp.asarray(rows))
     for i in range(4):
-        alone = photometric.apply(jnp.asarray(images[i : i + 1]), jnp.asarray(rows[i : i + 1]))
+        alone = color.apply(jnp.asarray(images[i : i + 1]), jnp.asarray(rows[i : i + 1]))
         np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
 
 
 def draw(count=20000, **fields):
-    view = View(name="key", size=(8, 8), photometric=Photometric(**fields))
-    return drawing.draw(view, seed=0, epoch=2, indices=np.arange(count))["key_photometric"]
+    return sampled(view_of((8, 8), Color(**fields), name="key"), range(count), epoch=2)["key_color"]
 
 
 def test_what_is_drawn_has_the_stated_distribution():
-    p = dict(zip(PHOTOMETRIC, draw(solarize_p=0.2).T, strict=True))
+    p = dict(zip(color.COLUMNS, draw(solarize_p=0.2).T, strict=True))
     jittered = p["brightness"] != 1.0
     assert abs(jittered.mean() - 0.8) < 0.01
     for name in ("brightness", "contrast", "saturation"):
@@ -147,25 +144,23 @@ def test_what_is_drawn_has_the_stated_distribution():
     assert abs(counts / 20000 - 1 / 24).max() < 0.006
 
 
-def test_what_is_drawn_depends_on_the_example_alone():
-    whole, part = (
-        draw(50),
-        drawing.draw(
-            View(name="key", size=(8, 8), photometric=Photometric()), seed=0, epoch=2, indices=np.array([7, 3])
-        )["key_photometric"],
-    )
-    np.testing.assert_array_equal(part, whole[[7, 3]])
-    assert drawing.draw(View(size=(8, 8)), seed=0, epoch=0, indices=np.arange(3)) == {}
+def test_what_is_drawn_depends_on_the_example_only():
+    part = sampled(view_of((8, 8), Color(), name="key"), [7, 3], epoch=2)["key_color"]
+    np.testing.assert_array_equal(part, draw(50)[[7, 3]])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_host_changes_colours_as_the_device_does(channels):
+def test_the_host_changes_colors_as_the_device_does(channels):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 20, 24, channels), dtype=np.uint8)
     rows = draw(40, solarize_p=0.3)
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        host = drawing.change(images, rows, Photometric(solarize_p=0.3), pool)
-    device = 255 * np.asarray(photometric.apply(jnp.asarray(images) / 255.0, jnp.asarray(rows)))
+    view = view_of((20, 24), Color(solarize_p=0.3, applied_on="host"), name="key")
+    batch = host_batch([view], range(40), epoch=2)
+    batch.images["key"] = images
+    batch.add_ingredients()
+    assert batch.arrays == {}
+    host = batch.images["key"]
+    device = 255 * np.asarray(color.apply(jnp.asarray(images) / 255.0, jnp.asarray(rows)))
     assert host.dtype == np.uint8
     assert abs(host - device).max() <= 0.5 + 1e-3  # it rounds, and does nothing else
     assert abs(host.astype(int) - images).max() > 50
@@ -179,20 +174,21 @@ def test_batches_of_the_host_hold_what_the_device_would_see(kind, tmp_path):
             Image.fromarray(RNG.integers(0, 256, (30, 34, 3), dtype=np.uint8)).save(tmp_path / f"{i:02}.png")
     batches = {}
     for place in ("device", "host"):
-        views = [View(name="key", size=(16, 16), photometric=Photometric(), photometric_on=place)]
+        views = [view_of((16, 16), Color(applied_on=place), name="key")]
         with pipeline.train_batches(open_source(config), views, data_config=config, batch_size=20, seed=0) as made:
             batches[place] = next(made)
         assert {k: (v.shape, str(v.dtype)) for k, v in batches[place].items()} == batch_shapes(views, 20, 3)
         batches[place]["seen"] = np.asarray(base.picture_of(batches[place], views[0]))
-    assert "key_photometric" not in batches["host"]
+    assert "key_color" not in batches["host"]
     assert abs(batches["host"]["seen"] - batches["device"]["seen"]).max() <= 0.501 / 255
 
 
-def test_fields_that_do_not_go_with_colours_on_the_host():
+def test_fields_that_do_not_go_with_colors_on_the_host():
     config = config_of("moco_v2.py:embedded")
     config.augment.photometric = "host"
+    source, options = open_source(config.data), {"channels": 3, "devices": 1, "sharding": None}
     with pytest.raises(UserError, match=r"augment.photometric='host' does not go with data.on_device"):
-        on_device.check(create(config).views)
+        on_device.place(source, create(config).views, **options)
     config.augment.photometric = "hots"
     with pytest.raises(UserError, match=r"augment.photometric='hots' is unknown"):
         _ = create(config).views

@@ -1,7 +1,7 @@
 """How salient the cells of a view are, without labels and without a network: numpy over the whole batch.
 
-Chin et al. take the last map of a ResNet-50 that was trained with ImageNet's labels. None of these is theirs; which one
-serves as the default is our choice.
+Chin et al. take the last feature map of a ResNet-50 that was trained with ImageNet's labels. None of these is theirs;
+the default is our choice.
 """
 
 import math
@@ -10,10 +10,10 @@ import numpy as np
 
 CELL_SIDE = 7  # pixels that a cell keeps at least where large views are reduced first
 NEAREST = 5  # border cells that a cell is compared with
-SPECTRUM = 64  # side of the picture whose spectrum is looked at
-NEIGHBOURHOODS = (12, 24, 48, 28, 56, 112)  # pixels, half-widths, at FULL_SIDE
+SPECTRUM = 64  # side of the image whose spectrum is computed
+NEIGHBORHOODS = (12, 24, 48, 28, 56, 112)  # pixels, half-widths, at FULL_SIDE
 FULL_SIDE = 224
-CENTRE_SIGMA = 2.0  # cells
+CENTER_SIGMA = 2.0  # cells
 
 
 def activation(images: np.ndarray, grid: int, provider: str) -> np.ndarray:
@@ -24,8 +24,8 @@ def activation(images: np.ndarray, grid: int, provider: str) -> np.ndarray:
     return PROVIDERS[provider](images, grid).astype(np.float32)
 
 
-def boundary(images, grid):
-    """How unlike a cell is to the cells of the border: in colour, its spread, and texture (our choice of default).
+def boundary(images: np.ndarray, grid: int) -> np.ndarray:
+    """How unlike a cell is to the cells of the border: in color, its spread, and texture (our choice of default).
 
     f = mean and std of Lab, mean |dx| and |dy| of L; a cell's value is the mean of the 5 smallest distances between
     its f and those of the other cells of the border.
@@ -43,8 +43,8 @@ def boundary(images, grid):
     return np.sqrt(smallest).mean(axis=2).reshape(b, grid, grid)
 
 
-def spectral_residual(images, grid):
-    """What of the log spectrum its neighbourhood does not foretell (Hou and Zhang 2007), in OpenCV's recipe.
+def spectral_residual(images: np.ndarray, grid: int) -> np.ndarray:
+    """What of the log spectrum its neighborhood does not predict (Hou and Zhang 2007), in OpenCV's recipe.
 
     Grey, 64 x 64 bilinear, log amplitude less its 3x3 mean, back with the phase, magnitude, Gaussian 5x5 of sigma 8,
     squared, over its maximum, resized to the view, averaged in each cell. 1e-8 is added before the logarithm.
@@ -64,32 +64,32 @@ def spectral_residual(images, grid):
     return np.einsum("gh,bhw,kw->bgk", down, salient, across, optimize=True)
 
 
-def fine_grained(images, grid):
-    """Centre against surround at six scales (Montabone and Soto 2010), after OpenCV's recipe.
+def fine_grained(images: np.ndarray, grid: int) -> np.ndarray:
+    """Center against surround at six scales (Montabone and Soto 2010), after OpenCV's recipe.
 
-    Grey, smoothed twice; for each neighbourhood the pixel less the mean around it; positive and negative parts each
-    summed over the scales, each over its maximum, added; averaged in each cell. Neighbourhoods shrink with the view,
-    and large views are reduced in place of smoothed: our choice.
+    Grey, smoothed twice; for each neighborhood the pixel less the mean around it; positive and negative parts each
+    summed over the scales, each over its maximum, added; averaged in each cell. Neighborhoods shrink with the view,
+    and large views are reduced instead of smoothed: our choice.
     """
     grey = _grey(_planes(images, grid))
     for _ in range(2 if grey.shape[1:] == images.shape[1:3] else 0):
         grey = _filtered(grey, np.array([0.25, 0.5, 0.25]))
     parts = np.zeros((2, *grey.shape), np.float32)
-    for half in NEIGHBOURHOODS:
+    for half in NEIGHBORHOODS:
         difference = grey - _surround(grey, max(1, round(half * min(grey.shape[1:]) / FULL_SIDE)))
         parts += np.stack([np.maximum(difference, 0.0), np.maximum(-difference, 0.0)])
     parts /= np.maximum(parts.max(axis=(2, 3), keepdims=True), 1e-12)
     return _pooled(parts.sum(axis=0), grid)
 
 
-def center(images, grid):
-    """A Gaussian about the middle: a bias of photographs, not of random crops."""
+def center(images: np.ndarray, grid: int) -> np.ndarray:
+    """A Gaussian around the center: a bias of photographs, not of random crops."""
     y, x = np.mgrid[:grid, :grid] - (grid - 1) / 2
-    return np.tile(np.exp(-(x**2 + y**2) / (2 * CENTRE_SIGMA**2)), (len(images), 1, 1))
+    return np.tile(np.exp(-(x**2 + y**2) / (2 * CENTER_SIGMA**2)), (len(images), 1, 1))
 
 
-def uniform(images, grid):
-    """Every cell alike: all are salient, and masks know nothing of the image."""
+def uniform(images: np.ndarray, grid: int) -> np.ndarray:
+    """Every cell alike: all are salient, and masks do not depend on the image."""
     return np.ones((len(images), grid, grid), np.float32)
 
 
@@ -151,7 +151,7 @@ def _cell_features(planes, grid):
     stds = [np.sqrt(np.maximum(square - mean**2, 0)) for square, mean in zip(squares, means, strict=True)]
     light = planes[0]
     b, height, width = light.shape
-    # A step from a cell into the next is neither's.
+    # A difference across the border of two cells belongs to neither.
     cells = light.reshape(b, grid, height // grid, width)
     down = np.abs(cells[:, :, 1:] - cells[:, :, :-1]).sum(axis=2) @ _mean_of_cells(width, grid).T
     across = _sum_of_rows(np.abs(light[..., 1:] - light[..., :-1]), grid) @ _mean_of_steps(width, grid).T
@@ -199,12 +199,12 @@ def _gaussian(taps: int, sigma: float):
 
 
 def _sampled(x, length: int, axis: int):
-    """One axis resized, float32: linear interpolation between the centres of pixels, not antialiased."""
+    """One axis resized, float32: linear interpolation between pixel centers, not antialiased."""
     source = x.shape[axis]
     place = np.clip((np.arange(length) + 0.5) * source / length - 0.5, 0, source - 1)
     low = place.astype(int)
-    share = (place - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
-    return x.take(low, axis) * (1 - share) + x.take(np.minimum(low + 1, source - 1), axis) * share
+    fraction = (place - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    return x.take(low, axis) * (1 - fraction) + x.take(np.minimum(low + 1, source - 1), axis) * fraction
 
 
 def _surround(grey, half: int):

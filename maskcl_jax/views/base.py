@@ -1,0 +1,217 @@
+"""What a method asks of the data: views of an image, and the ingredients that each view has beyond its pixels.
+
+A method describes its views with these classes; the host's pipeline (`data.pipeline`) and the on-device pipeline
+(`data.on_device`) make them. What passes between the two sides is a batch, a dict of arrays. Each key of it belongs to
+an ingredient, which states its shape, dtype and meaning in `entries`; `describe` prints the whole table.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+IMAGE = "image"  # the name of the only view of single-view methods; its batch keys carry no prefix
+
+
+class Entry(NamedTuple):
+    """One array of a batch, without the first dimension (the images).
+
+    Attributes:
+      shape: for one image.
+      dtype: by name.
+      meaning: one line for the documentation.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    meaning: str
+
+
+class Batch(abc.ABC):
+    """A batch under construction; `batches.HostBatch` and `batches.DeviceBatch` are the two kinds.
+
+    Random numbers are drawn by the name of a stream (`mask/query`), so that streams are independent of each other and
+    of the order in which they are drawn: a new ingredient changes no other one's numbers.
+
+    Attributes:
+      xp: the array library, numpy or jax.numpy.
+      views: {name: View}.
+      images: {view name: (B, H, W, C) uint8}.
+      crops: {view name: (B, 5) int32}, see `crop`.
+      arrays: {batch key: (B, ...)}, what ingredients have added so far.
+    """
+
+    xp: Any
+
+    def __init__(self, views: "Sequence[View]"):
+        self.views = {view.name: view for view in views}
+        self.images: dict[str, Any] = {}
+        self.crops: dict[str, Any] = {}
+        self.arrays: dict[str, Any] = {}
+
+    @abc.abstractmethod
+    def uniform(self, stream: str, shape: tuple[int, ...] = (), dtype: Any = np.float32) -> Any:
+        """(B, *shape) numbers in [0, 1). A device has no float64: there they are float32, whatever `dtype` says."""
+
+    @abc.abstractmethod
+    def integers(self, stream: str, high: int, shape: tuple[int, ...] = ()) -> Any:
+        """(B, *shape) int32 in 0..high - 1."""
+
+    def add_ingredients(self) -> None:
+        """Samples every ingredient of every view, in order; pixels and crops of all views are there already."""
+        for view in self.views.values():
+            for ingredient in view.ingredients:
+                self.arrays |= ingredient.sample(view, self)
+
+
+class Crop(abc.ABC):
+    """Which part of an image a view shows.
+
+    Attributes:
+      size: (height, width) of the view in pixels.
+      interpolation: "bicubic" or "bilinear", both antialiased.
+      master: where given, the crop is resized to this (height, width) and a window of `size` is taken from it.
+      shift: the largest distance of that window's corner from the master's, pixels.
+    """
+
+    size: tuple[int, int]
+    interpolation: str
+    master: tuple[int, int] | None
+    shift: int
+
+    @abc.abstractmethod
+    def entries(self, view: "View", channels: int) -> dict[str, Entry]:
+        """The pixels of the view and, of a shifted window, where it lies."""
+
+    @abc.abstractmethod
+    def sample(self, view: "View", batch: Batch, height: Any, width: Any) -> Any:
+        """Draws the crop of every image.
+
+        Args:
+          view: the view that has this crop.
+          batch: `batch.crops` holds those of earlier views.
+          height: of the images, (B,) or one number for all.
+          width: likewise.
+
+        Returns:
+          (B, 5) int32: top, left, height, width in pixels of the image, and 1 where mirrored left-right.
+        """
+
+    def sample_shift(self, view: "View", batch: Batch) -> Any:
+        """Where the window lies in the master: (B, 2) int32, down and across, each uniform in 0..shift."""
+        return batch.integers(f"shift/{view.name}", self.shift + 1, (2,))
+
+
+class Ingredient(abc.ABC):
+    """Something a view has beyond its pixels: a mask, boxes, a color augmentation.
+
+    A frozen dataclass in a file of its own. The fields are its specification; `entries` declares the batch keys, and
+    `sample` draws them, by the same code on the host (numpy) and on the device (jax.numpy).
+    """
+
+    @abc.abstractmethod
+    def entries(self, view: "View", channels: int) -> dict[str, Entry]:
+        """The arrays that this ingredient adds to a batch.
+
+        Args:
+          view: the view that has the ingredient.
+          channels: of the images.
+
+        Returns:
+          {batch key: Entry}; empty for an ingredient that changes pixels only.
+        """
+
+    @abc.abstractmethod
+    def sample(self, view: "View", batch: Batch) -> dict[str, Any]:
+        """Draws the arrays that `entries` declares, for every image of a batch.
+
+        Args:
+          view: the view that has the ingredient.
+          batch: the images and crops of all views so far, and the source of random numbers. Compute with `batch.xp`.
+
+        Returns:
+          {batch key: (B, ...) array}. An ingredient may also replace `batch.images[view.name]`.
+        """
+
+    def open(self, examples: Any, data_config: Any) -> "Ingredient":
+        """The ingredient, ready to sample from the training images `examples`; called before anything is built.
+
+        Raises:
+          UserError: the ingredient needs files of the user's that are missing or do not fit the images.
+        """
+        del examples, data_config
+        return self
+
+    def host_only(self) -> str:
+        """Why only the host can sample this ingredient, and the remedy; "" where the device can too."""
+        return ""
+
+
+Kind = TypeVar("Kind", bound=Ingredient)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """One view of an image: a crop, and ingredients in the order in which they are sampled.
+
+    Attributes:
+      name: of the batch key of its pixels, (B, H, W, C) uint8.
+      crop: which part of the image it shows.
+      ingredients: see `Ingredient`. One that reads pixels sees what earlier ones made of them.
+    """
+
+    name: str = IMAGE
+    crop: Crop
+    ingredients: tuple[Ingredient, ...] = ()
+
+    def key(self, suffix: str) -> str:
+        """The batch key of something that belongs to this view: `visible` or `query_visible`."""
+        return suffix if self.name == IMAGE else f"{self.name}_{suffix}"
+
+    def find(self, kind: type[Kind]) -> Kind | None:
+        """The view's ingredient of a class, None where it has none."""
+        return next((ingredient for ingredient in self.ingredients if isinstance(ingredient, kind)), None)
+
+
+def open_views(views: Sequence[View], examples: Any, data_config: Any) -> tuple[View, ...]:
+    """The views with every ingredient opened for the training images `examples` (see `Ingredient.open`)."""
+    return tuple(
+        dataclasses.replace(view, ingredients=tuple(i.open(examples, data_config) for i in view.ingredients))
+        for view in views
+    )
+
+
+def batch_entries(views: Iterable[View], channels: int) -> dict[str, Entry]:
+    """Every array of a batch of these views, by its key.
+
+    Args:
+      views: of a method.
+      channels: of the images.
+
+    Returns:
+      {batch key: Entry}, for one image.
+    """
+    entries: dict[str, Entry] = {}
+    for view in views:
+        entries |= view.crop.entries(view, channels)
+        for ingredient in view.ingredients:
+            entries |= ingredient.entries(view, channels)
+    entries["label"] = Entry((), "int32", "class, -1 where the data has none; never seen by a loss")
+    entries["index"] = Entry((), "int64", "which example of the split it is")
+    return entries
+
+
+def batch_shapes(views: Iterable[View], batch_size: int, channels: int) -> dict[str, tuple[tuple[int, ...], str]]:
+    """{batch key: (shape, name of the dtype)} of a batch, for those who need no pixels."""
+    return {k: ((batch_size, *entry.shape), entry.dtype) for k, entry in batch_entries(views, channels).items()}
+
+
+def describe(views: Iterable[View], channels: int) -> str:
+    """The batch as a markdown table: key, shape, meaning."""
+    rows = [
+        f"| `{key}` | ({', '.join(['B', *map(str, entry.shape)])}) {entry.dtype} | {entry.meaning} |"
+        for key, entry in batch_entries(views, channels).items()
+    ]
+    return "\n".join(["| key | shape, dtype | meaning |", "|---|---|---|", *rows])
