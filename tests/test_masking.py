@@ -19,7 +19,7 @@ def test_patchify_is_rows_of_rows_and_back():
 
 
 @pytest.mark.parametrize(("count", "ratio", "visible"), [(196, 0.75, 49), (36, 0.75, 9), (10, 0.9, 0), (64, 0.6, 25)])
-def test_num_visible_is_cut_off_as_python_does(count, ratio, visible):
+def test_num_visible_is_truncated_as_python_does(count, ratio, visible):
     assert masking.num_visible(count, ratio) == int(count * (1 - ratio)) == visible
 
 

@@ -89,7 +89,7 @@ def test_the_two_position_tables_have_their_halves_swapped():
     assert np.abs(mae[0, 8:] - mae[5, 8:]).max() > 0.1
 
 
-def test_the_cls_rows_alone_equal_the_full_attention():
+def test_the_cls_rows_only_equal_the_full_attention():
     model = vit()
     images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
     variables = model.init(jax.random.key(1), images)
@@ -145,7 +145,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
 
 
 @pytest.mark.parametrize("group", [0, 4])
-def test_batch_norm_normalises_within_groups(group):
+def test_batch_norm_normalizes_within_groups(group):
     x = np.random.default_rng(0).normal(2.0, 3.0, size=(8, 5))
     norm = BatchNorm(group_size=group)
     variables = norm.init(jax.random.key(0), jnp.zeros((2, 5)), train=True)

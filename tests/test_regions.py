@@ -11,28 +11,28 @@ from maskcl_jax.verify.__main__ import SHIPPED
 from maskcl_jax.views import boxes
 
 
-def test_roi_align_reads_a_plane_at_the_centre_of_each_bin():
+def test_roi_align_reads_a_plane_at_the_center_of_each_bin():
     """Of f(x, y) = 3 x - 2 y + 1 over the cells, in maps that are not square and with several boxes each."""
     down, across = np.mgrid[:6, :9].astype(np.float32)
     maps = np.stack([3 * across - 2 * down + 1, across], axis=-1)[None] * np.array([1.0, -2.0])[:, None, None, None]
     rois = np.array([[[8, 8, 40, 32], [16.5, 6, 31, 9.25], [20, 10, 50, 40]]] * 2, np.float32)
     rois[1] += 4
-    found = jax.jit(lambda m, r: roi_align.roi_align(m, r, scale=1 / 8, size=3))(jnp.asarray(maps), rois)
-    assert found.shape == (2, 3, 3, 3, 2)
+    out = jax.jit(lambda m, r: roi_align.roi_align(m, r, scale=1 / 8, size=3))(jnp.asarray(maps), rois)
+    assert out.shape == (2, 3, 3, 3, 2)
     for image, sign in enumerate((1.0, -2.0)):
-        for roi, got in zip(rois[image] / 8 - 0.5, found[image], strict=True):
+        for roi, got in zip(rois[image] / 8 - 0.5, out[image], strict=True):
             x, y = (roi[i] + (roi[i + 2] - roi[i]) * (np.arange(3) + 0.5) / 3 for i in (0, 1))
             want = np.stack(np.broadcast_arrays(3 * x[None] - 2 * y[:, None] + 1, x[None]), axis=-1)
             np.testing.assert_allclose(got, sign * want, rtol=1e-5, atol=1e-5)
     mean = roi_align.roi_mean(jnp.asarray(maps), rois, scale=1 / 8, size=3)
-    np.testing.assert_allclose(mean, found.mean(axis=(2, 3)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mean, out.mean(axis=(2, 3)), rtol=1e-5, atol=1e-5)
 
 
 def test_roi_align_outside_of_the_map_is_zero():
     maps = jnp.ones((1, 4, 4, 1))
     far, half = [-80.0, 0.0, -48.0, 32.0], [-16.0, 0.0, 0.0, 32.0]  # cells of 8 pixels: two of them, half within reach
-    found = roi_align.roi_mean(maps, jnp.array([[far, half]]), scale=1 / 8, size=4)
-    np.testing.assert_allclose(found[0, :, 0], [0.0, 0.25], atol=1e-6)
+    out = roi_align.roi_mean(maps, jnp.array([[far, half]]), scale=1 / 8, size=4)
+    np.testing.assert_allclose(out[0, :, 0], [0.0, 0.25], atol=1e-6)
 
 
 def without_half_a_cell(monkeypatch):
@@ -74,10 +74,10 @@ def test_a_mistake_is_seen(name, mistake, seen_in, monkeypatch):
     assert seen_in in [check.name for check in verify_file(SHIPPED / f"{name}.npz") if not check.passed]
 
 
-def test_pixels_whose_centre_lies_inside():
+def test_pixels_whose_center_lies_inside():
     covered = np.asarray(regions.pixels_in(jnp.array([[1.0, 0.5, 3.5, 2.6], [0.0, 0.0, 5.0, 4.0]]), (4, 5)))
     want = np.zeros((4, 5), bool)
-    want[0:3, 1:3] = True  # column 3 has its centre at 3.5: not below it
+    want[0:3, 1:3] = True  # column 3 has its center at 3.5: not below it
     np.testing.assert_array_equal(covered[0], want)
     assert covered[1].all()
 

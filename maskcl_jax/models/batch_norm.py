@@ -1,15 +1,24 @@
-"""Batch normalisation with torch's running statistics, over the whole batch or over groups of it."""
+"""Batch normalization with torch's running statistics, over the whole batch or over groups of it."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 
 class BatchNorm(nn.Module):
-    """Normalises (B, ..., C) over all but the last dimension; statistics are float32.
+    """Normalizes (B, ..., C) over all but the last dimension; statistics are float32.
 
-    group_size: images that share statistics; 0 is the whole batch. A group is consecutive images. The running
-    statistics move by `momentum` towards the groups' mean and unbiased variance, as torch keeps them (flax's own
-    BatchNorm stores the biased variance). `count` is how often they moved, torch's `num_batches_tracked`.
+    The running statistics `mean` and `var` move towards the groups' mean and unbiased variance, as in torch (flax's own
+    BatchNorm keeps the biased variance); `count` is how often they moved, torch's `num_batches_tracked`.
+
+    Attributes:
+      eps: Added to the variance.
+      momentum: Fraction by which the running statistics move.
+      affine: Whether there are a scale and a bias.
+      group_size: Number of consecutive images that share statistics; 0 is the whole batch.
     """
 
     eps: float = 1e-5
@@ -18,8 +27,16 @@ class BatchNorm(nn.Module):
     group_size: int = 0
 
     @nn.compact
-    def __call__(self, x, *, train: bool):
-        """train: use the batch's statistics and move the running ones; else use the running ones."""
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Normalizes.
+
+        Args:
+          x: (B, ..., C).
+          train: Whether to use the batch's statistics, and to move the running ones; else the running ones are used.
+
+        Returns:
+          An array of the shape and dtype of x.
+        """
         channels = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
@@ -48,8 +65,21 @@ class BatchNorm(nn.Module):
         return y.astype(x.dtype)
 
 
-def apply_in_training(module: nn.Module, params, state, name: str, x):
-    """(output, new state) of the network `name` in training: its parameters and statistics lie under its name."""
+def apply_in_training(
+    module: nn.Module, params: Mapping[str, Any], state: Mapping[str, Any], name: str, x: jax.Array
+) -> tuple[jax.Array, Mapping[str, Any]]:
+    """Applies one of several networks in training.
+
+    Args:
+      module: The network.
+      params: Parameters of the networks, by name.
+      state: {"batch_stats": statistics by name}; {} where no network has any.
+      name: Of this network.
+      x: Its input.
+
+    Returns:
+      (output, state with this network's statistics after the call).
+    """
     if name not in state.get("batch_stats", {}):
         return module.apply({"params": params[name]}, x, train=True), state
     variables = {"params": params[name], "batch_stats": state["batch_stats"][name]}

@@ -4,10 +4,16 @@ import numpy as np
 
 
 def sincos_table(width: int, grid: tuple[int, int], *, order: str = "mae") -> np.ndarray:
-    """(rows*columns, width) float32: [sin, cos] of one coordinate, then of the other, frequencies 10000^(-i/(width/4)).
+    """Sine and cosine of one coordinate, then of the other, at frequencies 10000^(-i/(width/4)).
 
-    order "mae": the first half of the channels encodes the column (facebookresearch/mae `util/pos_embed.py`);
-    "mocov3": the row (facebookresearch/moco-v3 `vits.py`). The cls token's row is zeros and not part of the table.
+    Args:
+      width: Width of the tokens, divisible by 4.
+      grid: (rows, columns) of patches.
+      order: What the first half of the channels encodes. "mae": the column (facebookresearch/mae `util/pos_embed.py`);
+        "mocov3": the row (facebookresearch/moco-v3 `vits.py`).
+
+    Returns:
+      (rows*columns, width) float32. The cls token's row is zeros and not part of the table.
     """
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     halves = {"mae": (columns, rows), "mocov3": (rows, columns)}[order]
@@ -17,10 +23,20 @@ def sincos_table(width: int, grid: tuple[int, int], *, order: str = "mae") -> np
 
 
 def resize_position_table(table: np.ndarray, grid: tuple[int, int], new_grid: tuple[int, int]) -> np.ndarray:
-    """(1 + rows*columns, D) -> (1 + new rows * new columns, D); the cls row is copied.
+    """Resizes a position table as torch's bicubic interpolation does; the cls row is copied.
 
-    torch's bicubic: align_corners false, no antialiasing, coefficient -0.75, edges repeated. Common resizers differ
-    in one of these and give other tables. Source: facebookresearch/mae `interpolate_pos_embed`.
+    That is: align_corners false, no antialiasing, coefficient -0.75, edges repeated. Common resizers differ in one of
+    these and give other tables.
+
+    Args:
+      table: (1 + rows*columns, D), the cls row first.
+      grid: Its (rows, columns).
+      new_grid: Those of the result.
+
+    Returns:
+      (1 + new rows * new columns, D) float32.
+
+    Source: facebookresearch/mae `interpolate_pos_embed`.
     """
     table = np.asarray(table, np.float64)
     patches = table[1:].reshape(*grid, -1)

@@ -6,18 +6,28 @@ import jax.numpy as jnp
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def l2_normalize(x, eps: float = 1e-12):
-    """Rows of unit length, float32 (torch `F.normalize`: the length is bounded from below by eps)."""
+def l2_normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
+    """Rows (..., D) of unit length, float32; the length is bounded from below by eps, as in torch's `F.normalize`."""
     x = x.astype(jnp.float32)
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, eps**2))
 
 
-def info_nce(queries, keys, temperature: float):
-    """Mean cross-entropy of q k^T / T with each row's own key as the positive, and its top-1 accuracy.
+# --- Contrast within a batch ----------------------------------------------------------------------------------
 
-    queries, keys: (B, D), normalised here; under jit the batch is global, so the negatives are those of all devices.
-    Multiply by 2 T for the scale that MoCo v3, ccMIM and CMAE use.
+
+def info_nce(queries: jax.Array, keys: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
+    """InfoNCE: cross-entropy of q k^T / T, each row's own key being the positive.
+
+    Multiplied by 2 T it has the scale that MoCo v3, ccMIM and CMAE use.
+
+    Args:
+      queries: (B, D), normalized here. Under jit the batch is global: the negatives are those of all devices.
+      keys: (B, D), normalized here.
+      temperature: T.
+
+    Returns:
+      (mean loss, top-1 accuracy).
     """
     logits = jnp.matmul(l2_normalize(queries), l2_normalize(keys).T, precision=HIGHEST) / temperature
     positives = jnp.diagonal(logits)
@@ -26,12 +36,28 @@ def info_nce(queries, keys, temperature: float):
     return loss, accuracy
 
 
-def nt_xent(first, second, temperature: float, *, hard=None, hard_weight: float = 1.0):
-    """SimCLR's loss: each of the 2 B rows finds its other view among the 2 B - 1 others; and its top-1 accuracy.
+def nt_xent(
+    first: jax.Array,
+    second: jax.Array,
+    temperature: float,
+    *,
+    hard: jax.Array | None = None,
+    hard_weight: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """NT-Xent, SimCLR's loss: each of the 2 B rows finds its other view among the 2 B - 1 other rows.
 
-    first, second: (B, D), the two views, normalised here. The mean over all rows (equation 1 of the paper). hard:
-    (B or 2 B, n, D), normalised here: negatives of each of the first B rows, or of all, and of that row alone; weighted
-    as in `queue_logits`.
+    Args:
+      first: One view, (B, D), normalized here.
+      second: The other view, (B, D), normalized here.
+      temperature: T.
+      hard: (B or 2 B, n, D), normalized here: additional negatives of each of the first B rows, or of all rows, and of
+        that row only.
+      hard_weight: See `queue_logits`.
+
+    Returns:
+      (loss, the mean over all rows; top-1 accuracy).
+
+    Source: Chen et al. 2020, equation 1.
     """
     z = l2_normalize(jnp.concatenate([first, second]))
     count = z.shape[0]
@@ -47,11 +73,38 @@ def nt_xent(first, second, temperature: float, *, hard=None, hard_weight: float 
     return loss, jnp.mean(jnp.argmax(logits, axis=1) == other)
 
 
-def queue_logits(queries, keys, queue, temperature: float, *, hard=None, hard_weight: float = 1.0):
-    """(B, 1 + K + n) logits [q k+, q queue, w q k-] / T: each query's own key first (MoCo v2).
+def byol(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean of 2 - 2 cos(prediction, target), both (B, D).
 
-    queries, keys: (B, D), normalised here. queue: (K, D), unit rows. hard: (B, n, D), normalised here: negatives of
-    each query alone, whose similarity is weighted by hard_weight inside the exponential (Ge et al. 2021).
+    Source: Grill et al. 2020, equation 2.
+    """
+    return jnp.mean(2.0 - 2.0 * jnp.sum(l2_normalize(predictions) * l2_normalize(targets), axis=-1))
+
+
+# --- Contrast with a queue ------------------------------------------------------------------------------------
+
+
+def queue_logits(
+    queries: jax.Array,
+    keys: jax.Array,
+    queue: jax.Array,
+    temperature: float,
+    *,
+    hard: jax.Array | None = None,
+    hard_weight: float = 1.0,
+) -> jax.Array:
+    """MoCo v2's logits, [q k+, q queue, w q k-] / T.
+
+    Args:
+      queries: (B, D), normalized here.
+      keys: (B, D), normalized here, the positives.
+      queue: (K, D), rows of unit length.
+      temperature: T.
+      hard: (B, n, D), normalized here: additional negatives of each query only.
+      hard_weight: w, by which their similarity is multiplied inside the exponential (Ge et al. 2021).
+
+    Returns:
+      (B, 1 + K + n), each query's own key first.
     """
     q, k = l2_normalize(queries), l2_normalize(keys)
     parts = [jnp.sum(q * k, axis=1, keepdims=True), jnp.matmul(q, queue.T, precision=HIGHEST)]
@@ -60,17 +113,26 @@ def queue_logits(queries, keys, queue, temperature: float, *, hard=None, hard_we
     return jnp.concatenate(parts, axis=1) / temperature
 
 
-def first_of(logits):
-    """Mean cross-entropy of logits (B, n) whose first column is right, and the top-1 accuracy."""
+def first_of(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(mean cross-entropy, top-1 accuracy) of logits (B, n) whose first column is the right one."""
     loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
     return loss, jnp.mean(jnp.argmax(logits, axis=1) == 0)
 
 
-def queue_nce(queries, keys, queue, temperature: float, *, in_batch: bool):
-    """Mean cross-entropy against a queue of earlier keys, and its top-1 accuracy.
+def queue_nce(
+    queries: jax.Array, keys: jax.Array, queue: jax.Array, temperature: float, *, in_batch: bool
+) -> tuple[jax.Array, jax.Array]:
+    """InfoNCE against a queue of earlier keys.
 
-    queries, keys: (B, D), normalised here. queue: (K, D), unit rows. Logits are those of `queue_logits`, and with
-    in_batch the other keys of the batch are negatives too.
+    Args:
+      queries: (B, D), normalized here.
+      keys: (B, D), normalized here, the positives.
+      queue: (K, D), rows of unit length.
+      temperature: T.
+      in_batch: Whether the other keys of the batch are negatives, too.
+
+    Returns:
+      (mean cross-entropy, top-1 accuracy).
     """
     if not in_batch:
         return first_of(queue_logits(queries, keys, queue, temperature))
@@ -80,27 +142,27 @@ def queue_nce(queries, keys, queue, temperature: float, *, in_batch: bool):
     return loss, jnp.mean(jnp.argmax(logits, axis=1) == jnp.arange(q.shape[0]))
 
 
-def new_queue(rng, size: int, width: int):
-    """{keys (K, D) random unit rows, pointer ()}: what a queue holds before the first step."""
+def new_queue(rng: jax.Array, size: int, width: int) -> dict[str, jax.Array]:
+    """A queue before the first step: {"keys": (size, width) random rows of unit length, "pointer": () int32, 0}."""
     keys = l2_normalize(jax.random.normal(rng, (size, width), jnp.float32))
     return {"keys": keys, "pointer": jnp.zeros((), jnp.int32)}
 
 
-def enqueue(queue, keys):
-    """The queue with its oldest rows replaced by `keys` (B, D), normalised here; B divides the queue's size."""
+def enqueue(queue: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
+    """The queue with its oldest rows replaced by `keys` (B, D), normalized here; B divides the queue's size."""
     rows = jax.lax.dynamic_update_slice(queue["keys"], jax.lax.stop_gradient(l2_normalize(keys)), (queue["pointer"], 0))
     return {"keys": rows, "pointer": (queue["pointer"] + keys.shape[0]) % rows.shape[0]}
 
 
-def byol(predictions, targets):
-    """Mean of 2 - 2 cos (Grill et al. 2020, equation 2)."""
-    return jnp.mean(2.0 - 2.0 * jnp.sum(l2_normalize(predictions) * l2_normalize(targets), axis=-1))
+# --- Reconstruction of patches --------------------------------------------------------------------------------
 
 
-def patch_statistics(patches, eps: float = 1e-6):
-    """Mean and standard deviation of every patch (B, N, 1), float32; the variance is unbiased, eps under the root.
+def patch_statistics(patches: jax.Array, eps: float = 1e-6) -> tuple[jax.Array, jax.Array]:
+    """Mean and std of every patch (B, N, d), each (B, N, 1) float32; the variance is unbiased, eps under the root.
 
-    Source: facebookresearch/mae `forward_loss`. From (x - mean)^2: a difference of moments loses flat patches.
+    From (x - mean)^2: a difference of moments loses the variance of flat patches.
+
+    Source: facebookresearch/mae `forward_loss`.
     """
     patches = patches.astype(jnp.float32)
     mean = patches.mean(axis=-1, keepdims=True)
@@ -108,40 +170,44 @@ def patch_statistics(patches, eps: float = 1e-6):
     return mean, jnp.sqrt(variance + eps)
 
 
-def normalize_patches(patches):
-    """Each patch less its mean, over its standard deviation."""
+def normalize_patches(patches: jax.Array) -> jax.Array:
+    """Patches (B, N, d) -> (x - mean) / std of each, float32."""
     mean, std = patch_statistics(patches)
     return (patches.astype(jnp.float32) - mean) / std
 
 
-def patch_mse(predictions, targets):
-    """Squared error of the patches given (B, n, d), averaged over each patch and over all of them."""
+def patch_mse(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Squared error of patches (B, n, d), averaged over each patch and over all of them."""
     return jnp.mean((predictions.astype(jnp.float32) - targets.astype(jnp.float32)) ** 2)
 
 
-def patch_l1(predictions, targets):
-    """Absolute error, averaged as `patch_mse` averages the squared one (the choice of SimMIM)."""
+def patch_l1(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Absolute error of patches (B, n, d), averaged as `patch_mse` averages the squared one (SimMIM's choice)."""
     return jnp.mean(jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32)))
 
 
-def feature_std(features):
-    """Standard deviation over the batch of unit-length features, times sqrt(D): 1 is healthy, 0 is collapse."""
+# --- Collapse -------------------------------------------------------------------------------------------------
+
+
+def feature_std(features: jax.Array) -> jax.Array:
+    """Std over the batch of unit-length features (B, D), times sqrt(D): 1 is healthy, 0 is collapse."""
     unit = l2_normalize(features)
     return jnp.mean(jnp.std(unit, axis=0)) * jnp.sqrt(unit.shape[-1])
 
 
-def effective_rank(features):
-    """(tr C)^2 / tr(C^2) of the batch's covariance C: how many directions share the variance, 1 to min(B - 1, D).
+def effective_rank(features: jax.Array) -> jax.Array:
+    """(tr C)^2 / tr(C^2) of the covariance C of features (B, D): how many directions share the variance.
 
-    The participation ratio of the eigenvalues: no eigenvalue need be computed. 0 where there is no variance.
+    The participation ratio of the eigenvalues, without computing them; 1 to min(B - 1, D), 0 where there is no
+    variance.
     """
-    centred = features.astype(jnp.float32) - features.astype(jnp.float32).mean(axis=0)
-    count, width = centred.shape
-    gram = centred @ centred.T if count < width else centred.T @ centred  # the same eigenvalues
+    centered = features.astype(jnp.float32) - features.astype(jnp.float32).mean(axis=0)
+    count, width = centered.shape
+    gram = centered @ centered.T if count < width else centered.T @ centered  # the same eigenvalues
     return jnp.trace(gram) ** 2 / jnp.maximum(jnp.sum(gram**2), 1e-12)
 
 
-def spread(features):
-    """{feature_std, effective_rank}, for the log: both fall when features collapse. No gradient."""
+def spread(features: jax.Array) -> dict[str, jax.Array]:
+    """{"feature_std", "effective_rank"} of features (B, D), for the log: both fall in collapse. No gradient."""
     features = jax.lax.stop_gradient(features)
     return {"feature_std": feature_std(features), "effective_rank": effective_rank(features)}
