@@ -1,11 +1,14 @@
 """Configs: presets, the argument after the colon, overrides, refusals."""
 
+import contextlib
+import fnmatch
+import math
 import pathlib
 
 import pytest
 
 from maskcl_jax import config
-from maskcl_jax.config import load
+from maskcl_jax.config import load, ranges
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 
@@ -154,8 +157,16 @@ def test_unknown_encoders_are_named(variant):
         ("epochs", 0),
         ("dtype", "float16"),
         ("data.image_size", (32,)),
+        ("data.image_size", (32, 0)),
         ("data.mean", (0.5, 0.5)),
+        ("data.mean", (123.7, 116.3, 103.5)),
         ("eval.k", 0),
+        ("optimizer.base_lr", -1.0),
+        ("optimizer.base_lr", float("nan")),
+        ("optimizer.warmup_epochs", float("inf")),
+        ("augment.crop_scale", (1.0, 0.2)),
+        ("augment.crop_ratio", (0.0, 1.0)),
+        ("augment.interpolation", "cubic"),
     ],
 )
 def test_values_out_of_range_are_named(field, value):
@@ -163,6 +174,60 @@ def test_values_out_of_range_are_named(field, value):
     c.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=field.replace(".", r"\.")):
         config.check(c)
+
+
+def numbers():
+    """{field: value} of all configs: every field that holds numbers."""
+    fields = {name: value for path, preset in PRESETS for name, value in config.flat(load(path, preset)).items()}
+    return {
+        name: value for name, value in fields.items() if isinstance(value, int | float | list) and value is not True
+    }
+
+
+def patterns(field: str) -> list[str]:
+    return [pattern for pattern in ranges.RANGES if fnmatch.fnmatchcase(field, pattern)]
+
+
+def test_every_number_has_one_range():
+    fields = [field for field, value in numbers().items() if not isinstance(value, bool)]
+    assert {field: patterns(field) for field in fields if len(patterns(field)) != 1} == {}
+    assert len(fields) > 100
+
+
+def test_every_range_and_choice_is_of_a_field():
+    fields = {name for path, preset in PRESETS for name in config.flat(load(path, preset))}
+    assert {pattern for field in fields for pattern in patterns(field)} == ranges.RANGES.keys()
+    assert fields >= ranges.CHOICES.keys()
+
+
+def test_numbers_outside_their_range_are_refused_and_its_ends_are_not():
+    for pattern, allowed in ranges.RANGES.items():
+        for end, step, out in ((allowed.low, -1e-6, allowed.above), (allowed.high, 1e-6, allowed.below)):
+            if math.isinf(end):
+                continue
+            for number, wrong in ((end, out), (end + step * max(1, abs(end)), True)):
+                value = [number, number] if allowed.ordered else number
+                with pytest.raises(UserError, match="is out of range") if wrong else contextlib.nullcontext():
+                    ranges.check_numbers(pattern, value)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "words"),
+    [
+        (ranges.AT_LEAST_1, "at least 1"),
+        (ranges.FRACTION_NOT_1, "at least 0.0, below 1.0"),
+        (ranges.FRACTIONS_NOT_0, "two numbers, the smaller first, each above 0.0, at most 1.0"),
+        (ranges.Range(), "finite"),
+    ],
+)
+def test_a_range_in_words(allowed, words):
+    assert str(allowed) == words
+
+
+def test_numbers_of_a_method_from_elsewhere_need_only_be_finite():
+    ranges.check_numbers("method.gamma_of_mine", -3.0)
+    with pytest.raises(UserError, match=r"method\.gamma_of_mine=inf is out of range: finite"):
+        ranges.check_numbers("method.gamma_of_mine", math.inf)
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,177 @@
-"""What the values of a config may be."""
+"""What the values of a config may be: the range of every number, the words of every choice, and their check."""
+
+import dataclasses
+import fnmatch
+import math
+from typing import Any
 
 import ml_collections
 
+from maskcl_jax.config.fields import flat, suggestion
 from maskcl_jax.errors import UserError
 
 
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`, both included unless `above` or `below` says otherwise.
+
+    Attributes:
+        ordered: The field is a pair, the smaller number first.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    ordered: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether a number lies inside; what is not finite never does."""
+        over_low = number > self.low if self.above else number >= self.low
+        under_high = number < self.high if self.below else number <= self.high
+        return over_low and under_high and math.isfinite(number)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low}" if math.isfinite(self.low) else ""
+        high = f"{'below' if self.below else 'at most'} {self.high}" if math.isfinite(self.high) else ""
+        limits = ", ".join(filter(None, (low, high))) or "finite"
+        return f"two numbers, the smaller first, each {limits}" if self.ordered else limits
+
+
+AT_LEAST_1, AT_LEAST_0, POSITIVE, NOT_NEGATIVE = Range(1), Range(0), Range(0.0, above=True), Range(0.0)
+FRACTION, FRACTION_NOT_0, FRACTION_NOT_1 = Range(0.0, 1.0), Range(0.0, 1.0, above=True), Range(0.0, 1.0, below=True)
+FRACTIONS = Range(0.0, 1.0, ordered=True)
+FRACTIONS_NOT_0 = Range(0.0, 1.0, above=True, ordered=True)
+RATIOS = Range(0.0, above=True, ordered=True)
+
+# By name; * stands for anything. A method may check more, above all what goes together.
+RANGES = {
+    "seed": Range(0, 2**63 - 1),
+    "epochs": AT_LEAST_0,
+    "total_steps": AT_LEAST_0,
+    "batch_size": AT_LEAST_1,
+    "mesh.*": Range(-1),
+    "accumulation": AT_LEAST_1,
+    "image_chunks": AT_LEAST_0,
+    "data.image_size": AT_LEAST_1,
+    "data.channels": AT_LEAST_1,
+    "data.mean": FRACTION,  # of the largest pixel value
+    "data.std": FRACTION_NOT_0,
+    "data.eval_resize": Range(1.0),
+    "data.num_examples": AT_LEAST_1,
+    "data.num_classes": AT_LEAST_1,
+    "data.cache_mb": AT_LEAST_0,
+    "data.threads": AT_LEAST_0,
+    "augment.crop_scale": FRACTIONS_NOT_0,
+    "augment.crop_ratio": RATIOS,
+    "optimizer.base_lr": NOT_NEGATIVE,
+    "optimizer.min_lr": NOT_NEGATIVE,
+    "optimizer.warmup_epochs": NOT_NEGATIVE,
+    "optimizer.weight_decay": FRACTION,
+    "optimizer.b1": FRACTION_NOT_1,
+    "optimizer.b2": FRACTION_NOT_1,
+    "optimizer.eps": POSITIVE,
+    "optimizer.momentum": FRACTION_NOT_1,
+    "optimizer.clip_norm": NOT_NEGATIVE,
+    "eval.every_epochs": NOT_NEGATIVE,
+    "eval.k": AT_LEAST_1,
+    "eval.temperature": POSITIVE,
+    "eval.batch_size": AT_LEAST_1,
+    "eval.train_examples": AT_LEAST_0,
+    "eval.test_examples": AT_LEAST_0,
+    "eval.pictures": AT_LEAST_0,
+    "checkpoint.every_epochs": NOT_NEGATIVE,
+    "checkpoint.keep_last": AT_LEAST_1,
+    "checkpoint.keep_every_epochs": NOT_NEGATIVE,
+    "log.every_seconds": NOT_NEGATIVE,
+    "log.every_steps": AT_LEAST_1,
+    # Networks.
+    "model.width": AT_LEAST_1,
+    "model.depth": AT_LEAST_1,
+    "model.heads": AT_LEAST_1,
+    "model.patch_size": AT_LEAST_1,
+    "model.mlp_ratio": POSITIVE,
+    "method.*decoder.width": AT_LEAST_1,
+    "method.*decoder.depth": AT_LEAST_1,
+    "method.*decoder.heads": AT_LEAST_1,
+    "method.*decoder.mlp_ratio": POSITIVE,
+    "method.projector.layers": AT_LEAST_1,
+    "method.projector.hidden": AT_LEAST_1,
+    "method.projector.out": AT_LEAST_1,
+    "method.projector_out": AT_LEAST_1,
+    "method.predictor.hidden": AT_LEAST_1,
+    "method.mask_head.blocks": AT_LEAST_1,
+    "method.bn_group_size": AT_LEAST_0,
+    # Losses and targets.
+    "method.temperature": POSITIVE,
+    "method.momentum": FRACTION,
+    "method.queue_size": AT_LEAST_0,
+    "method.*_weight": NOT_NEGATIVE,
+    "method.lambda_*": NOT_NEGATIVE,
+    # Views.
+    "method.mask_ratio": FRACTION_NOT_1,
+    "method.mask_ratio_key": FRACTION_NOT_1,
+    "method.mask_block": AT_LEAST_1,
+    "method.master_size": AT_LEAST_1,
+    "method.pixel_shift": AT_LEAST_0,
+    "method.*_crop_scale": FRACTIONS_NOT_0,
+    "method.*augment.brightness": FRACTION,
+    "method.*augment.contrast": FRACTION,
+    "method.*augment.saturation": FRACTION,
+    "method.*augment.hue": Range(0.0, 0.5),
+    "method.*augment.*_p": FRACTION,
+    "method.*augment.blur_sigma": Range(0.0, 2.0, above=True, ordered=True),  # pixels; `ops` sums over 6 on each side
+    # ccMIM.
+    "method.importance_layers": Range(-1),
+    # MaskCo.
+    "method.regions": AT_LEAST_1,
+    "method.extra_regions": AT_LEAST_0,
+    "method.box_side": FRACTIONS_NOT_0,
+    "method.box_ratio": RATIOS,
+    "method.roi_size": AT_LEAST_1,
+    "method.roi_samples": AT_LEAST_1,
+    "method.negative_iou": FRACTION,
+    # Saliency masking.
+    "method.ema_warmup": FRACTION,
+    "method.spread": Range(),
+    "method.grid": Range(2),
+    "method.ratio": FRACTIONS,
+    "method.num_hard": AT_LEAST_0,
+    "method.negative_ratio": FRACTIONS,
+    "method.negative_cap": FRACTION,
+    "method.focal_p": FRACTION,
+    "method.focal_window": Range(1, 224),
+    "method.negative_window": Range(1, 224),
+    "method.channelwise_p": FRACTION,
+    "method.*noise_std": NOT_NEGATIVE,
+    "method.high_pass.sigma": POSITIVE,
+    "method.high_pass.taps": Range(3),
+    "method.blur.sigma": POSITIVE,
+    "method.blur.taps": Range(3),
+}
+
+# Words that more than one method knows; those of a method stand beside what they choose.
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "cheap", "blocks"),
+    "kernels": ("auto", "plain", "fused"),
+    "augment.interpolation": ("bicubic", "bilinear"),
+    "augment.photometric": ("device", "host"),
+    "optimizer.name": ("adamw", "sgd", "lars", "lars_mae"),
+    "optimizer.mu_dtype": ("float32", "bfloat16"),
+}
+
+
 def check(config: ml_collections.ConfigDict) -> None:
-    """Checks, before anything is built, what no single room can see. Raises UserError."""
-    positive = {
-        "batch_size": config.batch_size,
-        "eval.batch_size": config.eval.batch_size,
-        "eval.k": config.eval.k,
-        "eval.temperature": config.eval.temperature,
-        "data.channels": config.data.channels,
-        "accumulation": config.accumulation,
-    }
-    for field, value in positive.items():
-        if value <= 0:
-            raise UserError(f"{field}={value} is out of range: it must be greater than 0")
-    if config.image_chunks < 0:
-        raise UserError(f"image_chunks={config.image_chunks} is out of range: use 1 or more, or 0 for what suits")
-    if config.epochs <= 0 and config.total_steps <= 0:
-        raise UserError(f"epochs={config.epochs} gives no step: set epochs or total_steps to a positive number")
-    if len(config.data.image_size) != 2 or min(config.data.image_size) < 1:
+    """Checks every number and word, before anything is built. Raises UserError that names the first wrong one."""
+    for field, value in flat(config).items():
+        check_numbers(field, value)
+        known = CHOICES.get(field)
+        if known is not None and value not in known:
+            raise UserError(f"{field}={value!r} is unknown{suggestion(value, known)}: use {', '.join(known)}")
+    if not config.epochs and not config.total_steps:
+        raise UserError("epochs=0 gives no step: set epochs or total_steps to 1 or more")
+    if len(config.data.image_size) != 2:
         raise UserError(f"data.image_size={config.data.image_size} is not a size: write (height, width)")
     for field in ("mean", "std"):
         values = config.data[field]
@@ -31,11 +180,19 @@ def check(config: ml_collections.ConfigDict) -> None:
                 f"data.{field}={tuple(values)} has {len(values)} values for data.channels={config.data.channels}: "
                 "give one for every channel, or one for all"
             )
-    for field, value, known in (
-        ("dtype", config.dtype, ("float32", "bfloat16")),
-        ("optimizer.mu_dtype", config.optimizer.mu_dtype, ("float32", "bfloat16")),
-        ("remat", config.remat, ("none", "cheap", "blocks")),
-        ("kernels", config.kernels, ("auto", "plain", "fused")),
-    ):
-        if value not in known:
-            raise UserError(f"{field}={value!r} is unknown: use {', '.join(known[:-1])} or {known[-1]}")
+
+
+def range_of(field: str) -> Range:
+    """The range of a field; of one that the table does not have, every finite number."""
+    return next((found for pattern, found in RANGES.items() if fnmatch.fnmatchcase(field, pattern)), Range())
+
+
+def check_numbers(field: str, value: Any) -> None:
+    """Raises UserError where a field, or one number of a list, is out of its range."""
+    numbers = value if isinstance(value, list) else [value]
+    if any(isinstance(number, bool | str) for number in numbers):
+        return
+    allowed, written = range_of(field), tuple(value) if isinstance(value, list) else value
+    in_order = len(numbers) == 2 and numbers[0] <= numbers[1] if allowed.ordered else True
+    if not in_order or not all(map(allowed.holds, numbers)):
+        raise UserError(f"{field}={written} is out of range: {allowed}")
