@@ -9,20 +9,23 @@
   ccmim, mocov3, moco_v2   likewise, with --full alone
 
 Every folder has a README.md with the lines that load it. Where PyTorch is installed the export is loaded as a user
-would load it and compared with the run on photographs; a difference above 1e-4 leaves nothing behind.
+would load it and compared with the run on photographs, features and preprocessing; a feature that differs by more than
+1e-4, or another preprocessing, leaves nothing behind.
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags
 
 from maskcl_jax import cli
 from maskcl_jax.errors import UserError
-from maskcl_jax.interchange import check as checking
 from maskcl_jax.interchange.catalog import LAYOUTS
+from maskcl_jax.interchange.check import check as check_export
+from maskcl_jax.interchange.check import import_problem
 from maskcl_jax.interchange.files import new_folder
-from maskcl_jax.interchange.product import product_of
-from maskcl_jax.interchange.writing import check_fits, fill, readme
+from maskcl_jax.interchange.product import Product, product_of
+from maskcl_jax.interchange.writing import check_fits, readme, write_files
 from maskcl_jax.training.run import Run, restore_run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
@@ -35,21 +38,27 @@ CHECK = flags.DEFINE_bool("check", None, "Load it and compare; default: where th
 
 
 def main(argv: list[str]) -> None:
-    """Writes the folder and says how to load it."""
-    said = export(
-        WORKDIR.value,
-        FORMAT.value,
-        OUT.value,
-        network=NETWORK.value,
-        full=FULL.value,
-        step=STEP.value,
-        check=CHECK.value,
-    )
-    print(said)
+    """Writes the folder and prints its README."""
+    options = {"network": NETWORK.value, "full": FULL.value, "check": CHECK.value}
+    print(export(WORKDIR.value, FORMAT.value, OUT.value, step=STEP.value, **options))
 
 
-def export(workdir: str, format: str, out: str, *, step: int | None = None, **options) -> str:
-    """Exports the run in `workdir`: see `export_run`."""
+def export(workdir: str, format: str, out: str, *, step: int | None = None, **options: Any) -> str:
+    """Exports the run in `workdir`.
+
+    Args:
+        workdir: the run's folder.
+        format: a name of `LAYOUTS`.
+        out: the new folder.
+        step: of the checkpoint; default: the newest.
+        **options: see `export_run`.
+
+    Returns:
+        The README.
+
+    Raises:
+        UserError: see `export_run`.
+    """
     if pathlib.Path(out).exists():
         raise UserError(f"--out={out} exists: give another, or remove it")
     return export_run(restore_run(workdir, step), format, out, **options)
@@ -58,31 +67,42 @@ def export(workdir: str, format: str, out: str, *, step: int | None = None, **op
 def export_run(
     run: Run, format: str, out: str, *, network: str = "online", full: bool = False, check: bool | None = None
 ) -> str:
-    """Exports a run into the new folder `out`; returns its README.
+    """Exports a run.
 
-    check: None checks where the libraries are installed. Raises UserError, and leaves nothing, where something does not
-    fit or the check fails.
+    Args:
+        run: the run.
+        format: a name of `LAYOUTS`.
+        out: the new folder.
+        network: "online" or "target", the EMA.
+        full: the whole pre-training model instead of an encoder.
+        check: load it and compare; None: where the libraries can be imported.
+
+    Returns:
+        The README.
+
+    Raises:
+        UserError: and leaves nothing, where something does not fit or the check fails.
     """
     if full and network == "target":
         raise UserError("--full exports both networks: leave --network out")
     product = product_of(run, format=format, network=network, full=full)
     check_fits(product)
     with new_folder(out) as folder:
-        fill(product, folder)
+        write_files(product, folder)
         text = readme(product, out, verdict_of(product, str(folder), check))
         (folder / "README.md").write_text(text)
     return text
 
 
-def verdict_of(product, folder: str, wanted: bool | None) -> str:
+def verdict_of(product: Product, folder: str, wanted: bool | None) -> str:
     """What the check says, or why there was none."""
     if wanted is False:
         return "not checked: --nocheck"
-    if reason := checking.missing(product):
+    if reason := import_problem(product):
         if wanted:
             raise UserError(f"--check: {reason}: install it, or write --nocheck")
         return f"not checked: {reason}"
-    return checking.check(product, folder)
+    return check_export(product, folder)
 
 
 if __name__ == "__main__":

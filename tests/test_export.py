@@ -1,5 +1,7 @@
 """Exports: loaded as a user would load them, with our features; refused in one line, with nothing left behind."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import pickle
@@ -16,8 +18,9 @@ from untrained import made, run_of, write_run
 from maskcl_jax.config import encoder_size
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export_run
-from maskcl_jax.interchange import check, pickles
+from maskcl_jax.interchange import check, files, hf_format, pickles, timm_format
 from maskcl_jax.interchange.catalog import LAYOUTS
+from maskcl_jax.interchange.formats import FORMATS
 
 STOCK = {"model.stem": "imagenet", "model.width": 64}
 
@@ -176,23 +179,93 @@ def test_whole_models(name, format, strict, tmp_path):
 def test_transformers_reconstructs_what_we_reconstruct(name, strict, tmp_path):
     library("hf")
     (folder,) = exports(made(name), ["hf"], tmp_path, full=True)
-    assert "prediction on 4 photographs" in (folder / "README.md").read_text()
+    assert "prediction on 5 photographs" in (folder / "README.md").read_text()
 
 
-def test_transformers_preprocesses_as_we_do(tmp_path):
-    transformers = library("hf")
-    from PIL import Image
+PREPROCESSED = [
+    {"data.image_size": (32, 32)},
+    {"data.image_size": (32, 48), "model.patch_size": 16},
+    {"data.image_size": (32, 32), "data.eval_resize": 256 / 224},
+    {"data.image_size": (64, 64), "data.eval_resize": 1.25, "data.channels": 1, "model.patch_size": 16},
+]
 
-    for resize, kind in ((1.0, "ViT"), (1.25, "CLIP")):
-        run = made("mae", **{"data.eval_resize": resize})
-        export_run(run, "hf", str(tmp_path / f"out{resize}"), check=False)
-        processor = transformers.AutoImageProcessor.from_pretrained(str(tmp_path / f"out{resize}"))
-        assert type(processor).__name__.startswith(kind)
-        grey = Image.new("RGB", (80, 60), (128, 64, 255))
-        pixels = np.asarray(processor(images=grey, return_tensors="np")["pixel_values"])
-        expected = (np.array([128, 64, 255]) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-        assert pixels.shape == (1, 3, 32, 32)
-        np.testing.assert_allclose(pixels[0].mean(axis=(1, 2)), expected, atol=1e-5)
+
+@pytest.mark.parametrize("format", ["timm", "hf"])
+@pytest.mark.parametrize("fields", PREPROCESSED)
+def test_preprocessing_is_the_runs_on_photographs_of_several_shapes(format, fields, tmp_path):
+    library(format)
+    (folder,) = exports(made("mae", **fields), [format], tmp_path)
+    text = (folder / "README.md").read_text()
+    found = re.search(r"preprocessing of 5 photographs of several shapes: at most ([\d.]+) of 255 levels", text)
+    whole = fields.get("data.eval_resize", 1.0) == 1.0
+    assert float(found[1]) < (0.5 if whole else 12)
+    assert ("half a pixel" in text) != whole
+
+
+def test_timm_preprocesses_images_that_are_not_square(tmp_path):
+    library("timm")
+    fields = {"data.image_size": (32, 48), "model.patch_size": 16, "data.eval_resize": 1.25}
+    (folder,) = exports(made("mae", **fields), ["timm"], tmp_path)
+    assert "preprocessing of 5 photographs" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"data.image_size": (32, 48), "model.patch_size": 16, "data.eval_resize": 1.25},
+        {"data.channels": 2},
+    ],
+)
+def test_preprocessing_that_transformers_cannot_express_is_not_claimed(fields, tmp_path):
+    """A shorter side of 40 pixels does not cover 40x60; no processor takes two channels."""
+    said = export_run(made("mae", **fields), "hf", str(tmp_path / "out"), check=False)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["config.json", "export.json"]
+    assert "No image processor of transformers does this run's preprocessing" in said
+    assert "AutoImageProcessor" not in said
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, {"crop_mode": "center", "crop_pct": 0.875}),
+        ({}, {"interpolation": "bilinear"}),
+        ({}, {"mean": [0.5, 0.5, 0.5]}),
+        ({"data.eval_resize": 1.25}, {"crop_pct": 1.0}),
+        ({"data.eval_resize": 1.25}, {"crop_mode": "squash"}),
+    ],
+)
+def test_another_preprocessing_is_not_exported(fields, wrong, tmp_path, monkeypatch):
+    library("timm")
+    right = timm_format.texts
+
+    def broken(p):
+        config = json.loads(right(p)["config.json"])
+        config["pretrained_cfg"] |= wrong
+        return {"config.json": json.dumps(config)}
+
+    monkeypatch.setitem(FORMATS, "timm", dataclasses.replace(FORMATS["timm"], texts=broken))
+    monkeypatch.setattr(check, "our_feature", lambda p, pixels: np.zeros((len(pixels), 32), np.float32))
+    monkeypatch.setattr(check, "LIMIT", np.inf)
+    with pytest.raises(UserError, match="its preprocessing is not the run's") as caught:
+        export_run(made("mae", **fields), "timm", str(tmp_path / "out"), check=True)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_transformers_that_would_pad_and_zoom_are_not_exported(tmp_path, monkeypatch):
+    """What was written until now: the shorter side of 1.25 times the shorter side, whatever the longer one."""
+    library("hf")
+    run = made("mae", **{"data.image_size": (32, 48), "model.patch_size": 16, "data.eval_resize": 1.25})
+
+    def shorter_side(p):
+        size = {"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": {"height": 32, "width": 48}}
+        mean, std = p.moments
+        return size | {"image_processor_type": "CLIPImageProcessor", "image_mean": mean, "image_std": std}
+
+    monkeypatch.setattr(hf_format, "preprocessor", shorter_side)
+    with pytest.raises(UserError, match=r"its preprocessing is not the run's: a photograph of \d+x\d+ differs by"):
+        export_run(run, "hf", str(tmp_path / "out"), check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_timm_brings_preprocessing_and_takes_other_heads(tmp_path):
@@ -246,6 +319,52 @@ def test_a_difference_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(check, "LIMIT", 0.0)
     with pytest.raises(UserError, match=r"--format=timm: their feature is not ours: largest difference \d"):
         export_run(made("mae"), "timm", str(tmp_path / "deep/er/out"))
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = """
+class Lazy:
+    def __getattr__(self, name):
+        raise RuntimeError("operator torchvision::nms does not exist\\nand a page of traceback")
+
+import sys
+Lazy.__version__, Lazy.AutoModel, Lazy.__spec__ = "5.0", object, None
+sys.modules[__name__] = Lazy()
+"""
+
+
+def test_a_library_that_is_installed_and_broken_is_a_reason_in_one_line(tmp_path, monkeypatch):
+    """It imports, and fails where a model is asked for, as transformers does beside a torchvision of another build."""
+    torch()
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "transformers.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path / "path"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+        monkeypatch.delitem(sys.modules, name)
+    run = made("mae")
+    said = export_run(run, "hf", str(tmp_path / "out"))
+    reason = "transformers.ViTModel cannot be imported (RuntimeError: operator torchvision::nms does not exist)"
+    assert f"| checked | not checked: {reason} |" in said
+    with pytest.raises(UserError, match=re.escape(f"--check: {reason}: install it")):
+        export_run(run, "hf", str(tmp_path / "other"), check=True)
+    sys.modules.pop("transformers")
+
+
+def test_libraries_are_tried_with_what_is_needed_of_them():
+    assert files.import_problem("json", "loads", "decoder.JSONDecoder") == ""
+    assert files.import_problem("json", "nothing").startswith("json.nothing cannot be imported (AttributeError: module")
+    assert files.import_problem("no_such_library") == (
+        "no_such_library cannot be imported (ModuleNotFoundError: No module named 'no_such_library')"
+    )
+
+
+def test_a_library_that_cannot_run_an_export_is_an_error_in_one_line(tmp_path, monkeypatch):
+    library("timm")
+    broken = dataclasses.replace(FORMATS["timm"], feature=lambda p: "model(images, 1, 2, 3)")
+    monkeypatch.setitem(FORMATS, "timm", broken)
+    with pytest.raises(UserError, match=r"timm cannot load or run the export \(TypeError: .*write --nocheck") as caught:
+        export_run(made("mae"), "timm", str(tmp_path / "out"), check=True)
+    assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,9 +1,11 @@
 """Imports: what is refused, what is said of it, and what is harmless."""
 
+import argparse
 import pathlib
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import jax
 import numpy as np
@@ -32,19 +34,49 @@ def test_a_file_that_wants_to_run_code_is_refused(name, tmp_path):
         torch.save(content, tmp_path / name)
     else:
         (tmp_path / name).write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(UserError, match=r"is refused: it wants to run .*exec, which can do anything") as caught:
+    with pytest.raises(UserError, match=r"is refused: reading it calls .*exec, which is not known") as caught:
         import_run(str(tmp_path / name), "timm", str(tmp_path / "run"))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_namespace_beside_the_weights_is_harmless(tmp_path, without_compiling):
-    import argparse
-
+@pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
+def test_what_checkpoints_hold_beside_weights_is_harmless(module, tmp_path, without_compiling):
+    """A namespace, a path, and numpy's scalars and arrays, as numpy 1 and numpy 2 name them."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
     state = {key: torch.tensor(value) for key, value in mae_encoder(tmp_path).items()}
-    torch.save({"model": state, "args": argparse.Namespace(lr=1.0), "epoch": 3}, tmp_path / "weights.pth")
+    scalars = {"loss": np.float32(0.5), "best": np.float64(0.7), "epoch": np.int64(3), "done": np.bool_(True)}
+    beside = scalars | {"args": argparse.Namespace(lr=1.0, out=pathlib.Path("runs")), "curve": np.arange(3.0)}
+    torch.save({"model": state} | beside, tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "weights.pth", "w") as renamed:
+        for name in new.namelist():
+            renamed.writestr(name, new.read(name).replace(b"numpy._core.multiarray", f"{module}.multiarray".encode()))
     assert_encoder(imported(str(tmp_path / "weights.pth"), "mae", tiny("mae")), made("mae"))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_with_numpys_scalars_are_harmless(protocol, tmp_path):
+    content = {"model": {"w": np.arange(3, dtype=np.float32)}, "lr": np.float64(0.1), "seen": np.arange(2)}
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    state, _ = files.read_state(str(tmp_path / "weights.pkl"))
+    np.testing.assert_array_equal(state["w"], [0, 1, 2])
+
+
+def test_an_array_of_objects_is_not_harmless(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
+    objects = np.empty(1, object)
+    objects[0] = RunsCode()
+    torch.save({"model": {"x": torch.ones(1)}, "more": objects}, tmp_path / "weights.pth")
+    (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"model": {"x": np.ones(1)}, "more": objects}))
+    for file in ("weights.pth", "weights.pkl"):
+        with pytest.raises(UserError, match="is refused"):
+            files.read_state(str(tmp_path / file))
+
+
+def test_reasons_have_no_addresses_and_are_one_line():
+    reason = files.first_line(ValueError("cannot identify <_io.BytesIO object at 0x7f12ab>\nsecond line"))
+    assert reason == "cannot identify <_io.BytesIO object>"
+    assert files.first_line(ValueError()) == "ValueError"
 
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
@@ -128,7 +160,11 @@ def test_files_that_are_none_are_said(tmp_path):
     (tmp_path / "text.safetensors").write_text("no weights at all")
     (tmp_path / "numbers.pkl").write_bytes(pickle.dumps({"lr": 3}))
     (tmp_path / "bare.pth").write_bytes(pickle.dumps({"lr": 3}, protocol=4))
-    cases |= {empty: "cannot be read", tmp_path / "folder": "holds none of", tmp_path / "gone": "does not exist"}
+    cases |= {
+        empty: r"nothing\.pth is empty \(0 bytes\)",
+        tmp_path / "folder": "holds none of",
+        tmp_path / "gone": "does not exist",
+    }
     cases |= {tmp_path / "text.safetensors": "cannot be read", tmp_path / "numbers.pkl": "holds no tensors"}
     cases |= {tmp_path / "bare.pth": "is refused: it is no PyTorch file"}
     for file, words in cases.items():

@@ -1,92 +1,109 @@
-"""Loads an export the way a user would, and compares its outputs on photographs with ours. Needs PyTorch."""
+"""Loads an export the way a user would, and compares what it computes on photographs with the run. Needs PyTorch."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from maskcl_jax import methods
-from maskcl_jax.data.pixels import crop_and_resize, to_channels
-from maskcl_jax.data.sources.embedded import photographs
+from maskcl_jax.data.pixels import to_channels
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, files, timm_format, torchvision_format
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.formats import FORMATS
+from maskcl_jax.interchange.preprocessing import compare_preprocessing, example_images
 from maskcl_jax.interchange.product import Product, shape_of
 from maskcl_jax.methods import base
 from maskcl_jax.models.vit import ViT
 
 LIMIT = 1e-4
-# What loads a format, where its own code base cannot be installed with pip: timm for a ViT, torchvision for a ResNet.
-LOADERS = {"timm": "timm", "hf": "transformers", "torchvision": "torchvision"}
+# What builds the network of a format, and the names that it must provide.
+LIBRARIES = {
+    "timm": ("timm", "create_model", "data.create_transform", "models.vision_transformer.VisionTransformer"),
+    "hf": ("transformers", "AutoModel", "ViTModel", "ViTMAEForPreTraining", "ResNetModel", "AutoImageProcessor"),
+    "torchvision": ("torchvision.models.resnet", "ResNet"),
+}
 
 
-def missing(p: Product) -> str:
+def library_of(p: Product) -> str:
+    """The key of `LIBRARIES`; for code bases that pip cannot install, timm for a ViT and torchvision for a ResNet."""
+    return p.format if p.format in LIBRARIES else "timm" if p.is_vit else "torchvision"
+
+
+def import_problem(p: Product) -> str:
     """What this check needs and cannot import, with the reason; "" if nothing."""
-    for name in ("torch", "safetensors.torch", loader(p)):
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # a broken installation raises anything
-            return f"{name} cannot be imported ({files.first_line(error)})"
+    for module, *names in (("torch", "nn.Module"), ("safetensors.torch", "load_file"), LIBRARIES[library_of(p)]):
+        if reason := files.import_problem(module, *names):
+            return reason
     return ""
 
 
-def loader(p: Product) -> str:
-    """The library that builds the network."""
-    return LOADERS.get(p.format, "timm" if p.is_vit else "torchvision")
-
-
 def check(p: Product, folder: str) -> str:
-    """Compares the export in `folder` with the run and says what was found.
+    """Compares the export in `folder` with the run.
 
-    Raises UserError where a difference is larger than `LIMIT`, or a tensor is not what was written.
+    Args:
+        p: the export.
+        folder: where it was written.
+
+    Returns:
+        What was compared, in words.
+
+    Raises:
+        UserError: where a feature differs by more than `LIMIT`, a tensor is not what was written, or the format's
+            preprocessing is not the run's.
     """
     import torch
 
     written, _ = files.read_state(folder)
     if any(not np.array_equal(written[key], value) for key, value in p.state.items()) or len(written) != len(p.state):
         raise UserError(f"--format={p.format}: the file does not hold the tensors that were written to it")
+    form, library = FORMATS[p.format], library_of(p)
     pixels = photos(p.size, p.channels)
     images = normalized(p, pixels)
     noise = np.random.default_rng(0).random((len(images), num_patches(p)), np.float32)
     whole = p.format == "hf" and p.kind == "full"
     ours = our_prediction(p, images, noise) if whole else our_feature(p, pixels)
     namespace: dict[str, Any] = {}
-    exec(FORMATS[p.format].load(p, folder), namespace)
-    namespace |= {"images": torch.tensor(images).permute(0, 3, 1, 2), "noise": torch.tensor(noise)}
-    if "model" not in namespace:
-        namespace["model"] = rebuilt(p, {key: np.asarray(value) for key, value in namespace["state"].items()})
-    with torch.no_grad():
-        theirs = eval(FORMATS[p.format].feature(p) or "model(images)", namespace).float().numpy()
+    try:
+        exec(form.load(p, folder), namespace)
+        namespace |= {"images": torch.tensor(images).permute(0, 3, 1, 2), "noise": torch.tensor(noise)}
+        if "model" not in namespace:
+            namespace["model"] = rebuilt(p, {key: np.asarray(value) for key, value in namespace["state"].items()})
+        with torch.no_grad():
+            theirs = eval(form.feature(p) or "model(images)", namespace).float().numpy()
+    except Exception as error:  # of another library: it raises anything
+        raise UserError(
+            f"--format={p.format}: {library} cannot load or run the export ({type(error).__name__}: "
+            f"{files.first_line(error)}); write --nocheck to export it all the same"
+        ) from error
     if theirs.shape != ours.shape:
         raise UserError(f"--format={p.format}: their feature is of shape {theirs.shape}, ours of {ours.shape}")
     difference, scale = float(np.max(np.abs(theirs - ours))), float(np.max(np.abs(ours)))
-    found = f"largest difference {difference:.1e}, scale {scale:.1f}"
+    words = f"largest difference {difference:.1e}, scale {scale:.1f}"
     if not difference <= LIMIT:
-        raise UserError(f"--format={p.format}: their feature is not ours: {found}; the limit is {LIMIT:.0e}")
-    library = importlib.import_module(loader(p))
+        raise UserError(f"--format={p.format}: their feature is not ours: {words}; the limit is {LIMIT:.0e}")
+    package = LIBRARIES[library][0].partition(".")[0]
+    version = importlib.import_module(package).__version__
+    lines = form.preprocess(p, folder)
     return (
-        f"{'prediction' if whole else 'feature'} on {len(images)} photographs, float32: {found}, with {loader(p)} "
-        f"{library.__version__}; all {len(p.state)} tensors as written"
+        f"{'prediction' if whole else 'feature'} on {len(images)} photographs, float32: {words}, with {package} "
+        f"{version}; all {len(p.state)} tensors as written; "
+        + (compare_preprocessing(p, lines, namespace) if lines else "no preprocessing comes with the format")
     )
 
 
 def num_patches(p: Product) -> int:
-    """Of an image; 0 for a ResNet."""
+    """Patches of an image; 0 for a ResNet."""
     return p.encoder.grid[0] * p.encoder.grid[1] if p.is_vit else 0
 
 
-def photos(size: tuple[int, int], channels: int, count: int = 4) -> np.ndarray:
-    """(count, H, W, channels) uint8: photographs that come with scikit-image."""
-    pictures = []
-    for file in photographs()[:count]:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        box = np.array([0, 0, *pixels.shape[:2]])
-        pictures.append(crop_and_resize(pixels, box, size=size, interpolation="bicubic", flip=False))
-    return to_channels(np.stack(pictures), channels)
+def photos(size: tuple[int, int], channels: int) -> np.ndarray:
+    """(n, H, W, channels) uint8: photographs that come with scikit-image, resized."""
+    height, width = size
+    resized = [np.asarray(image.resize((width, height))) for image in example_images(3)]
+    return to_channels(np.stack(resized), channels)
 
 
 def normalized(p: Product, images: np.ndarray) -> np.ndarray:
@@ -95,7 +112,7 @@ def normalized(p: Product, images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) / 255 - mean) / std
 
 
-def our_method(p: Product):
+def our_method(p: Product) -> methods.Method:
     """The run's method, computing in float32 whatever the run computed in."""
     config = p.config.copy_and_resolve_references()
     config.dtype = "float32"
@@ -118,7 +135,7 @@ def our_feature(p: Product, pixels: np.ndarray) -> np.ndarray:
 
 
 def our_prediction(p: Product, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """What the decoder makes of the patches of least noise."""
+    """What the decoder predicts where the patches of least noise (B, N) are visible."""
     method = our_method(p)
     order = np.argsort(noise, axis=1)
     visible, masked = order[:, : method.num_visible], order[:, method.num_visible :]
@@ -126,14 +143,14 @@ def our_prediction(p: Product, images: np.ndarray, noise: np.ndarray) -> np.ndar
     return computed(lambda x: method.predict(params, method.latent(params, x, visible), visible, masked), images)
 
 
-def computed(function, images: np.ndarray) -> np.ndarray:
-    """function(images) in full float32 on any device."""
+def computed(function: Callable[[Any], jax.Array], images: np.ndarray) -> np.ndarray:
+    """function(images), compiled, in full float32 on any device."""
     with jax.default_matmul_precision("highest"):
         return np.asarray(jax.jit(function)(images), np.float32)
 
 
-def rebuilt(p: Product, state: dict[str, np.ndarray]):
-    """A model of timm or torchvision with the encoder of a state dict, loaded strictly."""
+def rebuilt(p: Product, state: dict[str, np.ndarray]) -> Any:
+    """A model of timm or torchvision with the encoder of a format's state dict, loaded strictly."""
     import torch
 
     state = files.arrays_of(state, p.format)

@@ -1,4 +1,4 @@
-"""detectron2: a pickle of numpy arrays for its DetectionCheckpointer, and the lines its config needs."""
+"""detectron2: a pickle of numpy arrays for its DetectionCheckpointer, and the lines that its config needs."""
 
 from maskcl_jax.interchange import torchvision_format
 from maskcl_jax.interchange.files import quoted
@@ -8,24 +8,24 @@ CONFIG = "detectron2.yaml"
 
 
 def lacks(p: Product) -> str:
-    """ResNets that its `build_resnet_backbone` knows."""
+    """Why its `build_resnet_backbone` has no such network; "" where it has."""
     if p.encoder.stem == "small":
         return "detectron2 has no ResNet with the small stem"
     if p.channels != 3:
-        return f"detectron2 reads colour images, not {p.channels} channels"
+        return f"detectron2 reads color images, not {p.channels} channels"
     if p.encoder.depth not in torchvision_format.STOCK:
         return f"detectron2 has no ResNet-{p.encoder.depth}"
     return torchvision_format.unusual(p)
 
 
 def load(p: Product, folder: str) -> str:
-    """What its checkpointer does."""
+    """The lines that read it as its checkpointer does."""
     path = quoted(f"{folder}/model.pkl")
     return f'import pickle\nstate = pickle.load(open({path}, "rb"), encoding="latin1")["model"]'
 
 
 def settings(p: Product, weights: str) -> str:
-    """The YAML lines: pixels as the run normalised them, in its order of colours and its place of the stride."""
+    """The YAML lines: normalization, channel order and the position of the stride as in the run."""
     mean, std = ([round(255 * value, 6) for value in values] for values in p.moments)
     width = "" if p.bottleneck else "    RES2_OUT_CHANNELS: 64\n"
     return (
@@ -35,11 +35,11 @@ def settings(p: Product, weights: str) -> str:
 
 
 def texts(p: Product) -> dict[str, str]:
-    """The YAML lines as a file, its weights beside it."""
+    """The YAML lines as a file beside the weights."""
     return {CONFIG: settings(p, "model.pkl")}
 
 
 def notes(p: Product, folder: str) -> str:
-    """The same, to be copied."""
+    """The same lines, to be copied."""
     weights = f"{folder}/model.pkl"
     return f"In the config (also in `{CONFIG}`):\n\n```yaml\n{settings(p, weights)}```\n"

@@ -1,7 +1,8 @@
-"""Weights on disk: read without running anything that lies in the file, written whole or not at all."""
+"""Files of weights: read without running code from them, written whole or not at all."""
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -9,6 +10,8 @@ import pathlib
 import pickle
 import re
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,21 +19,22 @@ import numpy as np
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import pickles
 
-RECORD = "export.json"  # what our exports say of themselves
+RECORD = "export.json"  # how an export of ours was made
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "checkpoint.pth", "model.pkl")
 WRAPPERS = ("state_dict", "model")
 
 
 @contextlib.contextmanager
-def new_folder(path: str):
-    """A folder beside `path` to fill, which becomes `path` where the block ends well and vanishes where it does not.
+def new_folder(path: str) -> Iterator[pathlib.Path]:
+    """A context in which a folder is filled that becomes `path` in the end; after an error nothing is left.
 
-    Raises UserError where `path` exists or cannot be written.
+    Raises:
+        UserError: where `path` exists or cannot be written.
     """
-    place = pathlib.Path(path)
-    if place.exists():
+    target = pathlib.Path(path)
+    if target.exists():
         raise UserError(f"--out={path} exists: give another, or remove it")
-    beside = place.absolute().with_name(f".{place.name}.{os.getpid()}")
+    beside = target.absolute().with_name(f".{target.name}.{os.getpid()}")
     above = [parent for parent in beside.parents if not parent.exists()]
     try:
         beside.mkdir(parents=True)
@@ -38,11 +42,11 @@ def new_folder(path: str):
         raise UserError(f"--out={path} is not writable ({error.strerror}): give another") from None
     try:
         yield beside
-        os.rename(beside, place)
+        os.rename(beside, target)
     except BaseException:
         shutil.rmtree(beside)
         for parent in above:
-            with contextlib.suppress(OSError):  # another export may have come to live there
+            with contextlib.suppress(OSError):  # another export may be there by now
                 parent.rmdir()
         raise
 
@@ -50,6 +54,29 @@ def new_folder(path: str):
 def quoted(path: str) -> str:
     """A path in double quotes, as Python and YAML read it."""
     return json.dumps(path, ensure_ascii=False)
+
+
+def import_problem(module: str, *names: str) -> str:
+    """Why a library cannot be used: tried with what is needed of it, since a broken one fails late.
+
+    Args:
+        module: to import.
+        *names: dotted names that must be found in it.
+
+    Returns:
+        A reason in one line; "" where everything can be imported.
+    """
+    attempt = module
+    try:
+        importlib.import_module(module)
+        for name in names:
+            attempt = f"{module}.{name}"
+            value: Any = importlib.import_module(module)
+            for part in name.split("."):
+                value = getattr(value, part)
+    except Exception as error:  # a broken installation raises anything
+        return f"{attempt} cannot be imported ({type(error).__name__}: {first_line(error)})"
+    return ""
 
 
 def write_safetensors(state: dict[str, np.ndarray]) -> bytes:
@@ -60,38 +87,47 @@ def write_safetensors(state: dict[str, np.ndarray]) -> bytes:
 
 
 def read_state(path: str) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
-    """(state dict, {name: content} of the JSON files beside it) of a file or of a folder that holds one.
+    """Reads weights. Floating point numbers become float32.
 
-    Floating point numbers become float32. Raises UserError where nothing can be read, or where reading would mean
-    running code.
+    Args:
+        path: a file, or a folder that holds one.
+
+    Returns:
+        (state dict, {name: content} of the JSON files beside it).
+
+    Raises:
+        UserError: where nothing can be read, or reading would run code.
     """
-    place = pathlib.Path(path)
-    if not place.exists():
+    file = pathlib.Path(path)
+    if not file.exists():
         raise UserError(f"{path} does not exist: give a file of weights, or the folder of one")
     texts = {}
-    if place.is_dir():
-        found = [place / name for name in WEIGHTS if (place / name).is_file()]
-        if not found:
+    if file.is_dir():
+        candidates = [file / name for name in WEIGHTS if (file / name).is_file()]
+        if not candidates:
             raise UserError(f"{path} holds none of {', '.join(WEIGHTS)}: give the file itself")
-        texts = {file.name: read_json(file) for file in sorted(place.glob("*.json"))}
-        place = found[0]
+        texts = {text.name: read_json(text) for text in sorted(file.glob("*.json"))}
+        file = candidates[0]
+    if file.stat().st_size == 0:
+        raise UserError(f"{file} is empty (0 bytes): copy it again")
     readers = {".safetensors": read_safetensors, ".pkl": read_pickle}
     try:
-        content = readers.get(place.suffix, read_torch)(place)
+        content = readers.get(file.suffix, read_torch)(file)
     except UserError:
         raise
     except Exception as error:  # truncated or of another kind: the readers raise a dozen types
-        raise UserError(f"{place} cannot be read ({type(error).__name__}: {first_line(error)}): is it whole?") from None
-    return arrays_of(content, place), texts
+        raise UserError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}): is it whole?") from None
+    return arrays_of(content, file), texts
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an exception's text, not too long."""
-    return (str(error).splitlines() or [""])[0][:200]
+    """The first line of an exception's text, not too long, without addresses in memory."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r" at 0x[0-9a-f]+", "", line)[:200]
 
 
-def read_json(path: pathlib.Path) -> dict:
-    """A JSON object. Raises UserError where it is none."""
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object, {} of a file that holds something else. Raises UserError where it is not JSON."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -99,35 +135,43 @@ def read_json(path: pathlib.Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def read_safetensors(path: pathlib.Path) -> dict:
+def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file."""
     from safetensors.numpy import load_file
 
     return load_file(path)
 
 
-def read_pickle(path: pathlib.Path) -> dict:
+def read_pickle(path: pathlib.Path) -> Any:
     """A pickle of numpy arrays, as detectron2 reads them."""
     try:
         return pickles.ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except UserError as error:
+    except pickle.UnpicklingError as error:
         raise UserError(refusal(path, str(error))) from None
 
 
-def read_torch(path: pathlib.Path) -> dict:
-    """What `torch.save` wrote, tensors as numpy arrays. An argparse.Namespace, which many keep, is harmless."""
+def harmless_types() -> list[Any]:
+    """What checkpoints hold beside tensors and cannot run code: namespaces, paths, numpy's scalars and arrays."""
+    numpy_types = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["All"] if code != "O")]
+    rebuild = [np.zeros(()).__reduce__()[0], np.float64().__reduce__()[0]]  # functions without a public name
+    return [argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, *numpy_types, *rebuild]
+
+
+def read_torch(path: pathlib.Path) -> Any:
+    """What `torch.save` wrote, tensors as numpy arrays."""
+    if reason := import_problem("torch", "load", "serialization.safe_globals"):
+        raise UserError(f"{path} is a PyTorch file, and {reason}: pip install torch, or convert it to safetensors")
+    import torch
+
+    # Under both names of the module that numpy 1 and 2 write.
+    renamed = [(f, f"numpy.core.multiarray.{f.__name__}") for f in harmless_types()[-2:]]
+    renamed += [(f, f"numpy._core.multiarray.{f.__name__}") for f in harmless_types()[-2:]]
     try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"{path} is a PyTorch file: pip install torch to read it, or convert it to safetensors"
-        ) from None
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([*harmless_types(), *renamed]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(refusal(path, f"it wants to run {found[1]}")) from None
+        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(refusal(path, match[1])) from None
         raise UserError(
             f"{path} is refused: it is no PyTorch file, or one that cannot be read without running what lies in it; "
             "save its state dict alone with torch.save"
@@ -135,15 +179,15 @@ def read_torch(path: pathlib.Path) -> dict:
     return tensors_to_numpy(content, torch)
 
 
-def refusal(path, reason: str) -> str:
-    """What is said of a file that is more than data."""
+def refusal(path: pathlib.Path, name: str) -> str:
+    """What is said of a file that is more than data: `name` is what it refers to."""
     return (
-        f"{path} is refused: {reason}, which can do anything on this machine. Where you trust it, load it yourself and "
-        "save its state dict alone"
+        f"{path} is refused: reading it calls {name}, which is not known to be harmless, and a file can name any "
+        "function. If you trust it, load it yourself and save its state dict alone"
     )
 
 
-def tensors_to_numpy(content, torch):
+def tensors_to_numpy(content: Any, torch: Any) -> Any:
     """Nested dicts of tensors -> of arrays."""
     if isinstance(content, dict):
         return {key: tensors_to_numpy(value, torch) for key, value in content.items()}
@@ -153,8 +197,8 @@ def tensors_to_numpy(content, torch):
     return content
 
 
-def arrays_of(content, path) -> dict[str, np.ndarray]:
-    """The state dict in a file: without wrapper, and without the prefixes of DDP and torch.compile."""
+def arrays_of(content: Any, path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """The state dict in the content of a file: without wrapper, and without the prefixes of DDP and torch.compile."""
     for name in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

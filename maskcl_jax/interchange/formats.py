@@ -1,7 +1,7 @@
-"""The formats: of each the file, the texts beside it, the lines that load it, and what it cannot hold.
+"""The formats: the file of each, the texts beside it, the lines that load it, and what it cannot hold.
 
-`load` and `feature` are Python: an export's README shows them, and `check` runs them. Lines that end in a `state` and
-not in a `model` are for code bases that cannot be installed with pip.
+`load`, `preprocess` and `feature` are Python: an export's README shows them, and `check` runs them. Lines that end in a
+`state` instead of a `model` are for code bases that cannot be installed with pip.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from maskcl_jax.interchange import detectron2_format, files, hf_format, pickles,
 from maskcl_jax.interchange.product import Product
 
 
-def torch_bytes(wrapper: str, prefix: str = ""):
-    """Writes a `.pth` with the state dict under `wrapper`, each key after `prefix`."""
+def torch_bytes(wrapper: str, prefix: str = "") -> Callable[[dict[str, np.ndarray]], bytes]:
+    """`encode` of a `.pth` with the state dict under `wrapper`, each key after `prefix`."""
     return lambda state: pickles.torch_file({f"{prefix}{key}": value for key, value in state.items()}, wrapper)
 
 
-def load_torch(wrapper: str):
-    """The lines that read such a file."""
+def load_torch(wrapper: str) -> Callable[[Product, str], str]:
+    """`load` of such a file."""
 
     def load(p: Product, folder: str) -> str:
         path = files.quoted(f"{folder}/checkpoint.pth")
@@ -32,50 +32,57 @@ def load_torch(wrapper: str):
 class Format:
     """One way to write a product.
 
-    file: of the weights. encode: state dict -> its bytes. load(product, folder): Python that makes `model` or `state`.
-    feature(product): Python for the run's feature of normalised `images` (B, C, H, W). texts(product): {file: content}
-    beside the weights. notes(product, folder): what else a user must know, Markdown. lacks(product): why it cannot hold
-    a product, or "".
+    Attributes:
+        file: the name of the weights.
+        encode: state dict -> the content of that file.
+        load: (product, folder) -> Python that makes `model` or `state`.
+        preprocess: (product, folder) -> Python that makes normalized `images` (1, C, H, W) of a PIL `image`; "" where
+            the format has no preprocessing, or cannot express the run's.
+        feature: product -> Python for the run's feature of normalized `images` (B, C, H, W).
+        texts: product -> {file name: content} beside the weights.
+        notes: (product, folder) -> what else a user must know, Markdown.
+        lacks: product -> why the format cannot hold it, or "".
     """
 
     file: str
     encode: Callable[[dict[str, np.ndarray]], bytes]
     load: Callable[[Product, str], str]
+    preprocess: Callable[[Product, str], str] = lambda p, folder: ""
     feature: Callable[[Product], str] = lambda p: ""
     texts: Callable[[Product], dict[str, str]] = lambda p: {}
     notes: Callable[[Product, str], str] = lambda p, folder: ""
     lacks: Callable[[Product], str] = lambda p: ""
 
 
-def needs_norm(name: str):
+def needs_norm(name: str) -> Callable[[Product], str]:
     """`lacks` of formats whose ViT always has a final norm."""
-    return lambda p: "" if p.depths.final_norm else f"{name} has a final norm, which this target encoder has not"
+    return lambda p: "" if p.depths.final_norm else f"{name} has a final norm, which this target encoder does not have"
 
 
 def whole_only(p: Product) -> str:
-    """`lacks` of formats that are nothing but a pre-training model."""
+    """`lacks` of formats that hold a whole pre-training model only."""
     return "" if p.kind == "full" else "it is for whole models: add --full, or use --format=timm for the encoder alone"
 
 
-def scripts(repository: str, *options: str):
-    """`notes`: the options of an authors' script that take the file; for a whole model, that the lines above do."""
+def scripts(repository: str, *options: str) -> Callable[[Product, str], str]:
+    """`notes` of authors' formats: the options of their scripts that take the file."""
 
     def notes(p: Product, folder: str) -> str:
         if p.kind == "full":
             return f"For continued training in {repository}: `model.load_state_dict(state)`.\n"
-        taken = " or ".join(f"`{option}{folder}/checkpoint.pth`" for option in options)
-        return f"In {repository}: {taken}.\n"
+        accepted = " or ".join(f"`{option}{folder}/checkpoint.pth`" for option in options)
+        return f"In {repository}: {accepted}.\n"
 
     return notes
 
 
 def mm_stem(p: Product) -> str:
-    """mmpretrain's and mmdet's class for a ResNet."""
+    """The class of mmpretrain and mmdet for a ResNet."""
     return "ResNet_CIFAR" if p.encoder.stem == "small" else "ResNet"
 
 
 def mm_notes(p: Product, folder: str) -> str:
-    """The `backbone` of an OpenMMLab config."""
+    """`notes` of OpenMMLab's formats: the `backbone` of a config."""
     init = f"init_cfg=dict(type='Pretrained', checkpoint='{folder}/checkpoint.pth')"
     if not p.is_vit:
         fields = f"type='{mm_stem(p)}', depth={p.encoder.depth}, in_channels={p.channels}, style='pytorch'"
@@ -93,7 +100,7 @@ def mm_notes(p: Product, folder: str) -> str:
 
 
 def mm_lacks(p: Product) -> str:
-    """Stock ResNets only."""
+    """`lacks` of OpenMMLab's formats: stock ResNets only."""
     if p.is_vit:
         return ""
     if p.format == "mmdet" and p.encoder.stem == "small":
@@ -111,6 +118,7 @@ FORMATS = {
     "timm": Format(
         *SAFE,
         load=timm_format.load,
+        preprocess=timm_format.preprocess,
         feature=lambda p: "model(images)",
         texts=timm_format.texts,
         notes=timm_format.notes,
@@ -119,8 +127,10 @@ FORMATS = {
     "hf": Format(
         *SAFE,
         load=hf_format.load,
+        preprocess=hf_format.preprocess,
         feature=hf_format.feature,
         texts=hf_format.texts,
+        notes=hf_format.notes,
         lacks=hf_format.lacks,
     ),
     "mae": Format(

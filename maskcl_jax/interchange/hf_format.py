@@ -1,6 +1,7 @@
 """transformers: a folder for `from_pretrained`, with the names on disk that versions 4 and 5 both read."""
 
 import json
+from typing import Any
 
 from maskcl_jax.interchange.files import quoted
 from maskcl_jax.interchange.product import Product
@@ -9,12 +10,12 @@ from maskcl_jax.ops import masking
 
 
 def lacks(p: Product) -> str:
-    """What its classes cannot be configured to."""
+    """Why transformers' classes cannot be configured to a product; "" where they can."""
     if not p.is_vit:
         return "transformers has no ResNet with the small stem" if p.encoder.stem == "small" else ""
     if p.kind == "full" and p.size[0] != p.size[1]:
         return f"transformers' ViTMAE takes square images, not {p.size[0]}x{p.size[1]}"
-    return "" if p.depths.final_norm else "transformers' ViT has a final norm, which this target encoder has not"
+    return "" if p.depths.final_norm else "transformers' ViT has a final norm, which this target encoder does not have"
 
 
 def load(p: Product, folder: str) -> str:
@@ -26,8 +27,19 @@ def load(p: Product, folder: str) -> str:
     return f"from transformers import {name}\nmodel = {name}.from_pretrained({quoted(folder)}{options}).eval()"
 
 
+def preprocess(p: Product, folder: str) -> str:
+    """The lines that make normalized `images` of a PIL `image`; "" where no image processor does what the run did."""
+    if not preprocessor(p):
+        return ""
+    return (
+        "from transformers import AutoImageProcessor\n"
+        f"processor = AutoImageProcessor.from_pretrained({quoted(folder)})\n"
+        'images = processor(images=image, return_tensors="pt")["pixel_values"]'
+    )
+
+
 def feature(p: Product) -> str:
-    """Where the feature is in what it returns; of a whole model, its prediction under given noise."""
+    """The expression of the run's feature; of a whole model, of its prediction under given noise."""
     if p.kind == "full":
         return "model(images, noise=noise).logits"
     if not p.is_vit:
@@ -37,16 +49,22 @@ def feature(p: Product) -> str:
 
 
 def texts(p: Product) -> dict[str, str]:
-    """config.json and preprocessor_config.json."""
-    config = vit_config(p) if p.is_vit else resnet_config(p)
-    return {
-        "config.json": json.dumps(config, indent=1),
-        "preprocessor_config.json": json.dumps(preprocessor(p), indent=1),
-    }
+    """config.json, and preprocessor_config.json where there is one."""
+    contents = {"config.json": vit_config(p) if p.is_vit else resnet_config(p)}
+    if config := preprocessor(p):
+        contents["preprocessor_config.json"] = config
+    return {name: json.dumps(content, indent=1) for name, content in contents.items()}
 
 
-def resnet_config(p: Product) -> dict:
-    """Of ResNetModel: any width, any depth."""
+def notes(p: Product, folder: str) -> str:
+    """What is said where there is no image processor."""
+    if preprocessor(p):
+        return ""
+    return "No image processor of transformers does this run's preprocessing: do what the table below says.\n"
+
+
+def resnet_config(p: Product) -> dict[str, Any]:
+    """The config of ResNetModel: any width, any stages."""
     e = p.encoder
     return {
         "architectures": ["ResNetModel"],
@@ -62,8 +80,8 @@ def resnet_config(p: Product) -> dict:
     }
 
 
-def vit_config(p: Product) -> dict:
-    """Of ViTModel, or of ViTMAEForPreTraining."""
+def vit_config(p: Product) -> dict[str, Any]:
+    """The config of ViTModel, or of ViTMAEForPreTraining."""
     e = p.encoder
     config = {
         "architectures": ["ViTModel"],
@@ -85,7 +103,7 @@ def vit_config(p: Product) -> dict:
         return config
     d, ratio = p.config.method.decoder, p.config.method.mask_ratio
     count, visible = e.grid[0] * e.grid[1], p.run.method.num_visible
-    if masking.num_visible(count, ratio) != visible:  # masked in blocks of patches, which theirs are not
+    if masking.num_visible(count, ratio) != visible:  # masked in blocks of patches, unlike theirs
         ratio = 1 - (visible + 0.5) / count
     return config | {
         "architectures": ["ViTMAEForPreTraining"],
@@ -99,11 +117,17 @@ def vit_config(p: Product) -> dict:
     }
 
 
-def preprocessor(p: Product) -> dict:
-    """What evaluation does to an image: the whole of it, or the centre after a resize of the shorter side."""
-    mean, std = p.moments
-    resize = p.config.data.eval_resize
+def preprocessor(p: Product) -> dict[str, Any]:
+    """The config of an image processor that does what evaluation does to an image.
+
+    Returns:
+        The config; {} where none does: a size that is not square is not covered by resizing the shorter side, and
+        processors know one or three channels.
+    """
     height, width = p.size
+    resize, (mean, std) = p.config.data.eval_resize, p.moments
+    if p.channels not in (1, 3) or (resize != 1.0 and height != width):
+        return {}
     shared = {
         "do_resize": True,
         "resample": 3,
@@ -112,12 +136,15 @@ def preprocessor(p: Product) -> dict:
         "do_normalize": True,
         "image_mean": mean,
         "image_std": std,
+        "do_convert_rgb": p.channels == 3,
     }
     if resize == 1.0:
         return shared | {"image_processor_type": "ViTImageProcessor", "size": {"height": height, "width": width}}
+    # The processor crops at whole pixels: the same parity keeps the crop in the center.
+    shorter = height + 2 * round((resize - 1) * height / 2)
     return shared | {
         "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": round(resize * min(height, width))},
+        "size": {"shortest_edge": shorter},
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
     }

@@ -1,18 +1,19 @@
-"""Pickles of nothing but arrays, written opcode by opcode: no torch is needed, and the names in them are old enough.
+"""Pickles of arrays, written opcode by opcode: without torch, and with module names that old versions know.
 
-`torch_file` makes what `torch.save` makes of a dict of tensors; `numpy_file` what `pickle.dump` makes of numpy arrays,
-with the module names of numpy 1, which numpy 2 reads too (its own names do not exist in numpy 1).
+`torch_file` makes what `torch.save` makes of a dict of tensors; `detectron2_file` what `pickle.dump` makes of numpy
+arrays, with the module names of numpy 1, which numpy 2 reads too (its own names do not exist in numpy 1).
 """
 
+import collections
 import io
 import pickle
 import struct
 import zipfile
+from typing import Any, ClassVar
 
 import numpy as np
 
-from maskcl_jax.errors import UserError
-
+NUMPY_MODULES = ("numpy.core", "numpy._core")  # of numpy 1 and 2
 STORAGES = {"float32": "FloatStorage", "int64": "LongStorage"}
 
 
@@ -98,14 +99,14 @@ def array(value: np.ndarray) -> bytes:
         pickle.SHORT_BINBYTES + b"\x01b",
     )
     content = value.tobytes()
-    # bytes longer than 4 GB would need protocol 4; no tensor of ours is.
+    # Bytes longer than 4 GB would need protocol 4; no tensor of ours is that large.
     content = pickle.BINBYTES + struct.pack("<I", len(content)) + content
     shape = sequence(*map(integer, value.shape))
     return empty + sequence(integer(1), shape, kind + order + pickle.BUILD, pickle.NEWFALSE, content) + pickle.BUILD
 
 
 def detectron2_file(state: dict[str, np.ndarray]) -> bytes:
-    """A `.pkl` for detectron2's DetectionCheckpointer: it asks for `__author__` beside `model`."""
+    """A `.pkl` for detectron2's DetectionCheckpointer, which needs `__author__` beside `model`."""
     parts = {
         "model": dictionary({key: array(value) for key, value in state.items()}),
         "__author__": text("maskcl_jax"),
@@ -114,18 +115,33 @@ def detectron2_file(state: dict[str, np.ndarray]) -> bytes:
     return program(dictionary(parts), protocol=3)
 
 
+def decode_latin1(text: str, encoding: str) -> bytes:
+    """What `_codecs.encode` does where protocol 2 of Python 3 uses it: for bytes."""
+    return text.encode("latin1")
+
+
 class ArraysOnly(pickle.Unpickler):
-    """Reads pickles of numpy arrays, and refuses to import anything else."""
+    """Reads pickles of numpy arrays and scalars, and refuses to import anything else.
 
-    ALLOWED = (
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-    )
+    Raises:
+        pickle.UnpicklingError: whose text is the name that was refused.
+    """
 
-    def find_class(self, module, attribute):
+    ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("collections", "OrderedDict"): collections.OrderedDict,
+        ("_codecs", "encode"): decode_latin1,
+        **{
+            (f"{module}.multiarray", function.__name__): function
+            for module in NUMPY_MODULES
+            for function in (np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0])
+        },
+        **{(f"{module}.numeric", "_frombuffer"): np.zeros(0).__reduce_ex__(5)[0] for module in NUMPY_MODULES},
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
         """Called for every name in the file."""
-        if (module, attribute) not in self.ALLOWED:
-            raise UserError(f"it wants to run {module}.{attribute}")
-        return np.zeros(0).__reduce__()[0] if attribute == "_reconstruct" else getattr(np, attribute)
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return self.ALLOWED[module, name]

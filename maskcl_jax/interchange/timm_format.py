@@ -1,17 +1,18 @@
-"""timm: a folder for `timm.create_model("local-dir:...", pretrained=True)`, which brings its preprocessing along."""
+"""timm: a folder for `timm.create_model("local-dir:...", pretrained=True)`, which includes its preprocessing."""
 
 import json
+from typing import Any
 
 from maskcl_jax.interchange import torchvision_format
 from maskcl_jax.interchange.files import quoted
 from maskcl_jax.interchange.product import Product
 
-# Of equal width and depth; every argument is written out beside it.
+# timm's name for a width; every argument is written out beside it.
 ARCHITECTURES = {192: "tiny_patch16", 384: "small_patch16", 768: "base_patch16", 1024: "large_patch16"}
 
 
 def lacks(p: Product) -> str:
-    """Stock ResNets only; any ViT."""
+    """Why timm has no such network (it has any ViT, and stock ResNets); "" where it has."""
     if p.is_vit:
         return ""
     return "timm has no ResNet with the small stem" if p.encoder.stem == "small" else torchvision_format.unusual(p)
@@ -22,21 +23,28 @@ def load(p: Product, folder: str) -> str:
     return f"import timm\nmodel = timm.create_model({quoted(f'local-dir:{folder}')}, pretrained=True).eval()"
 
 
-def notes(p: Product, folder: str) -> str:
-    """What may follow."""
+def preprocess(p: Product, folder: str) -> str:
+    """The lines that make normalized `images` of a PIL `image`."""
+    if p.channels not in (1, 3):
+        return ""
     return (
-        "`num_classes=10` adds a new head. The preprocessing: "
-        "`timm.data.create_transform(**timm.data.resolve_model_data_config(model))`.\n"
+        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
+        "images = transform(image)[None]"
     )
 
 
+def notes(p: Product, folder: str) -> str:
+    """What else a user may want."""
+    return "`num_classes=10` adds a new head.\n"
+
+
 def pooling(p: Product) -> str:
-    """timm's word for the run's feature."""
+    """timm's `global_pool` for the run's feature."""
     return "token" if p.config.eval.feature == "cls" else "avg"
 
 
-def vit_arguments(p: Product) -> dict:
-    """Of timm's VisionTransformer. fc_norm False: norm, then the mean, which is our order."""
+def vit_arguments(p: Product) -> dict[str, Any]:
+    """Arguments of timm's VisionTransformer. fc_norm=False is our order: norm, then the mean."""
     e = p.encoder
     return {
         "img_size": list(p.size),
@@ -53,7 +61,7 @@ def vit_arguments(p: Product) -> dict:
 
 
 def texts(p: Product) -> dict[str, str]:
-    """config.json."""
+    """config.json, the only text."""
     if p.is_vit:
         architecture = f"vit_{ARCHITECTURES.get(p.encoder.width, 'base_patch16')}_224"
         arguments, width = vit_arguments(p), p.encoder.width

@@ -1,4 +1,4 @@
-"""torchvision: a state dict, and the lines that build the ResNet it belongs to, whatever its stem and width."""
+"""torchvision: a state dict, and the lines that build its ResNet, whatever the stem and width."""
 
 from maskcl_jax.interchange.files import quoted
 from maskcl_jax.interchange.product import Product
@@ -7,7 +7,7 @@ STOCK = (18, 34, 50, 101)
 
 
 def unusual(p: Product) -> str:
-    """Why a ResNet is not one that every library has, or ""."""
+    """Why a ResNet is not one that every library has; "" where it is."""
     if p.encoder.width != 64:
         return (
             f"it has no ResNet whose stem has {p.encoder.width} channels: --format=torchvision writes the lines for it"
@@ -16,7 +16,7 @@ def unusual(p: Product) -> str:
 
 
 def build(p: Product) -> str:
-    """Python that makes `model`, with torchvision's first values."""
+    """Python that makes `model`, with torchvision's initial values."""
     e, block = p.encoder, "Bottleneck" if p.bottleneck else "BasicBlock"
     lines = ["import torch", "from torchvision.models import resnet"]
     lines.append(
@@ -40,7 +40,7 @@ def build(p: Product) -> str:
 
 
 def load(p: Product, folder: str) -> str:
-    """The lines that load it, strictly."""
+    """The lines that build and load it, strictly."""
     return (
         f"{build(p)}\nfrom safetensors.torch import load_file\n"
         f"model.load_state_dict(load_file({quoted(f'{folder}/model.safetensors')}))\nmodel.eval()"

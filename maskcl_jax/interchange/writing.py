@@ -1,13 +1,15 @@
-"""Writes a product: the folder with its weights, texts, README and record, whole or not at all."""
+"""Writes a product: the folder with its weights, texts, README and record."""
 
 import json
 import pathlib
+from typing import Any
 
 from maskcl_jax import __version__
 from maskcl_jax.config import flat
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import files
 from maskcl_jax.interchange.formats import FORMATS
+from maskcl_jax.interchange.preprocessing import preprocessing_words
 from maskcl_jax.interchange.product import KINDS, Product
 
 
@@ -17,7 +19,7 @@ def check_fits(p: Product) -> None:
         raise UserError(f"--format={p.format} cannot hold this run: {reason}")
 
 
-def fill(p: Product, folder: pathlib.Path) -> None:
+def write_files(p: Product, folder: pathlib.Path) -> None:
     """Writes everything but the README into a folder."""
     form = FORMATS[p.format]
     (folder / form.file).write_bytes(form.encode(p.state))
@@ -26,8 +28,8 @@ def fill(p: Product, folder: pathlib.Path) -> None:
     (folder / files.RECORD).write_text(json.dumps(record(p), indent=1))
 
 
-def record(p: Product) -> dict:
-    """What `import_torch` reads back: how it was made, and the config of the run."""
+def record(p: Product) -> dict[str, Any]:
+    """What `import_torch` reads back: how the export was made, and the config of the run."""
     return {
         "maskcl_jax": __version__,
         "format": p.format,
@@ -50,20 +52,8 @@ def architecture(p: Product) -> str:
     return f"{words}, images of {p.size[0]}x{p.size[1]}x{p.channels}"
 
 
-def preprocessing(p: Product) -> str:
-    """What evaluation did to an image."""
-    resize, (mean, std) = p.config.data.eval_resize, p.moments
-    height, width = p.size
-    how = (
-        f"the whole image resized to {height}x{width}"
-        if resize == 1.0
-        else f"resized until it covers {resize:.4g} times {height}x{width}, the centre of {height}x{width}"
-    )
-    return f"{how} (bicubic, antialiased), pixels / 255, minus {mean}, divided by {std}"
-
-
 def feature_words(p: Product) -> str:
-    """The feature that the run was evaluated with."""
+    """The feature that the run was evaluated with, in words."""
     if not p.is_vit:
         return "mean over positions of the last stage"
     norm = "after the final norm" if p.depths.final_norm else "of the last block; this network has no final norm"
@@ -71,17 +61,28 @@ def feature_words(p: Product) -> str:
 
 
 def readme(p: Product, folder: str, verdict: str) -> str:
-    """README.md: the lines that load it first."""
+    """The README.
+
+    Args:
+        p: the export.
+        folder: where it will lie.
+        verdict: what the check says.
+
+    Returns:
+        Markdown, the lines that load it first.
+    """
     form = FORMATS[p.format]
-    feature = form.feature(p)
-    shown = form.load(p, folder) + (f"\n# of normalised images (B, C, H, W): {feature}" if feature else "")
+    feature, preprocess = form.feature(p), form.preprocess(p, folder)
+    shown = form.load(p, folder)
+    shown += f"\n# of normalized images (B, C, H, W): {feature}" if feature else ""
+    shown += "\n# normalized images of a PIL image:" + f"\n{preprocess}".replace("\n", "\n# ") if preprocess else ""
     rows = {
         "run": f"{p.run.workdir}, step {p.run.step}",
         "method": p.config.method.name,
         "network": {"online": "online", "target": "EMA target"}[p.network] if p.kind != "full" else "all",
         "architecture": architecture(p),
         "feature": feature_words(p),
-        "preprocessing": preprocessing(p),
+        "preprocessing": preprocessing_words(p),
         "left out": ", ".join(p.left_out) or "nothing" if p.kind == "full" else "all but the encoder",
         "checked": verdict,
     }
