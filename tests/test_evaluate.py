@@ -10,9 +10,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from helpers.untrained import made, run_of, save_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from untrained import made, run_of, save_run
 
 from maskcl_jax.data import subsets
 from maskcl_jax.data.sources import Arrays, Source

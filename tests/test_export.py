@@ -11,9 +11,11 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.processes import environment
+from helpers.tiny import tiny
+from helpers.untrained import made, run_of, write_run
+from helpers.weights import STOCK
 from safetensors.numpy import load_file
-from test_train import environment, tiny
-from untrained import made, run_of, write_run
 
 from maskcl_jax.config import encoder_size
 from maskcl_jax.errors import UserError
@@ -21,8 +23,6 @@ from maskcl_jax.export import export_run
 from maskcl_jax.interchange import check, files, hf_format, pickles, timm_format
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.formats import FORMATS
-
-STOCK = {"model.stem": "imagenet", "model.width": 64}
 
 
 def torch():

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from test_export import STOCK
-from test_train import ROOT, environment
-from untrained import made, write_run
+from helpers.processes import environment
+from helpers.tiny import ROOT
+from helpers.untrained import made, write_run
+from helpers.weights import STOCK
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export, export_run

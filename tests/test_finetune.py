@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.untrained import made, run_of
 from helpers.views import host_batch, view_of
 from PIL import Image
-from untrained import made, run_of
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError

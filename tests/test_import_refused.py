@@ -10,9 +10,10 @@ import zipfile
 import jax
 import numpy as np
 import pytest
-from test_import_torch import assert_encoder, mae_encoder, saved
-from test_train import CONFIGS, ROOT, environment, fields_of, tiny
-from untrained import made
+from helpers.processes import environment
+from helpers.tiny import CONFIGS, ROOT, fields_of, tiny
+from helpers.untrained import made
+from helpers.weights import assert_encoder, mae_encoder, saved
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export_run

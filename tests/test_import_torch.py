@@ -6,13 +6,15 @@ import re
 import jax
 import numpy as np
 import pytest
-from test_train import tiny
-from untrained import arrays, made, write_run
+from helpers.tiny import tiny
+from helpers.untrained import arrays, made, write_run
+from helpers.weights import STOCK as WIDE
+from helpers.weights import assert_encoder, mae_encoder, saved
 
 from maskcl_jax import config
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export, export_run
-from maskcl_jax.interchange import convert, facts, files, importing, pickles
+from maskcl_jax.interchange import convert, facts, files, importing
 from maskcl_jax.interchange.catalog import LAYOUTS, Depths, depths_of
 from maskcl_jax.interchange.importing import import_run, imported
 from maskcl_jax.methods import create
@@ -20,7 +22,7 @@ from maskcl_jax.models.position import resize_position_table
 from maskcl_jax.training import checkpoint, loop
 from maskcl_jax.training import run as run_lib
 
-STOCK = {"model.stem": "imagenet", "model.width": 64, "model.depth": 18}
+STOCK = WIDE | {"model.depth": 18}
 ROUNDS = [
     *[(method, format, {}) for method in ("mae", "ccmim", "cmae", "macrl", "mocov3") for format in ("timm", "hf")],
     *[("mae", format, {"data.image_size": (32, 48), "data.channels": 1}) for format in ("mae", "cmae", "mmpretrain")],
@@ -136,32 +138,11 @@ def test_the_official_cmae_keys_import_and_export(monkeypatch):
     assert {key: value.shape for key, value in back.items()} == cmae_keys()
 
 
-def mae_encoder(tmp_path, **fields) -> dict[str, np.ndarray]:
-    """The tensors of a tiny MAE's encoder, as the authors name them."""
-    export_run(made("mae", **fields), "mae", str(tmp_path / "mae"), check=False)
-    return files.read_state(str(tmp_path / "mae"))[0]
-
-
-def saved(tmp_path, state, name="weights.safetensors") -> str:
-    """A bare file, which no record explains."""
-    file = tmp_path / name
-    file.write_bytes(pickles.torch_file(state, "model") if name.endswith(".pth") else files.write_safetensors(state))
-    return str(file)
-
-
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_prefixes_are_stripped(prefix, tmp_path, without_compiling):
     state = mae_encoder(tmp_path)
     path = saved(tmp_path, {f"{prefix}{key}": value for key, value in state.items()}, "weights.pth")
     assert_encoder(imported(path, "mae", tiny("mae")), made("mae"))
-
-
-def assert_encoder(ours, theirs):
-    """The encoder of a run is that of another."""
-    ours, theirs = (arrays(run.state.params["encoder"]) for run in (ours, theirs))
-    assert ours.keys() == theirs.keys()
-    for path, value in theirs.items():
-        np.testing.assert_array_equal(ours[path], value, err_msg=path)
 
 
 @pytest.mark.parametrize(

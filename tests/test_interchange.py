@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from test_train import filled, tiny
+from helpers.tiny import filled, tiny
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts

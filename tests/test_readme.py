@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from helpers.untrained import write_run
 from test_train import ROOT, environment
-from untrained import write_run
 
 RESNET = {"model.stem": "imagenet", "model.width": 64, "model.depth": 18}
 

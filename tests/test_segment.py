@@ -6,9 +6,9 @@ import io
 import jax
 import numpy as np
 import pytest
+from helpers.untrained import made
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
-from untrained import made
 
 from maskcl_jax.data import segmentation
 from maskcl_jax.data.sources import Encoded, open_source

@@ -4,8 +4,8 @@ import functools
 
 import jax
 import numpy as np
-from test_train import filled, tiny
 
+from helpers.tiny import filled, tiny
 from maskcl_jax.methods import create
 from maskcl_jax.training import checkpoint, optimizer, train_state
 from maskcl_jax.training import run as run_lib
@@ -26,7 +26,7 @@ def save_run(workdir, run: run_lib.Run) -> None:
 
 @functools.lru_cache(maxsize=4)  # some are large
 def made(name: str, **fields) -> run_lib.Run:
-    """A tiny run of noise at step 7, whose target differs from its online part. One mean and deviation, if not RGB."""
+    """A tiny run of noise at step 7, whose target differs from its online part. One mean and std, if not RGB."""
     moments = {"data.mean": (0.4,), "data.std": (0.3,)} if fields.get("data.channels", 3) != 3 else {}
     return run_of(tiny(name, **moments, **fields))
 
