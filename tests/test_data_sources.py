@@ -156,8 +156,9 @@ def test_labels_come_from_the_first_level_or_not_at_all(tmp_path):
         assert np.bincount(data.labels).tolist() == [1, 1]  # one of each class is held out
     assert seen == {"1.png": "cat", "2.png": "cat", "3.png": "dog", "4.png": "dog"}
     write(tmp_path / "loose.png")
+    write(tmp_path / "loose2.png")
     source = open_source(data_config(source="folder", path=str(tmp_path)))
-    assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (0, 5, 0)
+    assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (0, 6, 0)
     assert (source.split("train").labels == -1).all()
 
 
@@ -177,6 +178,7 @@ def test_a_folder_that_cannot_work_is_refused(tmp_path):
         (tmp_path / name).write_bytes(b"\xff\xd8\xff not an image")
     refuse("has no readable image: all 2", source="folder", path=str(tmp_path))
     write(tmp_path / "train" / "cat" / "1.png")
+    write(tmp_path / "train" / "dog" / "1.png")
     write(tmp_path / "test" / "cow" / "1.png")
     refuse("'cow', which is no class", source="folder", path=f"{tmp_path}/train", test_path=f"{tmp_path}/test")
     refuse("data.channels=2", source="folder", path=str(tmp_path), channels=2)

@@ -202,7 +202,7 @@ def test_damaged_files_are_one_line(tmp_path):
     shard.write_bytes(content[: 16 + int.from_bytes(content[:8], "little")])
     refuse("00002-of-00003 has 1 records where dataset_info.json says 7", **fixed)
     shard.unlink()
-    refuse("00002-of-00003 is missing, one of 3 files of 'train'", **fixed)
+    refuse("00002-of-00003 is missing, one of 3 files", **fixed)
     (folder / "features.json").write_text("{")
     refuse("features.json cannot be read", **fixed)
     tiny(tmp_path / "array", file_format="array_record")

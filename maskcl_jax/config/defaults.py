@@ -35,12 +35,15 @@ DEFAULTS: dict[str, Any] = {
         "source": "",
         "name": "",  # tfds: the data set
         "data_dir": "",  # tfds: where it was prepared
-        "path": "",  # folder: the training images; npz: the file
-        "test_path": "",  # folder: the test images
+        "path": "",  # folder, tar: the training images; npz: the file
+        "test_path": "",  # folder, tar: the test images
+        "list": "",  # folder: a text file of training images, one path a line, perhaps with a label
+        "test_list": "",  # folder: the same of the test images
         "train_split": "train",
         "test_split": "test",
         "image_size": (32, 32),  # height, width
         "channels": 3,
+        "exif": False,  # folder, tar, tfds: images are turned as their EXIF orientation says
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "eval_resize": 1.0,  # 1: the whole image; 256/224: shorter side to 256/224 of the size, then the center

@@ -13,6 +13,7 @@ SOURCES = {
     "embedded": "maskcl_jax.data.sources.embedded:EmbeddedSource",
     "tfds": "maskcl_jax.data.sources.tfds:TfdsSource",
     "folder": "maskcl_jax.data.sources.folder:FolderSource",
+    "tar": "maskcl_jax.data.sources.tar:TarSource",
     "npz": "maskcl_jax.data.sources.npz:NpzSource",
     "synthetic": "maskcl_jax.data.sources.synthetic:SyntheticSource",
     "scenes": "maskcl_jax.data.sources.scenes:ScenesSource",

@@ -1,127 +1,286 @@
-"""A folder of image files: labels from its first-level sub-folders, or none at all."""
+"""Image files: all under a folder, with labels from its sub-folders, or those that a list names, with labels or not."""
 
+import collections
+import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from absl import logging
 
-from maskcl_jax.data import pixels
+from maskcl_jax.data import decode
 from maskcl_jax.data.sources.base import Encoded, Source
 from maskcl_jax.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-TEST_SHARE = 0.1  # held out of a labelled folder where no test folder is given
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".npy")
+TEST_FRACTION = 0.1  # held out of labeled images where nothing is given to test on
+SPLIT_NAMES = {"train": ("train", "training"), "test": ("val", "valid", "validation", "test", "testing")}
+NAMED = 3  # examples in a message
+
+
+@dataclasses.dataclass
+class Survey:
+    """What lies under a folder.
+
+    Attributes:
+      images: Files that are used, sorted.
+      unused: How many files of each ending are not.
+      folders: Folders that hold files, but none that is used.
+      links: Links to folders that are read already, or lie above.
+    """
+
+    images: list[pathlib.Path] = dataclasses.field(default_factory=list)
+    unused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    folders: list[str] = dataclasses.field(default_factory=list)
+    links: list[str] = dataclasses.field(default_factory=list)
+
+    def remarks(self) -> list[str]:
+        """One sentence for each kind of what is not used."""
+        out = []
+        if self.unused:
+            kinds = ", ".join(f"{count} {ending}" for ending, count in self.unused.most_common(5))
+            out.append(f"{self.unused.total()} files are not used, as their endings are not those of images: {kinds}")
+        if self.folders:
+            out.append(f"{len(self.folders)} folders have files but no image: {examples(self.folders)}")
+        if self.links:
+            out.append(f"{len(self.links)} links lead to folders that are read already: {examples(self.links)}")
+        return out
 
 
 class FolderSource(Source):
-    """The images under `path`, and for testing those under `test_path`.
+    """The images under `path`, and for testing those under `test_path`; or those of `list` and `test_list`.
 
-    Labelled where every image lies in a sub-folder of `path`: the first level is the class. Without labels,
-    or with images directly in `path`, all images are for training and there is no test split unless
-    `test_path` names one. A labelled folder without `test_path` holds out a tenth of every class, chosen by
-    file name.
+    A folder is labeled where its images lie in two or more sub-folders: the first level is the class. A few images
+    beside them are left out; many mean that there are no labels, as does a single sub-folder. A list is labeled where
+    its lines have labels. Without labels all images are for training, and there is no test split unless one is given.
+    Of labeled images a tenth of every class is held out, chosen by file name, where no test split is given.
     """
 
-    def __init__(self, data_config):
+    def __init__(self, data_config: Any):
         super().__init__()
-        if data_config.channels not in (1, 3):
-            raise UserError(
-                f"data.channels={data_config.channels} is not possible with data.source='folder': use 1 or 3"
-            )
-        root = _folder(data_config.path, "data.path")
-        files = find_images(root)
-        self._check_readable(root, files)
-        self.class_names = class_names(root, files)
-        self.num_classes = len(self.class_names)
-        self._files = {"train": files, "test": []}
-        self._roots = {"train": root, "test": root}
-        if data_config.test_path:
-            self._roots["test"] = _folder(data_config.test_path, "data.test_path")
-            self._files["test"] = find_images(self._roots["test"])
-            self._check_readable(self._roots["test"], self._files["test"])
-            self._check_classes()
-        elif self.num_classes:
-            held = held_out(root, files)
-            self._files = {
-                "train": [f for f in files if f not in held],
-                "test": [f for f in files if f in held],
-            }
-        classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
+        self._channels, self._exif = data_config.channels, data_config.get("exif", False)
+        train, test = self._read(data_config, "list", "path"), ([], [])
+        if data_config.get("test_list") or data_config.test_path:
+            labeled = any(label is not None for label in train[1])
+            test = self._read(data_config, "test_list", "test_path", labeled=labeled)
+        names = sorted({label for label in train[1] if label is not None}, key=_natural)
+        self.class_names = tuple(names)
+        self.num_classes = len(names)
+        if test[0]:
+            self._check_classes(test[1], data_config)
+        elif names:
+            held = held_out(*train, root=data_config.path)
+            test = tuple([column[i] for i in np.flatnonzero(held)] for column in train)
+            train = tuple([column[i] for i in np.flatnonzero(~held)] for column in train)
+        self._splits_of = {"train": train, "test": test}
+        where = f"list {data_config.list}" if data_config.get("list") else f"folder {data_config.path}"
+        classes = f"{self.num_classes} classes" if names else "no labels"
         counts = f"{self.num_examples('train')} training and {self.num_examples('test')} test images"
-        self.description = f"folder {root}, {counts}, {classes}"
+        self.description = f"{where}, {counts}, {classes}"
 
-    def num_examples(self, split):
-        return len(self._files[split])
+    def num_examples(self, split: str) -> int:
+        return len(self._splits_of[split][0])
 
-    def load(self, split):
-        files, root = self._files[split], self._roots[split]
+    def load(self, split: str) -> Encoded:
+        files, labels = self._splits_of[split]
         number = {name: i for i, name in enumerate(self.class_names)}
-        labels = [number[file.relative_to(root).parts[0]] if number else -1 for file in files]
-        return Encoded([str(file) for file in files], np.array(labels, np.int32), is_path=True)
+        return Encoded(files, np.array([number.get(label, -1) for label in labels], np.int32), is_path=True)
 
-    def _check_readable(self, root: pathlib.Path, files: list[pathlib.Path]) -> None:
+    def _read(
+        self, data_config: Any, list_field: str, path_field: str, *, labeled: bool | None = None
+    ) -> tuple[list[str], list[str | None]]:
+        """(files, labels) that a list or a folder gives. labeled: whether sub-folders are classes; None: find out."""
+        if file := data_config.get(list_field):
+            files, labels = read_list(file, data_config.path, field=f"data.{list_field}")
+            place = f"data.{list_field}={file!r}"
+        else:
+            root = _folder(data_config[path_field], f"data.{path_field}")
+            survey = survey_folder(root)
+            for remark in survey.remarks():
+                logging.warning("%s: %s", root, remark)
+            if not survey.images:
+                raise UserError(_no_images(root, survey))
+            if path_field == "path":
+                check_layout(root, survey.images, has_test=bool(data_config.test_path or data_config.get("test_list")))
+            files, labels = label_by_folder(root, survey.images, labeled=labeled)
+            place = f"folder {root}"
+        self._check_readable(place, files)
+        return files, labels
+
+    def _check_readable(self, place: str, files: Sequence[str]) -> None:
         """Stops at the first image that can be read: all of them would take as long as an epoch."""
-        if not files:
-            raise UserError(f"folder {root} has no images: it needs files ending in {', '.join(EXTENSIONS)}")
+        reason = ""
         for file in files:
             try:
-                pixels.decode(file.read_bytes(), channels=3)
+                with open(file, "rb") as opened:
+                    decode.decode(opened.read(), self._channels, exif=self._exif)
                 return
-            except Exception as error:  # Pillow's decoders raise a dozen types
-                self.skip(str(file), pixels.reason_of(error))
+            except Exception as error:  # the decoders raise a dozen types
+                self.skip(file, decode.reason_of(error))
+                reason = reason or self.skipped[file]
         raise UserError(
-            f"folder {root} has no readable image: all {len(files)} fail to decode, as {files[0].name} "
-            f"({self.skipped[str(files[0])]}); give a folder of {', '.join(EXTENSIONS)} files"
+            f"{place} has no readable image: all {len(files)} fail to decode, as {os.path.basename(files[0])} "
+            f"({reason}); give {', '.join(EXTENSIONS)} files of data.channels={self._channels}"
         )
 
-    def _check_classes(self) -> None:
-        if not self.num_classes:
-            return
-        root = self._roots["test"]
-        unknown = sorted({f.relative_to(root).parts[0] for f in self._files["test"]} - set(self.class_names))
-        if unknown:
+    def _check_classes(self, labels: Sequence[str | None], data_config: Any) -> None:
+        unknown = sorted({label for label in labels if label is not None} - set(self.class_names))
+        if self.num_classes and unknown:
+            test = data_config.get("test_list") or data_config.test_path
             raise UserError(
-                f"data.test_path={root} has {unknown[0]!r}, which is no class of "
-                f"data.path={self._roots['train']}: both need the same sub-folders"
+                f"the test images in {test!r} have the class {unknown[0]!r}, which is no class of the training images: "
+                "both need the same classes"
             )
 
 
-def find_images(root: pathlib.Path) -> list[pathlib.Path]:
-    """Every image file under a folder, sorted; hidden files and folders are ignored, links followed once."""
-    found, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+def survey_folder(root: pathlib.Path) -> Survey:
+    """Looks at everything under a folder; links to folders are followed once.
+
+    Raises:
+      UserError: A folder cannot be opened.
+    """
+    survey, seen = Survey(), set()
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"the folder {error.filename!r} cannot be read ({error.strerror}): allow it, or remove it")
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above would never end
+            survey.links.append(folder)
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = (name for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith("."))
-        found += [pathlib.Path(folder, name) for name in names]
-    return sorted(found)
+        images = [name for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        others = [name for name in files if not name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        survey.images += [pathlib.Path(folder, name) for name in images]
+        survey.unused.update(os.path.splitext(name)[1].lower() or "without ending" for name in others)
+        survey.unused.update({"hidden": sum(name.startswith(".") for name in files)})
+        if others and not images:
+            survey.folders.append(folder)
+    survey.unused = +survey.unused
+    survey.images.sort()
+    return survey
 
 
-def class_names(root: pathlib.Path, files: list[pathlib.Path]) -> tuple[str, ...]:
-    """The names of the first-level sub-folders with images; none where an image lies in no sub-folder."""
-    parts = [file.relative_to(root).parts for file in files]
-    return tuple(sorted({p[0] for p in parts})) if all(len(p) > 1 for p in parts) else ()
+def find_images(root: pathlib.Path) -> list[pathlib.Path]:
+    """Every image file under a folder, sorted."""
+    return survey_folder(root).images
 
 
-def held_out(root: pathlib.Path, files: list[pathlib.Path]) -> set[pathlib.Path]:
-    """A tenth of every class, at least one of two; by a hash of the path: new files move few others."""
-    classes: dict[str, list[pathlib.Path]] = {}
-    for file in files:
-        classes.setdefault(file.relative_to(root).parts[0], []).append(file)
-    held = set()
+def check_layout(root: pathlib.Path, images: Sequence[pathlib.Path], *, has_test: bool) -> None:
+    """Raises UserError where the sub-folders are splits rather than classes."""
+    names = {path.relative_to(root).parts[0] for path in images}
+    train = next((name for name in sorted(names) if name.lower() in SPLIT_NAMES["train"]), None)
+    test = next((name for name in sorted(names) if name.lower() in SPLIT_NAMES["test"]), None)
+    if train and (test or len(names) == 1):
+        hint = f" and data.test_path={root / test}" if test and not has_test else ""
+        raise UserError(
+            f"data.path={str(root)!r} has {' and '.join(repr(name) for name in (train, test) if name)}, which are no "
+            f"classes but splits: set data.path={root / train}{hint}"
+        )
+
+
+def label_by_folder(
+    root: pathlib.Path, images: Sequence[pathlib.Path], *, labeled: bool | None
+) -> tuple[list[str], list[str | None]]:
+    """(files, label of each), the label being the first sub-folder; None for all where that is no class.
+
+    labeled: Whether it is one; None: where there are two or more, and few images beside them.
+    """
+    parts = [path.relative_to(root).parts for path in images]
+    loose = [str(path) for path, part in zip(images, parts, strict=True) if len(part) == 1]
+    names = {part[0] for part in parts if len(part) > 1}
+    if labeled is None:
+        labeled = len(names) > 1 and len(loose) <= max(1, len(images) // 100)
+    if not labeled:
+        if len(names) == 1 and not loose:
+            logging.info("%s has the one sub-folder %r: its images are taken as unlabeled", root, min(names))
+        elif names:
+            logging.info("%s: no labels, as %d of %d images lie in no sub-folder", root, len(loose), len(images))
+        return [str(path) for path in images], [None] * len(images)
+    if loose:
+        logging.warning("%s: the sub-folders are classes; %d images lie in none and are left out: %s",
+                        root, len(loose), examples(loose))  # fmt: skip
+    kept = [(str(path), part[0]) for path, part in zip(images, parts, strict=True) if len(part) > 1]
+    return [file for file, _ in kept], [label for _, label in kept]
+
+
+def read_list(file: str, root: str, *, field: str) -> tuple[list[str], list[str | None]]:
+    """(files, label of each) that a text file names: one path a line, and behind a tab or a space perhaps a label.
+
+    Args:
+      file: The list. A path in it that is not absolute lies under `root`, or beside the list where that is "".
+      root: `data.path`.
+      field: What the list was given as.
+
+    Raises:
+      UserError: There is no such list, or it is no list of files.
+    """
+    try:
+        text = pathlib.Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{field}={file!r} cannot be read ({type(error).__name__}): give a text file of paths"
+        ) from None
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise UserError(f"{field}={file!r} is empty: give one path a line")
+    base = pathlib.Path(root or pathlib.Path(file).parent).expanduser()
+    # The first line decides what the others are: paths may have spaces.
+    if "\t" in lines[0]:
+        pairs = [line.split("\t", 1) for line in lines]
+    elif (base / lines[0]).exists() or " " not in lines[0]:
+        pairs = [[line] for line in lines]
+    else:
+        pairs = [line.rsplit(None, 1) for line in lines]
+    odd = next((i for i, pair in enumerate(pairs) if len(pair) != len(pairs[0])), None)
+    if odd is not None:
+        raise UserError(
+            f"{field}={file!r}: line {odd + 1}, {lines[odd]!r}, is of another form than the first: label all, or none"
+        )
+    files = [str(base / pair[0]) for pair in pairs]
+    if repeated := len(files) - len(set(files)):
+        logging.warning("%s=%r names %d files more than once", field, file, repeated)
+    return files, [pair[1].strip() if len(pair) > 1 else None for pair in pairs]
+
+
+def held_out(files: Sequence[str], labels: Sequence[str | None], *, root: str) -> np.ndarray:
+    """(N,) bool: a tenth of every class, at least one of two; by a hash of the path: new files move few others."""
+    base = pathlib.Path(root or ".").expanduser()
+    classes: dict[str | None, list[int]] = {}
+    for i, label in enumerate(labels):
+        classes.setdefault(label, []).append(i)
+    held = np.zeros(len(files), bool)
     for members in classes.values():
-        count = max(1, round(TEST_SHARE * len(members))) if len(members) > 1 else 0
-        held |= set(sorted(members, key=lambda file: _hash(file.relative_to(root)))[:count])
+        count = max(1, round(TEST_FRACTION * len(members))) if len(members) > 1 else 0
+        held[sorted(members, key=lambda i: _hash(os.path.relpath(files[i], base)))[:count]] = True
     return held
 
 
-def _hash(path: pathlib.Path) -> bytes:
-    return hashlib.blake2b(path.as_posix().encode("utf-8", "surrogateescape")).digest()
+def examples(names: Sequence[str]) -> str:
+    """The first of some names."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _hash(path: str) -> bytes:
+    return hashlib.blake2b(path.encode("utf-8", "surrogateescape")).digest()
+
+
+def _natural(label: str) -> tuple[int, int, str]:
+    """Numbers in their order, before words."""
+    return (0, int(label), label) if label.isdecimal() else (1, 0, label)
+
+
+def _no_images(root: pathlib.Path, survey: Survey) -> str:
+    if survey.unused[".tar"]:
+        return f"folder {root} has no images but {survey.unused['.tar']} .tar files: set data.source=tar"
+    there = f" ({survey.remarks()[0]})" if survey.unused else ""
+    return f"folder {root} has no images: it needs files ending in {', '.join(EXTENSIONS)}{there}"
 
 
 def _folder(path: str, field: str) -> pathlib.Path:
@@ -131,5 +290,6 @@ def _folder(path: str, field: str) -> pathlib.Path:
     if not folder.exists():
         raise UserError(f"{field}={path!r} does not exist: give the folder that holds the images")
     if not folder.is_dir():
-        raise UserError(f"{field}={path!r} is a file: give the folder that holds the images")
+        hint = "set data.source=tar" if path.endswith(".tar") else "give the folder that holds the images"
+        raise UserError(f"{field}={path!r} is a file: {hint}")
     return folder

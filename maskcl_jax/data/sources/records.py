@@ -16,6 +16,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -23,7 +24,8 @@ from absl import logging
 from maskcl_jax.errors import UserError
 
 # One entry a record. file: which of the files. place: of a TFRecord file, the record's first byte; of an ArrayRecord
-# file, its number. length: in bytes, 0 where it is not known. label: -1 for none.
+# file, its number. length: in bytes, 0 where it is not known, -1 of a damaged
+# one. label: -1 for none.
 ENTRY = np.dtype([("file", "<i4"), ("place", "<i8"), ("length", "<i8"), ("label", "<i4")])
 HEADER, FOOTER = 12, 4  # bytes before and after a record
 WINDOW = 4096  # bytes read at once in search of a label; a longer image before it is stepped over, not read
@@ -53,6 +55,8 @@ class Records(Sequence[bytes]):
     def __getitem__(self, index: int) -> bytes:
         """The record at `index`. Raises OSError where it cannot be read."""
         file, place, length, _ = self.entries[index].item()
+        if length < 0:
+            raise OSError(f"{self.files[file]} is damaged at byte {place}")
         if is_array_record(self.files[file]):
             if file not in self._readers:
                 self._readers[file] = array_records(self.files[file])
@@ -140,52 +144,53 @@ def _varint(peek: Peek, at: int) -> tuple[int, int]:
     raise ValueError("a number without end in a tf.train.Example")
 
 
-def index_of(folder: pathlib.Path, split: str, files: Sequence[str], counts: Sequence[int], label: str) -> np.ndarray:
-    """Where all records of a split lie: (N,) of `ENTRY`, in the order of the files.
+def index_of(
+    folder: pathlib.Path, name: str, files: Sequence[str], scan_file: Callable[[str], np.ndarray], *, key: str
+) -> np.ndarray:
+    """Where all records of some files lie: (N,) of `ENTRY`, in the order of the files.
 
     Reads it from where it was kept, makes it where it is missing, unfinished or older than its data, and keeps it. An
     interrupted call goes on where it stopped.
 
     Args:
-      folder: Of the data set.
-      split: Its name.
-      files: Paths of its files.
-      counts: Records that each file must have.
-      label: The name of the label in an Example; "" for none.
+      folder: The files lie in or under it.
+      name: Of the index in that folder.
+      files: Their paths.
+      scan_file: Finds the records of one.
+      key: What else the index depends on.
 
     Raises:
-      UserError: A file is missing, truncated or has another number of records.
+      UserError: A file is missing, or what `scan_file` raises.
     """
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
-        raise UserError(f"{missing[0]} is missing, one of {len(files)} files of {split!r}: prepare the data set again")
-    stamps = {os.path.basename(file): _stamp(file) for file in files}
-    parts = _kept(folder, split, label, stamps)
-    todo = [i for i, file in enumerate(files) if os.path.basename(file) not in parts]
+        raise UserError(f"{missing[0]} is missing, one of {len(files)} files: copy it, or prepare the data set again")
+    index = _Index(folder, name, key, {os.path.relpath(file, folder): _stamp(file) for file in files})
+    parts = index.read()
+    todo = [file for file in files if os.path.relpath(file, folder) not in parts]
     if todo:
-        _make(parts, todo, files, counts, label, lambda: _keep(folder, split, label, stamps, parts))
+        _make(parts, todo, scan_file, index)
     for number, file in enumerate(files):
-        parts[os.path.basename(file)]["file"] = number
-    return np.concatenate([parts[os.path.basename(file)] for file in files])
+        parts[os.path.relpath(file, folder)]["file"] = number
+    return np.concatenate([parts[os.path.relpath(file, folder)] for file in files])
 
 
-def _make(parts, todo, files, counts, label, keep) -> None:
-    """Adds the files that `parts` lacks; calls `keep` now and then, and at the end whatever happens."""
+def _make(parts: dict[str, np.ndarray], todo: Sequence[str], scan_file, index: "_Index") -> None:
+    """Adds the files that `parts` lacks; writes the index now and then, and at the end whatever happens."""
     start = saved = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        jobs = {pool.submit(scan, files[i], counts[i], label): files[i] for i in todo}
+        jobs = {pool.submit(scan_file, file): file for file in todo}
         try:
-            for done, job in enumerate(concurrent.futures.as_completed(jobs), len(files) - len(todo) + 1):
-                parts[os.path.basename(jobs[job])] = job.result()
+            for done, job in enumerate(concurrent.futures.as_completed(jobs), 1):
+                parts[os.path.relpath(jobs[job], index.folder)] = job.result()
                 if time.monotonic() - saved > SAVE_SECONDS:
-                    keep()
+                    index.write(parts)
                     saved = time.monotonic()
-                    folder = os.path.dirname(jobs[job])
-                    logging.info("index of %s: %d of %d files, %.0f s", folder, done, len(files), saved - start)
+                    logging.info("index of %s: %d of %d files, %.0f s", index.folder, done, len(todo), saved - start)
         finally:
             for job in jobs:
                 job.cancel()
-            keep()
+            index.write(parts)
 
 
 def scan(path: str, count: int, label: str) -> np.ndarray:
@@ -253,49 +258,56 @@ def _stamp(path: str) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def index_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Where an index may be kept: beside the data unless that folder is read-only, or in the user's cache."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    number = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
-    beside = [folder / ".maskcl_jax"] if folder.stat().st_mode & 0o222 else []  # root could write there all the same
-    return [*beside, cache / "maskcl_jax" / number]
+class _Index(NamedTuple):
+    """The file that keeps where records lie. stamps: {file: its `_stamp`}."""
 
+    folder: pathlib.Path
+    name: str
+    key: str
+    stamps: dict[str, tuple[int, int]]
 
-def _kept(folder, split, label, stamps) -> dict[str, np.ndarray]:
-    """{file name: its entries} of the files that were indexed as they are now."""
-    for place in index_folders(folder):
-        try:
-            with np.load(place / f"{split}.npz") as file:
-                if int(file["version"]) != VERSION or str(file["label"]) != label:
-                    continue
-                parts = np.split(file["entries"], np.cumsum(file["counts"])[:-1])
-                known = zip(file["names"].tolist(), map(tuple, file["stamps"].tolist()), parts, strict=True)
-                return {name: part for name, stamp, part in known if stamps.get(name) == stamp}
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-            continue  # none, or one that was damaged: made anew
-    return {}
+    def places(self) -> list[pathlib.Path]:
+        """Where it may be: beside the data unless that folder is read-only, or in the user's cache."""
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        number = hashlib.blake2b(str(self.folder.resolve()).encode(), digest_size=8).hexdigest()
+        # Root could write in a read-only folder all the same.
+        beside = [self.folder / ".maskcl_jax"] if self.folder.stat().st_mode & 0o222 else []
+        return [*beside, cache / "maskcl_jax" / number]
 
+    def read(self) -> dict[str, np.ndarray]:
+        """{file: its entries} of the files that were indexed as they are now."""
+        for place in self.places():
+            try:
+                with np.load(place / f"{self.name}.npz") as file:
+                    if (int(file["version"]), str(file["key"])) != (VERSION, self.key):
+                        continue
+                    parts = np.split(file["entries"], np.cumsum(file["counts"])[:-1])
+                    known = zip(file["files"].tolist(), map(tuple, file["stamps"].tolist()), parts, strict=True)
+                    return {name: part for name, stamp, part in known if self.stamps.get(name) == stamp}
+            except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+                continue  # none, or one that was damaged: made anew
+        return {}
 
-def _keep(folder, split, label, stamps, parts: dict[str, np.ndarray]) -> None:
-    """Writes the index in the first place that allows it; where none does, the next run makes it again."""
-    if not parts:
-        return
-    content = {
-        "version": VERSION,
-        "label": label,
-        "names": np.array(list(parts)),
-        "stamps": np.array([stamps[name] for name in parts], np.int64),
-        "counts": np.array([len(part) for part in parts.values()], np.int64),
-        "entries": np.concatenate(list(parts.values())),
-    }
-    for place in index_folders(folder):
-        beside = place / f"{split}.{uuid.uuid4().hex}.npz"
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            np.savez(beside, **content)
-            os.replace(beside, place / f"{split}.npz")  # whole, or not at all, for whoever reads it meanwhile
+    def write(self, parts: dict[str, np.ndarray]) -> None:
+        """Writes it in the first place that allows it; where none does, the next run makes it again."""
+        if not parts:
             return
-        except OSError:  # read-only, or full
-            with contextlib.suppress(OSError):
-                beside.unlink()
-    logging.warning("the index of %r cannot be kept in %s", split, " or ".join(map(str, index_folders(folder))))
+        content = {
+            "version": VERSION,
+            "key": self.key,
+            "files": np.array(list(parts)),
+            "stamps": np.array([self.stamps[name] for name in parts], np.int64),
+            "counts": np.array([len(part) for part in parts.values()], np.int64),
+            "entries": np.concatenate(list(parts.values())),
+        }
+        for place in self.places():
+            beside = place / f"{self.name}.{uuid.uuid4().hex}.npz"
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+                np.savez(beside, **content)
+                os.replace(beside, place / f"{self.name}.npz")  # whole, or not at all, for whoever reads it meanwhile
+                return
+            except OSError:  # read-only, or full
+                with contextlib.suppress(OSError):
+                    beside.unlink()
+        logging.warning("the index of %r cannot be kept in %s", self.name, " or ".join(map(str, self.places())))

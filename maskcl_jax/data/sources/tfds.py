@@ -114,7 +114,11 @@ class Prepared:
         files: list[str] = []
         parts = []
         for split, first, last in self.ranges(instruction, field=field):
-            index = records.index_of(self.folder, split, *self.splits[split], self.label)[first:last]
+            counts = dict(zip(*self.splits[split], strict=True))
+            index = records.index_of(
+                self.folder, split, self.splits[split].files,
+                lambda path, counts=counts: records.scan(path, counts[path], self.label), key=self.label,
+            )[first:last]  # fmt: skip
             index["file"] += len(files)
             files += self.splits[split].files
             parts.append(index)

@@ -1,0 +1,281 @@
+"""From an encoded image to pixels: decoding, channels, cropping and resizing.
+
+Pillow defines what a file shows and how it is resized. simplejpeg decodes JPEGs to the same pixels in 3/4 of the time;
+cykooz.resizer resizes crops of 500 x 375 to 224 x 224 in 1/5 and of 48 x 48 to 32 x 32 in 1/3 of Pillow's time, 99.99 %
+of the pixels within one level of Pillow's (the rest is overshoot of the cubic at black and white, which is cut off
+between the two passes, and those come in the other order). Where one is not installed, Pillow does its work.
+"""
+
+import functools
+import io
+import re
+import threading
+
+import numpy as np
+from absl import logging
+from PIL import Image, UnidentifiedImageError
+
+from maskcl_jax.errors import UserError
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+try:
+    import cykooz_resizer
+except ImportError:
+    cykooz_resizer = None
+
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+JPEG, JPEG_END, NPY, TIFF = b"\xff\xd8\xff", b"\xff\xd9", b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+COLORSPACE = {1: "GRAY", 3: "RGB"}
+EXIF_ORIENTATION = 0x0112
+# EXIF orientation: whether rows and columns are exchanged, and which axes are reversed afterwards.
+ORIENTATIONS = {
+    2: (False, (1,)), 3: (False, (0, 1)), 4: (False, (0,)),
+    5: (True, ()), 6: (True, (1,)), 7: (True, (0, 1)), 8: (True, (0,)),
+}  # fmt: skip
+MAX_PIXELS = 2**29  # 1.5 GB as RGB; a file that claims more is an attack or damaged
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow raises at twice this number
+TWELVE_BITS = 4096
+_OF_THREAD = threading.local()
+
+
+def image_size(encoded: bytes, *, exif: bool = False) -> tuple[int, int]:
+    """(height, width) of an encoded image, from its header. Raises as `decode`."""
+    if (header := _plain_jpeg(encoded)) is not None:
+        size = header[:2]
+    elif encoded[:6] == NPY:
+        size = _planes_of_npy(encoded).shape[:2]
+    else:
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                size = image.height, image.width
+        except UnidentifiedImageError:
+            if encoded[:4] not in TIFF:
+                raise
+            size = _planes_of_tiff(encoded).shape[:2]
+    return size[::-1] if exif and ORIENTATIONS.get(_orientation(encoded), (False,))[0] else size
+
+
+def decode(encoded: bytes, channels: int, *, exif: bool = False) -> np.ndarray:
+    """Decodes an image.
+
+    With 1 or 3 channels: of an animation or a file of several pages the first one; transparency is laid over white; 16
+    bits a channel are scaled to 8; CMYK becomes RGB. With any other number the file must have that many: TIFF of so
+    many samples or pages, `.npy` of (H, W, C), or an image of so many bands, which are taken as they are.
+
+    Args:
+      encoded: A file that Pillow knows, or an array in NumPy's format.
+      channels: Of the result.
+      exif: Whether to turn the image as its EXIF orientation says; torchvision's ImageFolder and timm do not.
+
+    Returns:
+      (H, W, channels) uint8. From a JPEG in color to one channel: its own luminance, within 3 levels of Pillow's.
+
+    Raises:
+      ValueError: Another number of channels than wanted, among others.
+      Exception: Whatever Pillow raises (OSError, SyntaxError, ...) for a corrupt or truncated file.
+    """
+    pixels = _decode(encoded, channels)
+    if exif and (orientation := _orientation(encoded)) in ORIENTATIONS:
+        transposed, reversed_axes = ORIENTATIONS[orientation]
+        pixels = np.flip(pixels.transpose(1, 0, 2) if transposed else pixels, reversed_axes)
+    return pixels
+
+
+def _decode(encoded: bytes, channels: int) -> np.ndarray:
+    if encoded[:6] == NPY:
+        return _exactly(_planes_of_npy(encoded), channels)
+    if channels not in COLORSPACE:
+        return _exactly(_planes_of_tiff(encoded) if encoded[:4] in TIFF else _bands(encoded), channels)
+    if _plain_jpeg(encoded) is not None:
+        try:
+            return simplejpeg.decode_jpeg(encoded, COLORSPACE[channels], strict=True)
+        except ValueError:
+            pass  # damaged: Pillow knows what can be saved
+    return decode_with_pillow(encoded, channels)
+
+
+def _plain_jpeg(encoded: bytes):
+    """The header of a complete JPEG, gray or in three colors: (height, width, ...); None for all else.
+
+    A file that does not end with the end-of-image marker is left to Pillow, which tells harmless from truncated.
+    """
+    if simplejpeg is None or encoded[:3] != JPEG or encoded[-2:] != JPEG_END:
+        return None
+    try:
+        header = simplejpeg.decode_jpeg_header(encoded)
+    except ValueError:
+        return None
+    if header[2] not in ("Gray", "YCbCr", "RGB") or header[0] * header[1] > MAX_PIXELS:
+        return None
+    return header
+
+
+def decode_with_pillow(encoded: bytes, channels: int) -> np.ndarray:
+    """`decode` to 1 or 3 channels by Pillow alone."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.load()
+        if image.mode.startswith("I"):
+            values, transparent = np.asarray(image), image.info.get("transparency")
+            if isinstance(transparent, int):  # of a PNG: this value is laid over white
+                values = np.where(values == transparent, 65535, values)
+            image = Image.fromarray(_to_8_bits(values))
+        if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _bands(encoded: bytes) -> np.ndarray:
+    """(H, W, C) as the file has them."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(image)
+    return _to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
+
+
+def _planes_of_npy(encoded: bytes) -> np.ndarray:
+    """(H, W, C) uint8 of an array (H, W) or (H, W, C) in NumPy's format, of 8 or 16 bits."""
+    pixels = np.load(io.BytesIO(encoded), allow_pickle=False)
+    if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"an array of {pixels.dtype} {pixels.shape}: it must be uint8 or uint16, (height, width, channels)"
+        )
+    return _to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
+
+
+def _planes_of_tiff(encoded: bytes) -> np.ndarray:
+    """(H, W, C) of a TIFF: its samples, or where it has several pages those of all pages."""
+    import tifffile  # needs a tenth of a second, and few need it
+
+    with tifffile.TiffFile(io.BytesIO(encoded)) as file:
+        series = file.series[0]
+        pixels, axes = series.asarray(), series.axes
+    pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (0, 1))
+    return _to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
+
+
+def _exactly(pixels: np.ndarray, channels: int) -> np.ndarray:
+    if pixels.shape[-1] != channels:
+        raise ValueError(f"{pixels.shape[-1]} channels where data.channels={channels}")
+    return pixels
+
+
+def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """0..65535 to 0..255; 8 bits stay as they are."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * 255
+    if pixels.size and 255 < pixels.max() < TWELVE_BITS:
+        logging.log_first_n(
+            logging.WARNING,
+            "an image of 16 bits a channel has no value above %d: perhaps its data have 12 bits, and come out nearly "
+            "black; multiply them by 16 (said once)",
+            1,
+            pixels.max(),
+        )
+    return np.round(np.clip(pixels, 0, 65535) / 257).astype(np.uint8)
+
+
+def _orientation(encoded: bytes) -> int:
+    """The EXIF orientation, 1 for none. Of a TIFF, Pillow turns the pixels itself."""
+    if encoded[:4] in TIFF or not any(mark in encoded for mark in (b"Exif", b"eXIf", b"EXIF")):
+        return 1
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # Pillow raises a dozen types for damaged metadata, without which the image is whole
+        return 1
+
+
+def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """(..., C) uint8 to (..., channels).
+
+    RGB to gray by luminance (ITU-R 601, as Pillow and JPEG), any other number to one by the mean; gray and RGB to more
+    channels by repetition.
+    """
+    have = images.shape[-1]
+    if have == channels:
+        return images
+    if channels == 1:
+        weights = np.array([0.299, 0.587, 0.114]) if have == 3 else np.full(have, 1 / have)
+        return np.round(images.astype(np.float32) @ weights.astype(np.float32)).astype(np.uint8)[..., None]
+    return images[..., np.arange(channels) % have]
+
+
+def crop_and_resize(
+    image: np.ndarray, box: np.ndarray, *, size: tuple[int, int], interpolation: str, flip: bool
+) -> np.ndarray:
+    """Crops an image, resizes the crop (antialiased, rounded) and mirrors it left-right where wanted.
+
+    Args:
+      image: (H, W, C) uint8.
+      box: Top, left, height, width of the crop in pixels.
+      size: (height, width) of the result.
+      interpolation: "bicubic" or "bilinear".
+      flip: Whether to mirror.
+
+    Returns:
+      (*size, C) uint8.
+    """
+    top, left, height, width = box
+    # Crop first: Pillow's own `box=` would let the filter see pixels outside of the crop.
+    pixels = resize(image[top : top + height, left : left + width], size, interpolation)
+    return _mirrored(pixels) if flip else pixels
+
+
+def resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """Resizes (H, W, C) uint8 to (*size, C) by the antialiased filters of Pillow."""
+    if image.shape[:2] == tuple(size):
+        return image
+    if image.shape[-1] in (1, 3):
+        return _resize(image, size, interpolation)
+    planes = np.split(image, image.shape[-1], axis=-1)
+    return np.concatenate([_resize(plane, size, interpolation) for plane in planes], axis=-1)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    height, width, channels = image.shape
+    if cykooz_resizer is None:
+        plane = np.ascontiguousarray(image[..., 0] if channels == 1 else image)
+        resized = Image.fromarray(plane).resize((size[1], size[0]), RESAMPLING[interpolation])
+        return np.asarray(resized).reshape(*size, channels)
+    kind, options = _resizing(channels, interpolation)
+    if not hasattr(_OF_THREAD, "resizer"):
+        _OF_THREAD.resizer = cykooz_resizer.Resizer()  # keeps its buffers
+    out = cykooz_resizer.ImageData(size[1], size[0], kind)
+    _OF_THREAD.resizer.resize(cykooz_resizer.ImageData(width, height, kind, image.tobytes()), out, options)
+    return np.frombuffer(out.get_buffer(), np.uint8).reshape(*size, channels)
+
+
+@functools.cache
+def _resizing(channels: int, interpolation: str):
+    kind = {1: cykooz_resizer.PixelType.U8, 3: cykooz_resizer.PixelType.U8x3}[channels]
+    filters = {"bicubic": cykooz_resizer.FilterType.catmull_rom, "bilinear": cykooz_resizer.FilterType.bilinear}
+    algorithm = cykooz_resizer.ResizeAlg.convolution(filters[interpolation])
+    return kind, cykooz_resizer.ResizeOptions(resize_alg=algorithm)
+
+
+def _mirrored(image: np.ndarray) -> np.ndarray:
+    out = np.empty_like(image, order="C")
+    for channel in range(image.shape[-1]):  # numpy takes five times as long for all at once
+        out[..., channel] = image[:, ::-1, channel]
+    return out
+
+
+def check_interpolation(name: str) -> None:
+    """Raises UserError for an interpolation that no view can have."""
+    if name not in RESAMPLING:
+        raise UserError(f"augment.interpolation={name!r} is unknown: use {' or '.join(RESAMPLING)}")
+
+
+def reason_of(error: Exception) -> str:
+    """One line that says why an image cannot be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a format that Pillow knows"
+    text = re.sub(r"<?[\w.]+ object at 0x[0-9a-f]+>?", "it", str(error))
+    return " ".join(f"{type(error).__name__}: {text}".split())[:200]

@@ -1,0 +1,228 @@
+"""Folders, lists and tar files: what is used, what is left out and said, what is refused."""
+
+import io
+import os
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_data_batches import data_config
+
+from maskcl_jax.data.sources import open_source, records
+from maskcl_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """No index is left behind in the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def encoded(number=0, kind="PNG", mode="RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (number, 0, 0)).convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def write(root, *names):
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(number) if name.endswith((".png", ".tif")) else b"no image")
+
+
+def opened(root, **fields):
+    return open_source(data_config(**{"source": "folder", "path": str(root)} | fields))
+
+
+def refuse(match, root, **fields):
+    with pytest.raises(UserError, match=match) as caught:
+        opened(root, **fields)
+    assert "\n" not in str(caught.value)
+
+
+def names(source, split="train"):
+    return [pathlib.Path(path).name for path in source.split(split).payloads]
+
+
+CATS_AND_DOGS = ("cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png")
+
+
+def test_splits_in_the_place_of_classes_are_refused(tmp_path):
+    write(tmp_path, *(f"{split}/{file}" for split in ("train", "val") for file in CATS_AND_DOGS))
+    refuse(f"has 'train' and 'val', .* set data.path={tmp_path}/train and data.test_path={tmp_path}/val", tmp_path)
+    refuse(f"set data.path={tmp_path}/train$", tmp_path, test_path=str(tmp_path / "val"))
+    source = opened(tmp_path / "train", test_path=str(tmp_path / "val"))
+    assert (source.class_names, source.num_examples("train"), source.num_examples("test")) == (("cat", "dog"), 4, 4)
+    write(tmp_path / "alone", *(f"Train/{file}" for file in CATS_AND_DOGS))
+    refuse(f"set data.path={tmp_path}/alone/Train$", tmp_path / "alone")
+
+
+def test_one_sub_folder_is_no_class(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path, *(f"images/{i}.png" for i in range(20)))
+    source = opened(tmp_path)
+    assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (0, 20, 0)
+    assert "the one sub-folder 'images'" in caplog.text
+
+
+def test_a_stray_file_is_left_out_and_many_mean_no_labels(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path, *CATS_AND_DOGS, "loose.png")
+    source = opened(tmp_path)
+    assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (2, 2, 2)
+    assert "1 images lie in none and are left out" in caplog.text and "loose.png" in caplog.text
+    write(tmp_path, "loose2.png")
+    source = opened(tmp_path)
+    assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (0, 6, 0)
+    assert "no labels, as 2 of 6 images lie in no sub-folder" in caplog.text
+
+
+def test_whatever_is_not_used_is_counted_and_named(tmp_path, caplog):
+    write(tmp_path, *CATS_AND_DOGS, "cow/5.heic", "cow/6.heic", "dog/notes.txt", "cat/.7.png", "dog/data")
+    (tmp_path / "dog" / "again").symlink_to(tmp_path / "cat")
+    opened(tmp_path)
+    assert "5 files are not used" in caplog.text
+    assert "2 .heic" in caplog.text and "1 .txt" in caplog.text and "1 hidden" in caplog.text
+    assert f"1 folders have files but no image: {tmp_path}/cow" in caplog.text
+    assert f"1 links lead to folders that are read already: {tmp_path}/dog/again" in caplog.text
+
+
+def test_nothing_is_said_where_all_is_used(tmp_path, caplog):
+    write(tmp_path, *CATS_AND_DOGS, "cow/5.tif", "cow/6.tif")
+    assert opened(tmp_path).class_names == ("cat", "cow", "dog")
+    assert not caplog.text
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path):
+    write(tmp_path, *CATS_AND_DOGS)
+    (tmp_path / "cat").chmod(0)
+    refuse("cat' cannot be read", tmp_path)
+
+
+def test_a_folder_that_cannot_be_opened_is_an_error(tmp_path, monkeypatch):
+    write(tmp_path, *CATS_AND_DOGS)
+    scandir = os.scandir
+
+    def failing(path):
+        if os.fspath(path).endswith("cat"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    refuse("cat' cannot be read .Permission denied.", tmp_path)
+
+
+@pytest.mark.parametrize("separator, base", [("\t", True), (" ", True), (None, True), ("\t", False)])
+def test_a_list_names_the_images(tmp_path, separator, base):
+    write(tmp_path / "images", "a b.png", "c.png", "d.png", "e.png", "f.png")
+    files = ["a b.png", "c.png", "d.png", "e.png"]
+    labels = ["10", "2", "10", "2"]
+    lines = [f if separator is None else f + separator + label for f, label in zip(files, labels, strict=True)]
+    if not base:
+        lines = [f"{tmp_path}/images/{line}" for line in lines]
+    list_file = tmp_path / ("list.txt" if base else "images/list.txt")
+    list_file.write_text("\n".join(lines) + "\n\n")
+    source = opened(tmp_path / "images" if base else "", list=str(list_file))
+    if separator is None:
+        assert (source.num_classes, names(source)) == (0, files)
+        return
+    assert source.class_names == ("2", "10")
+    by_name = {n: source.split(s).labels[i] for s in ("train", "test") for i, n in enumerate(names(source, s))}
+    assert by_name == {"a b.png": 1, "c.png": 0, "d.png": 1, "e.png": 0}
+    (tmp_path / "test.txt").write_text("".join(line + "\n" for line in lines[:1]))
+    source = opened(tmp_path / "images" if base else "", list=str(list_file), test_list=str(tmp_path / "test.txt"))
+    assert (names(source), names(source, "test"), source.split("test").labels.tolist()) == (files, ["a b.png"], [1])
+
+
+def test_lists_that_cannot_work_are_refused(tmp_path, caplog):
+    write(tmp_path, *CATS_AND_DOGS)
+    file = tmp_path / "list.txt"
+    refuse("data.list='/no/such' cannot be read", tmp_path, list="/no/such")
+    file.write_text("\n")
+    refuse("is empty", tmp_path, list=str(file))
+    file.write_text("cat/1.png\t0\ncat/2.png\n")
+    refuse("line 2, 'cat/2.png', is of another form than the first", tmp_path, list=str(file))
+    file.write_text("gone.png\ngone2.png\n")
+    refuse("has no readable image: all 2", tmp_path, list=str(file))
+    file.write_text("cat/1.png\t0\ncat/2.png\t1\ncat/2.png\t1\n")
+    (tmp_path / "test.txt").write_text("dog/3.png\t5\n")
+    refuse("the class '5', which is no class of the training images", tmp_path, list=str(file),
+           test_list=str(tmp_path / "test.txt"))  # fmt: skip
+    assert "names 1 files more than once" in caplog.text
+
+
+def tar(path, members):
+    """A tar file of {name: content}."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+
+
+def shard(path, numbers):
+    tar(path, {f"./{n:03}.{end}": c for n in numbers for end, c in (("cls", b"%d\n" % (n % 3)), ("png", encoded(n)))})
+
+
+def pixels_of(source, split="train"):
+    """The numbers of all images that can be read, None for others."""
+    out = []
+    for i in range(source.num_examples(split)):
+        try:
+            out.append(np.asarray(Image.open(io.BytesIO(source.split(split)[i])))[0, 0, 0].item())
+        except OSError:
+            out.append(None)
+    return out
+
+
+def test_tar_files_are_read_member_by_member(tmp_path, monkeypatch):
+    for number in range(3):
+        shard(tmp_path / "train" / f"{number}.tar", range(5 * number, 5 * number + 5))
+    shard(tmp_path / "val.tar", range(40, 44))
+    source = opened(tmp_path / "train", source="tar", test_path=str(tmp_path / "val.tar"))
+    assert source.description == f"tar {tmp_path}/train, 15 training and 4 test images, 3 classes"
+    assert pixels_of(source) == list(range(15)) and pixels_of(source, "test") == [40, 41, 42, 43]
+    assert source.split("train").labels.tolist() == [n % 3 for n in range(15)]
+    monkeypatch.setattr("maskcl_jax.data.sources.tar.scan", None)  # the index is kept
+    assert pixels_of(opened(tmp_path / "train" / "*.tar", source="tar"))[-3:] == [12, 13, 14]
+
+
+def test_damage_in_a_tar_costs_the_damaged_member(tmp_path):
+    path = tmp_path / "a.tar"
+    shard(path, range(5))
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as file:
+        second = file.getmember("./001.png")
+        last = file.getmember("./004.png")
+    content[second.offset + 3] ^= 0xFF
+    path.write_bytes(content)
+    source = opened(tmp_path, source="tar")
+    assert pixels_of(source) == [0, None, 2, 3, 4]
+    assert source.split("train").labels.tolist() == [0, -1, 2, 0, 1]
+    path.write_bytes(content[: last.offset_data + 20])
+    os.utime(path, ns=(0, 5))
+    assert pixels_of(opened(tmp_path, source="tar")) == [0, None, 2, 3, None]
+
+
+def test_tar_files_that_cannot_work_are_refused(tmp_path):
+    refuse("has no .tar file", tmp_path, source="tar")
+    shard(tmp_path / "tars" / "a.tar", range(3))
+    refuse("but 1 .tar files: set data.source=tar", tmp_path / "tars")
+    refuse("is a file: set data.source=tar", tmp_path / "tars" / "a.tar")
+    (tmp_path / "b.tar").write_bytes(b"rubbish" * 300)
+    refuse("b.tar", tmp_path / "b.tar", source="tar")
+    with tarfile.open(tmp_path / "c.tar", "w:gz") as file:
+        file.add(tmp_path / "b.tar")
+    refuse("c.tar", tmp_path / "c.tar", source="tar")
+    tar(tmp_path / "d.tar", {"1.png": encoded(), "1.cls": b"cat"})
+    refuse("d.tar: 1.cls holds b'cat': a label must be a whole number", tmp_path / "d.tar", source="tar")
+    tar(tmp_path / "e.tar", {"1.txt": b"x"})
+    refuse("has no image in 1 .tar files", tmp_path / "e.tar", source="tar")
+    tar(tmp_path / "f.tar", {"1.png": b"x"})
+    refuse("has no readable image", tmp_path / "f.tar", source="tar")
+    assert records.ENTRY.itemsize == 24
