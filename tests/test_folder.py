@@ -7,8 +7,8 @@ import tarfile
 
 import numpy as np
 import pytest
+from helpers.views import data_config
 from PIL import Image
-from test_data_batches import data_config
 
 from maskcl_jax.data.sources import open_source, records
 from maskcl_jax.errors import UserError

@@ -15,8 +15,7 @@ from helpers.views import host_batch, view_of
 from PIL import Image
 from test_train import CONFIGS, ROOT, environment, saved_state, tiny
 
-from maskcl_jax.data import on_device
-from maskcl_jax.data.pixels import crop_and_resize
+from maskcl_jax.data import decode, on_device
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
@@ -35,7 +34,8 @@ def smooth(count, height, width, channels=3):
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("master", [None, (30, 26)])
-def test_a_crop_is_pillows(interpolation, master):
+def test_a_crop_is_pillows(interpolation, master, monkeypatch):
+    monkeypatch.setattr(decode, "cykooz_resizer", None)
     view = view_of((24, 20), interpolation=interpolation, master=master, shift=6 if master else 0)
     images = smooth(16, 48, 40)
     crops = host_batch([view], range(16), image=(48, 40)).crops["image"]
@@ -46,7 +46,9 @@ def test_a_crop_is_pillows(interpolation, master):
     options = {"size": (24, 20), "master": master, "interpolation": interpolation}
     got = np.asarray(resized_crops(*map(jnp.asarray, (images, crops, shift)), **options)).astype(int)
     for i, (*box, flip) in enumerate(crops.tolist()):
-        whole = crop_and_resize(images[i], box, size=master or (24, 20), interpolation=interpolation, flip=bool(flip))
+        whole = decode.crop_and_resize(
+            images[i], box, size=master or (24, 20), interpolation=interpolation, flip=bool(flip)
+        )
         down, across = shift[i]
         expected = whole[down : down + 24, across : across + 20].astype(int)
         # Pillow computes in fixed point: a value half way between two levels may fall to either side.
@@ -160,7 +162,7 @@ sys.path.insert(0, "tests")
 import jax, numpy as np
 from test_on_device import of_device
 from maskcl_jax.training import sharding
-from maskcl_jax.data import on_device
+from maskcl_jax.data import decode, on_device
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create
 c = of_device("maskco")

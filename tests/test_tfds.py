@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import numpy as np
-import prepared
 import pytest
+from helpers import prepared
 from helpers.views import data_config, view_of
 from PIL import Image
 
@@ -209,6 +209,18 @@ def test_damaged_files_are_one_line(tmp_path):
     shard = next((tmp_path / "array").rglob("*train*00002-of-00003"))
     shard.write_bytes(shard.read_bytes()[:-40])
     refuse("00002-of-00003 is damaged or truncated", name="tiny", data_dir=str(tmp_path / "array"))
+
+
+def test_a_record_that_is_gone_later_is_skipped(tmp_path):
+    folder = tiny(tmp_path)
+    config = config_of(tmp_path, cache_mb=0)
+    source = open_source(config)
+    source.split("train")
+    shard = folder / "tiny-train.tfrecord-00002-of-00003"
+    shard.write_bytes(shard.read_bytes()[:30])
+    with pipeline.train_batches(source, [view_of((8, 8))], data_config=config, batch_size=6, seed=0) as feed:
+        assert set(np.concatenate([next(feed)["index"] for _ in range(2)])) <= set(range(6))
+    assert set(source.skipped) <= {f"example {i}" for i in range(6, 13)} and len(source.skipped) > 3
 
 
 def test_an_image_that_cannot_be_decoded_is_left_out_of_memory(tmp_path):

@@ -10,12 +10,11 @@ import functools
 import io
 import re
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
 from PIL import Image, UnidentifiedImageError
-
-from maskcl_jax.errors import UserError
 
 try:
     import simplejpeg
@@ -41,24 +40,29 @@ TWELVE_BITS = 4096
 _OF_THREAD = threading.local()
 
 
-def image_size(encoded: bytes, *, exif: bool = False) -> tuple[int, int]:
-    """(height, width) of an encoded image, from its header. Raises as `decode`."""
+def image_size(image: bytes | np.ndarray, *, exif: bool = False) -> tuple[int, int]:
+    """(height, width) of an image, by its header where it is encoded. Raises as `decode`."""
+    if isinstance(image, np.ndarray):
+        return image.shape[:2]
+    size = _size_in_header(image)
+    return size[::-1] if exif and ORIENTATIONS.get(_orientation(image), (False,))[0] else size
+
+
+def _size_in_header(encoded: bytes) -> tuple[int, int]:
     if (header := _plain_jpeg(encoded)) is not None:
-        size = header[:2]
-    elif encoded[:6] == NPY:
-        size = _planes_of_npy(encoded).shape[:2]
-    else:
-        try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                size = image.height, image.width
-        except UnidentifiedImageError:
-            if encoded[:4] not in TIFF:
-                raise
-            size = _planes_of_tiff(encoded).shape[:2]
-    return size[::-1] if exif and ORIENTATIONS.get(_orientation(encoded), (False,))[0] else size
+        return header[:2]
+    if encoded[:6] == NPY:
+        return _planes_of_npy(encoded).shape[:2]
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
+    except UnidentifiedImageError:
+        if encoded[:4] not in TIFF:
+            raise
+        return _planes_of_tiff(encoded).shape[:2]  # more samples than Pillow knows
 
 
-def decode(encoded: bytes, channels: int, *, exif: bool = False) -> np.ndarray:
+def decode(image: bytes | np.ndarray, channels: int, *, exif: bool = False) -> np.ndarray:
     """Decodes an image.
 
     With 1 or 3 channels: of an animation or a file of several pages the first one; transparency is laid over white; 16
@@ -66,7 +70,7 @@ def decode(encoded: bytes, channels: int, *, exif: bool = False) -> np.ndarray:
     many samples or pages, `.npy` of (H, W, C), or an image of so many bands, which are taken as they are.
 
     Args:
-      encoded: A file that Pillow knows, or an array in NumPy's format.
+      image: A file that Pillow knows, or an array in NumPy's format; or (H, W, C) uint8, see `to_channels`.
       channels: Of the result.
       exif: Whether to turn the image as its EXIF orientation says; torchvision's ImageFolder and timm do not.
 
@@ -77,8 +81,10 @@ def decode(encoded: bytes, channels: int, *, exif: bool = False) -> np.ndarray:
       ValueError: Another number of channels than wanted, among others.
       Exception: Whatever Pillow raises (OSError, SyntaxError, ...) for a corrupt or truncated file.
     """
-    pixels = _decode(encoded, channels)
-    if exif and (orientation := _orientation(encoded)) in ORIENTATIONS:
+    if isinstance(image, np.ndarray):
+        return to_channels(image, channels)
+    pixels = _decode(image, channels)
+    if exif and (orientation := _orientation(image)) in ORIENTATIONS:
         transposed, reversed_axes = ORIENTATIONS[orientation]
         pixels = np.flip(pixels.transpose(1, 0, 2) if transposed else pixels, reversed_axes)
     return pixels
@@ -208,7 +214,7 @@ def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 def crop_and_resize(
-    image: np.ndarray, box: np.ndarray, *, size: tuple[int, int], interpolation: str, flip: bool
+    image: np.ndarray, box: Sequence[int], *, size: tuple[int, int], interpolation: str, flip: bool
 ) -> np.ndarray:
     """Crops an image, resizes the crop (antialiased, rounded) and mirrors it left-right where wanted.
 
@@ -265,12 +271,6 @@ def _mirrored(image: np.ndarray) -> np.ndarray:
     for channel in range(image.shape[-1]):  # numpy takes five times as long for all at once
         out[..., channel] = image[:, ::-1, channel]
     return out
-
-
-def check_interpolation(name: str) -> None:
-    """Raises UserError for an interpolation that no view can have."""
-    if name not in RESAMPLING:
-        raise UserError(f"augment.interpolation={name!r} is unknown: use {' or '.join(RESAMPLING)}")
 
 
 def reason_of(error: Exception) -> str:

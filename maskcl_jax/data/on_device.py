@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maskcl_jax.data.decode import to_channels
 from maskcl_jax.data.order import TrainOrder
-from maskcl_jax.data.pixels import to_channels
 from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.ops.resize import resized_crops

@@ -14,7 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from maskcl_jax.data import pixels
+from maskcl_jax.data import decode
 from maskcl_jax.data.order import EvalOrder, TrainOrder, chunk_size, local_size, subset
 from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
@@ -112,7 +112,7 @@ def train_batches(
     part = {"process_index": process_index, "process_count": process_count, "chunk": chunk}
     order = TrainOrder(len(examples), batch_size=batch_size, seed=seed, start_step=start_step, **part)
     opened = open_views(views, examples, data_config)
-    load = TrainLoader(examples, opened, order, channels=data_config.channels, seed=seed)
+    load = TrainLoader(examples, opened, order, seed=seed, **_decoding(data_config))
     dataset = grain.MapDataset.source(order).map(load)
     return Batches(dataset, source, chunks=order.local // chunk, threads=_threads(examples, opened, data_config))
 
@@ -147,21 +147,23 @@ def eval_batches(
     part = {"process_index": process_index, "process_count": process_count, "chunk": chunk}
     order = EvalOrder(subset(len(examples), limit), batch_size=batch_size, **part)
     view = View(crop=CenterCrop(size=tuple(data_config.image_size), resize=data_config.eval_resize))
-    dataset = grain.MapDataset.source(order).map(EvalLoader(examples, view, channels=data_config.channels))
+    dataset = grain.MapDataset.source(order).map(EvalLoader(examples, view, **_decoding(data_config)))
     return Batches(dataset, source, chunks=order.local // chunk, threads=_threads(examples, [view], data_config))
 
 
 class TrainLoader:
     """Chunk -> a part of a training batch: pixels of every view, and the arrays of every ingredient."""
 
-    def __init__(self, examples: Any, views: Sequence[View], order: TrainOrder, *, channels: int, seed: int):
-        self.examples, self.views, self.order = examples, views, order
-        self.channels, self.seed = channels, seed
+    def __init__(
+        self, examples: Any, views: Sequence[View], order: TrainOrder, *, seed: int, channels: int, exif: bool = False
+    ):
+        self.examples, self.views, self.order, self.seed = examples, views, order, seed
+        self.decoding = {"channels": channels, "exif": exif}
 
     def __call__(self, chunk: Any) -> dict[str, Any]:
         """(n, ...) arrays by batch key, and SKIPPED."""
         batch = HostBatch(self.views, seed=self.seed, epoch=chunk.epoch, indices=chunk.indices.copy())
-        unreadable = load_views(batch, self.examples, self.channels)
+        unreadable = load_views(batch, self.examples, **self.decoding)
         skipped = [(self.examples.name(chunk.indices[slot]), reason) for slot, reason in unreadable.items()]
         for slot in unreadable:
             skipped += self.replace(batch, slot)
@@ -179,7 +181,7 @@ class TrainLoader:
         skipped = []
         for index in self.order.following(batch.epoch, int(batch.indices[slot])):
             other = HostBatch(self.views, seed=self.seed, epoch=batch.epoch, indices=np.array([index]))
-            unreadable = load_views(other, self.examples, self.channels)
+            unreadable = load_views(other, self.examples, **self.decoding)
             if not unreadable:
                 batch.indices[slot] = index
                 for name in batch.views:
@@ -194,15 +196,16 @@ class TrainLoader:
 class EvalLoader:
     """Chunk -> a part of an evaluation batch: the image as evaluations see it, padded."""
 
-    def __init__(self, examples: Any, view: View, *, channels: int):
-        self.examples, self.view, self.channels = examples, view, channels
+    def __init__(self, examples: Any, view: View, *, channels: int, exif: bool = False):
+        self.examples, self.view = examples, view
+        self.decoding = {"channels": channels, "exif": exif}
 
     def __call__(self, chunk: Any) -> dict[str, Any]:
         """`image`, `label`, `index`, `valid`, each (size, ...), and SKIPPED."""
         count, indices = len(chunk.indices), chunk.indices
         batch = HostBatch([self.view], seed=0, epoch=0, indices=indices)
-        unreadable = load_views(batch, self.examples, self.channels)
-        image = np.zeros((chunk.size, *self.view.crop.size, self.channels), np.uint8)
+        unreadable = load_views(batch, self.examples, **self.decoding)
+        image = np.zeros((chunk.size, *self.view.crop.size, self.decoding["channels"]), np.uint8)
         label, index = np.full(chunk.size, -1, np.int32), np.full(chunk.size, -1, np.int64)
         image[:count], label[:count], index[:count] = batch.images[IMAGE], self.examples.labels[indices], indices
         valid = np.arange(chunk.size) < count
@@ -211,13 +214,14 @@ class EvalLoader:
         return {IMAGE: image, "label": label, "index": index, "valid": valid, SKIPPED: skipped}
 
 
-def load_views(batch: HostBatch, examples: Any, channels: int) -> dict[int, str]:
+def load_views(batch: HostBatch, examples: Any, *, channels: int, exif: bool) -> dict[int, str]:
     """Reads and decodes the images of a batch once each, and crops every view from them.
 
     Args:
       batch: gets pixels and crops of all views.
       examples: a split of a source.
       channels: of the views.
+      exif: whether images are turned as their EXIF orientation says.
 
     Returns:
       {slot: why not} of the images that cannot be read; their pixels are zeros.
@@ -226,10 +230,10 @@ def load_views(batch: HostBatch, examples: Any, channels: int) -> dict[int, str]
     for slot, index in enumerate(batch.indices):
         try:
             items.append(examples[index])
-            sizes[slot] = pixels.size_of(items[slot])
+            sizes[slot] = decode.image_size(items[slot], exif=exif)
         except Exception as error:  # the decoders raise a dozen types
             items[slot:] = [None]
-            unreadable[slot] = pixels.reason_of(error)
+            unreadable[slot] = decode.reason_of(error)
     shifts = {}
     for view in batch.views.values():
         batch.crops[view.name] = view.crop.sample(view, batch, *sizes.T)
@@ -240,9 +244,9 @@ def load_views(batch: HostBatch, examples: Any, channels: int) -> dict[int, str]
         if slot in unreadable:
             continue
         try:
-            image = pixels.decode(item, channels)
+            image = decode.decode(item, channels, exif=exif)
         except Exception as error:
-            unreadable[slot] = pixels.reason_of(error)
+            unreadable[slot] = decode.reason_of(error)
             continue
         for name, view in batch.views.items():
             shift = shifts[name][slot] if name in shifts else (0, 0)
@@ -254,7 +258,7 @@ def cropped(image: np.ndarray, view: View, crop: np.ndarray, shift: Sequence[int
     """One view of an image (H, W, C) uint8: its crop (5,) resized, perhaps mirrored, the window at `shift` taken."""
     *box, flip = crop.tolist()
     (height, width), (down, across) = view.crop.size, shift
-    resized = pixels.crop_and_resize(
+    resized = decode.crop_and_resize(
         image, box, size=view.crop.master or view.crop.size, interpolation=view.crop.interpolation, flip=bool(flip)
     )
     return resized[down : down + height, across : across + width]
@@ -263,6 +267,11 @@ def cropped(image: np.ndarray, view: View, crop: np.ndarray, shift: Sequence[int
 def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     joined = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0] if key != SKIPPED}
     return joined | {SKIPPED: [note for chunk in chunks for note in chunk[SKIPPED]]}
+
+
+def _decoding(data_config: Any) -> dict[str, Any]:
+    """How images are decoded."""
+    return {"channels": data_config.channels, "exif": data_config.get("exif", False)}
 
 
 def _threads(examples: Any, views: Sequence[View], data_config: Any) -> int:

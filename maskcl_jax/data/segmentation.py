@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from PIL import Image
 
-from maskcl_jax.data import pixels, subsets
+from maskcl_jax.data import decode, subsets
 from maskcl_jax.data.order import Chunk, EvalOrder, TrainOrder
 from maskcl_jax.data.pipeline import SKIPPED, Batches, cropped
 from maskcl_jax.data.sources.folder import find_images
@@ -159,7 +159,7 @@ class Pairs:
         """One crop of an image, and the same of its mask. Raises UserError where they are unreadable or unequal."""
         name = pair[0] if isinstance(pair[0], str) else "an image"
         try:
-            image = pixels.decode(read(pair[0], "an image"), self.settings.data.channels)
+            image = decode.decode(read(pair[0], "an image"), self.settings.data.channels)
         except UserError:
             raise
         except Exception as error:  # Pillow's decoders raise a dozen types

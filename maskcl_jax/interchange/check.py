@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from maskcl_jax import methods
-from maskcl_jax.data.pixels import to_channels
+from maskcl_jax.data.decode import to_channels
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, files, timm_format, torchvision_format
 from maskcl_jax.interchange.catalog import LAYOUTS

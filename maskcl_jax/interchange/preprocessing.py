@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskcl_jax.data.pixels import crop_and_resize
+from maskcl_jax.data.decode import crop_and_resize
 from maskcl_jax.data.sources.embedded import photographs
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange.product import Product

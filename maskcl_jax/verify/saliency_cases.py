@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax.data import pixels
+from maskcl_jax.data import decode
 from maskcl_jax.methods import base
 from maskcl_jax.ops import cells, color, fills, losses
 from maskcl_jax.verify.cases import Case, named
@@ -114,11 +114,11 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
     levels = {name: np.floor(np.asarray(x, np.float64) * 255 + 1e-3) for name, x in made.items()}
     outputs |= {f"{family}/{name}": x for name, x in levels.items() for family in ("pil", "u8")}
     whole = {"size": photo.shape[:2], "interpolation": "bilinear"}
-    outputs["pil/hflip"] = pixels.crop_and_resize(photo, np.array([0, 0, *photo.shape[:2]]), flip=True, **whole)
+    outputs["pil/hflip"] = decode.crop_and_resize(photo, np.array([0, 0, *photo.shape[:2]]), flip=True, **whole)
     for i, box in enumerate(c["crops"]):
         for mode in ("bilinear", "bicubic"):
             size = (c["crop_size"],) * 2
-            crop = pixels.crop_and_resize(photo, np.array(box), size=size, interpolation=mode, flip=False)
+            crop = decode.crop_and_resize(photo, np.array(box), size=size, interpolation=mode, flip=False)
             outputs[f"pil/resized_crop{i}_{mode}"] = crop
     return named(outputs, {})
 
@@ -143,6 +143,7 @@ CASES = {
             ("hflip", "exact", 0.0),
             ("pil/hue", "absolute", 5.0),
             ("jitter", "absolute", 5.0),
+            ("bicubic", "absolute", 2.0),  # where the cubic overshoots black or white (`data.decode`)
             ("", "absolute", 1.0),
         ),
         # Pillow's blur is three box blurs, ours a Gaussian; views are resized by Pillow, not as tensors.

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from maskcl_jax.data.pixels import to_channels
+from maskcl_jax.data.decode import to_channels
 from maskcl_jax.data.sources.base import Arrays, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.randomness import generator

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskcl_jax.data import pixels
+from maskcl_jax.data import decode
 from maskcl_jax.data.sources import records
 from maskcl_jax.data.sources.base import Arrays, Encoded, Source, Split
 from maskcl_jax.errors import UserError
@@ -203,16 +203,16 @@ class TfdsSource(Source):
         """All images of one shape in memory, without those that cannot be read."""
         images, good = np.empty((len(labels), *shape), np.uint8), np.zeros(len(labels), bool)
 
-        def decode(index: int) -> str:
+        def load(index: int) -> str:
             try:
-                images[index] = pixels.decode(encoded[index], shape[-1])
+                images[index] = decode.decode(encoded[index], shape[-1])
                 good[index] = True
             except Exception as error:  # the decoders raise a dozen types
-                return pixels.reason_of(error)
+                return decode.reason_of(error)
             return ""
 
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-            for index, reason in enumerate(pool.map(decode, range(len(labels)))):
+            for index, reason in enumerate(pool.map(load, range(len(labels)))):
                 if reason:
                     self.skip(f"{self._prepared.full_name} {split} example {index}", reason)
         if not good.any():
