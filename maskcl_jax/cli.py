@@ -6,12 +6,13 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.errors import Diverged, UserError
+from maskcl_jax.errors import Diverged, UserError, disk_full_line
 
 
 class ConfigFlag:
@@ -46,7 +47,7 @@ def define_config() -> ConfigFlag:
 def run(main: Callable[[list[str]], None], *, positional: str = "") -> None:
     """Runs `main(argv)` after parsing the flags; errors that need no traceback become one line on stderr.
 
-    Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite (Diverged).
+    Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite (Diverged) or the disk full.
 
     Args:
         main: The program.
@@ -60,18 +61,37 @@ def run(main: Callable[[list[str]], None], *, positional: str = "") -> None:
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
+    except Exception as error:
+        if (line := disk_full_line(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def start(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs a program, or prints its config with --print_config."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax reports every file that it writes
+    silence_full_disk()
     if "print_config" in flags.FLAGS and flags.FLAGS.print_config:
         if CONFIG.value is None:
             raise UserError("--print_config without --config: give one of configs/")
         print(listing(CONFIG.value, CONFIG.text))
     else:
         main(argv)
+
+
+def silence_full_disk() -> None:
+    """Drops what orbax, asyncio and tensorstore print for each array when the disk is full; `run` prints one line."""
+    logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and disk_full_line(record.exc_info[1])))
+    default = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # Writes that are still pending when a save has failed find its event loop gone; the save itself raises.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            default(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def listing(config: ml_collections.ConfigDict, text: str) -> str:

@@ -1,5 +1,8 @@
 """What ends a run without being a fault of the program; the command line (`cli.run`) shows it as one line."""
 
+import errno
+import re
+
 
 class UserError(ValueError):
     """Something the user wrote (a field, a file, a flag) cannot work.
@@ -15,3 +18,18 @@ class Diverged(RuntimeError):
 def first_line(error: Exception) -> str:
     """The first line of an exception's text."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def disk_full_line(error: BaseException | None) -> str | None:
+    """One line for an error that a full disk (or quota) caused, directly or not; None for any other error."""
+    while error is not None:
+        words = ("No space left on device", "Disk quota exceeded")  # tensorstore raises a ValueError that says so
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(word in str(error) for word in words):
+            quoted = re.search(r'"(/[^"]+)"', str(error))
+            file = getattr(error, "filename", None) or (quoted and quoted[1])
+            return (
+                f"the disk is full{f', {file} cannot be written' if file else ''}: free some space and start the same "
+                "command again; a run goes on from its newest whole checkpoint"
+            )
+        error = error.__cause__ or error.__context__
+    return None

@@ -22,7 +22,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from maskcl_jax.config import flat
-from maskcl_jax.errors import Diverged, UserError, first_line
+from maskcl_jax.errors import Diverged, UserError, disk_full_line, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +212,8 @@ def exit_on_failure() -> Iterator[None]:
         process = f"process {jax.process_index()} of {jax.process_count()}"
         if isinstance(error, UserError):
             exit_now(f"{process}: {first_line(error)}", status=2)
+        if line := disk_full_line(error):
+            exit_now(f"{process}: {line}", status=1)
         if not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
         exit_now(

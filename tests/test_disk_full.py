@@ -1,0 +1,92 @@
+"""A full disk is one line, and the same command goes on when there is room."""
+
+import errno
+import json
+import shlex
+import shutil
+import subprocess
+
+import pytest
+from helpers.processes import arguments_of, command, environment
+from helpers.tiny import fields_of
+
+from maskcl_jax.errors import disk_full_line
+
+IN_A_NAMESPACE = ["unshare", "--map-root-user", "--mount"]  # a file system of our own, without rights
+MOUNTS = "mkdir {0} && mount -t tmpfs -o size=1m tmpfs {0}"
+
+
+def can_mount(folder) -> bool:
+    """Whether this machine lets us mount a small file system."""
+    if shutil.which("unshare") is None:
+        return False
+    script = [*IN_A_NAMESPACE, "sh", "-c", MOUNTS.format(shlex.quote(str(folder / "try")))]
+    return subprocess.run(script, capture_output=True, check=False).returncode == 0
+
+
+SCRIPT = """
+mkdir {disk} && mount -t tmpfs -o size=3m tmpfs {disk} || exit 99
+{prepare}
+{train} 2> {disk}.errors
+echo "status $?"
+ls {disk}/run/checkpoints | grep -v tmp | tail -1
+mount -o remount,size=100m {disk}
+{train}
+echo "status $?"
+cat {disk}/run/metrics.jsonl >&3
+"""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "every", "whole"),
+    [
+        ("", 1 / 8, True),  # checkpoints fill the disk
+        ("head -c 3120000 /dev/zero > {disk}/file", 0.0, False),  # metrics do, before the first checkpoint
+    ],
+    ids=["checkpoints", "metrics"],
+)
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(prepare, every, whole, tmp_path):
+    if not can_mount(tmp_path):
+        pytest.skip("this machine does not let users mount a file system (unshare --mount)")
+    disk, total = tmp_path / "disk", 40
+    fields = {"total_steps": total, "eval.pictures": 0, "log.every_seconds": 0.0, "checkpoint.keep_last": 100}
+    fields |= {"checkpoint.every_epochs": every, "eval.every_epochs": 0.0}
+    train = shlex.join(command(*arguments_of("mae", disk / "run", fields_of("mae") | fields)))
+    script = SCRIPT.format(disk=disk, prepare=prepare.format(disk=disk), train=train)
+    with (tmp_path / "rows").open("w") as rows:
+        done = subprocess.run(
+            [*IN_A_NAMESPACE, "bash", "-c", f"exec 3>&{rows.fileno()}\n{script}"],
+            env=environment(1),
+            pass_fds=[rows.fileno()],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    errors = (tmp_path / "disk.errors").read_text()
+    assert errors.startswith("error: the disk is full") and errors.count("\n") == 1, errors
+    first, after = done.stdout.split("status 1\n")
+    assert f"{total}/{total}" not in first
+    if whole:
+        newest, resumed = after.splitlines()[0], [line for line in after.splitlines() if line.startswith("resumed")]
+        assert resumed == [f"resumed from step {newest}"]
+    assert after.endswith("status 0\n")
+    steps = [row["step"] for row in map(json.loads, (tmp_path / "rows").read_text().splitlines()) if "loss" in row]
+    assert steps == list(range(1, total + 1))
+
+
+def raised(error, cause=None) -> Exception:
+    """An error as it is caught."""
+    try:
+        raise error from cause
+    except Exception as caught:
+        return caught
+
+
+def test_which_errors_mean_a_full_disk():
+    assert "/a/b cannot be written" in disk_full_line(OSError(errno.ENOSPC, "No space left on device", "/a/b"))
+    tensorstore = ValueError('RESOURCE_EXHAUSTED: Failed writing: "/c/d": Failed to write: No space left on device [x]')
+    assert "/c/d cannot be written" in disk_full_line(raised(RuntimeError("not saved"), tensorstore))
+    assert disk_full_line(OSError(errno.EDQUOT, "Disk quota exceeded")).startswith("the disk is full: free some space")
+    assert disk_full_line(OSError(errno.EACCES, "Permission denied", "/a")) is None
+    assert disk_full_line(ValueError("RESOURCE_EXHAUSTED: out of memory")) is None
+    assert disk_full_line(None) is None
