@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -33,3 +34,15 @@ def disk_full_line(error: BaseException | None) -> str | None:
             )
         error = error.__cause__ or error.__context__
     return None
+
+
+def check_range(field: str, value: float, low: float, high: float) -> None:
+    """Raises UserError if a number lies outside [low, high]."""
+    if not low <= value <= high:
+        raise UserError(f"{field}={value} is out of range: use {low} to {high}")
+
+
+def check_choice(field: str, value: str, known: Iterable[str]) -> None:
+    """Raises UserError if a word is not one of those known."""
+    if value not in known:
+        raise UserError(f"{field}={value!r} is unknown: use one of {', '.join(known)}")

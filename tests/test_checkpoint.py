@@ -20,8 +20,6 @@ def state(*, width=3, step=0):
         params={"dense": {"kernel": jax.random.normal(jax.random.key(step), (2, width))}},
         target_params=None,
         model_state={"batch_stats": {"mean": jnp.full((width,), 1 / 3)}},
-        target_state=None,
-        queue=None,
         opt_state=({"mu": jnp.arange(width, dtype=jnp.float32)}, ()),
     )
 

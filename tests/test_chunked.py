@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.methods import context_of
+from helpers.tiny import filled, tiny
 from helpers.views import batch_of
-from test_train import filled, tiny
 
 from maskcl_jax import config
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import Carried, create
+from maskcl_jax.methods import create
 from maskcl_jax.ops import chunked
 from maskcl_jax.training import sharding
 
@@ -35,12 +36,10 @@ def gradient_of(name, chunks, **method):
     c.method.update(method)
     method = create(c)
     params, model_state = filled(method)
-    targets = method.target_of(params), method.target_state_of(model_state)
-    carried = Carried(model_state, *targets, method.new_queue(jax.random.key(1)))
-    batch = batch_of(method)
+    context, batch = context_of(method, params, model_state), batch_of(method)
 
     def loss(params):
-        return method.loss(params, carried, batch, jax.random.key(2))[0]
+        return method.loss(params, batch, context).loss
 
     return jax.jit(jax.value_and_grad(loss))(params)
 

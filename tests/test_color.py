@@ -12,7 +12,7 @@ from PIL import Image
 from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import base, create
+from maskcl_jax.methods import create, options
 from maskcl_jax.ops import color
 from maskcl_jax.views import Color, batch_shapes
 
@@ -178,7 +178,7 @@ def test_batches_of_the_host_hold_what_the_device_would_see(kind, tmp_path):
         with pipeline.train_batches(open_source(config), views, data_config=config, batch_size=20, seed=0) as made:
             batches[place] = next(made)
         assert {k: (v.shape, str(v.dtype)) for k, v in batches[place].items()} == batch_shapes(views, 20, 3)
-        batches[place]["seen"] = np.asarray(base.picture_of(batches[place], views[0]))
+        batches[place]["seen"] = np.asarray(options.float_images(batches[place], views[0]))
     assert "key_color" not in batches["host"]
     assert abs(batches["host"]["seen"] - batches["device"]["seen"]).max() <= 0.501 / 255
 

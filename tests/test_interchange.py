@@ -61,8 +61,7 @@ def test_cmae_has_every_key_of_the_official_model():
 def test_targets_travel_too(name):
     method = create(tiny(name))
     params, state = filled(method)
-    tree = {"params": params, "target_params": method.target_of(params), **state}
-    tree["target_batch_stats"] = method.target_state_of(state)["batch_stats"]
+    tree = {"params": params, "target_params": method.target_params(params), **state}
     rows = {"cmae": layouts.cmae(1, 1, 1) + layouts.cmae_statistics(), "mocov3": layouts.mocov3(1)}[name]
     widths = {"encoder": 32, "decoder": 16, "feature_decoder": 16}
     shape = convert.Shape(8, 3, (4, 4), widths, order="mocov3")

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny import filled, tiny
 from helpers.views import batch_of
-from test_train import filled, tiny
 
-from maskcl_jax.methods import Carried, create
+from maskcl_jax.methods import StepContext, create
 from maskcl_jax.ops import losses
 
 
@@ -22,10 +22,12 @@ def made(**overrides):
     method, (all_params, all_state) = create(tiny("maskco", **{f"method.{k}": v for k, v in overrides.items()})), full()
     params, state = jax.eval_shape(method.init, jax.random.key(0))
     params = {name: all_params[name] for name in params}
-    state = {"batch_stats": {name: all_state["batch_stats"][name] for name in state["batch_stats"]}}
-    target = jax.tree.map(lambda x: 1.1 * x + 0.01, method.target_of(params))
-    carried = Carried(state, target, method.target_state_of(state), method.new_queue(jax.random.key(1)))
-    return method, params, carried, batch_of(method)
+    stats = {
+        name: {k: all_state["batch_stats"][k] for k in state[name]} for name in ("batch_stats", "target_batch_stats")
+    }
+    target = jax.tree.map(lambda x: 1.1 * x + 0.01, method.target_params(params))
+    context = StepContext(target, stats | {"queue": all_state["queue"]}, jax.random.key(0))
+    return method, params, context, batch_of(method)
 
 
 @functools.cache
@@ -35,25 +37,25 @@ def full():
 
 @functools.cache
 def compiled(**overrides):
-    method, params, carried, _ = made(**overrides)
-    run = jax.jit(method.step)
-    return lambda views, rng=0: run(params, carried, views, jax.random.key(rng))
+    method, params, context, _ = made(**overrides)
+    run = jax.jit(method.forward)
+    return lambda views, rng=0: run(params, context._replace(rng=jax.random.key(rng)), views)
 
 
 @functools.cache
 def stepped(rng=0, **overrides):
     """Every intermediate of one step."""
     method, _, _, batch = made(**overrides)
-    return compiled(**overrides)(method.images_of(batch), rng)
+    return compiled(**overrides)(method.images_and_boxes(batch), rng)
 
 
 def test_the_gradient_reaches_the_head_and_not_the_keys():
-    method, params, carried, batch = made()
+    method, params, context, batch = made()
 
     def loss(params, target):
-        return method.loss(params, carried._replace(target_params=target), batch, jax.random.key(0))[0]
+        return method.loss(params, batch, context._replace(target_params=target)).loss
 
-    online, keys = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, carried.target_params)
+    online, keys = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, context.target_params)
     for name in ("mask_head", "encoder", "projector"):
         assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(online[name])) > 0, name
     assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(keys))
@@ -61,11 +63,11 @@ def test_the_gradient_reaches_the_head_and_not_the_keys():
 
 @pytest.mark.parametrize("branch", ["query", "both", "none"])
 def test_where_the_head_is(branch):
-    _, params, carried, _ = made(**{"mask_head.branch": branch})
+    _, params, context, _ = made(**{"mask_head.branch": branch})
     assert ("mask_head" in params) == (branch != "none")
-    for tree in (carried.target_params, carried.target_state["batch_stats"]):
+    for tree in (context.target_params, context.model_state["target_batch_stats"]):
         assert ("mask_head" in tree) == (branch == "both")
-    stats = stepped(**{"mask_head.branch": branch})["target_state"]["batch_stats"]
+    stats = stepped(**{"mask_head.branch": branch})["model_state"]["target_batch_stats"]
     if branch == "both":  # in training mode, as the encoder
         assert int(stats["mask_head"]["block0"]["bn1"]["count"]) == 1
 
@@ -85,7 +87,7 @@ def integers(box):
 def test_the_query_does_not_see_what_is_masked_and_the_key_does():
     method, _, _, batch = made()
     step, plain = compiled(), stepped()
-    (query, boxes), (key, key_boxes) = method.images_of(batch)
+    (query, boxes), (key, key_boxes) = method.images_and_boxes(batch)
     x0, y0, x1, y1 = integers(boxes[0, 0])
     inside = (slice(0, 1), slice(y0 + 1, y1 - 1), slice(x0 + 1, x1 - 1))
     hidden = step([(query.at[inside].add(1.0), boxes), (key, key_boxes)])
@@ -104,7 +106,7 @@ def test_what_is_filled_in():
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3)) + 2.0
     for fill in ("zero", "noise", "mean"):
         method = create(tiny("maskco", **{"method.fill": fill}))
-        found, mask = method.filled(images, boxes, jax.random.key(1))
+        found, mask = method.mask_regions(images, boxes, jax.random.key(1))
         hole = np.zeros((2, 32, 32), bool)
         hole[0, 8:16, 4:20] = hole[1] = True
         np.testing.assert_array_equal(mask[..., 0], hole)
@@ -116,22 +118,21 @@ def test_what_is_filled_in():
             want = np.asarray(images[0])[~hole[0]].mean(axis=0) if fill == "mean" else 0.0
             np.testing.assert_allclose(inside, np.broadcast_to(want, inside.shape), rtol=1e-5)
         assert np.isfinite(found).all()
-        changed, _ = method.filled(jnp.where(mask, 9.0, images), boxes, jax.random.key(1))
+        changed, _ = method.mask_regions(jnp.where(mask, 9.0, images), boxes, jax.random.key(1))
         np.testing.assert_array_equal(changed, found)
 
 
 def test_without_holes_and_with_the_whole_view_as_region_it_is_moco_v2():
     """RoIAlign with one point a cell over the whole map is the mean over positions."""
     size = {"roi_size": 4, "roi_samples": 1, "shuffle_bn": False, "mask_head.branch": "none"}
-    method, params, carried, batch = made(**size)
+    method, params, context, batch = made(**size)
     method = create(method.config)
     moco = create(tiny("moco_v2", **{"method.shuffle_bn": False, "method.temperature": 1.0}))
     whole = jnp.tile(jnp.array([[[0.0, 0.0, 32.0, 32.0]]]), (8, 1, 1))
-    images = [view for view, _ in method.images_of(batch)]
-    method.filled = lambda images, boxes, rng: (images, jnp.zeros(()))
-    rng = jax.random.key(0)
-    ours = jax.jit(method.step)(params, carried, [(image, whole) for image in images], rng)
-    theirs = jax.jit(moco.step)(params, carried, images, rng)
+    images = [view for view, _ in method.images_and_boxes(batch)]
+    method.mask_regions = lambda images, boxes, rng: (images, jnp.zeros(()))
+    ours = jax.jit(method.forward)(params, context, [(image, whole) for image in images])
+    theirs = jax.jit(moco.forward)(params, context, images)
     for name in ("q_raw", "k_raw", "logits", "loss", "accuracy"):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -152,7 +153,7 @@ SEVERAL = {"regions": 2, "extra_regions": 1, "same_image_negatives": True, "temp
 
 def test_same_image_negatives_by_hand():
     method, _, _, batch = made(**SEVERAL)
-    (query, boxes), key = method.images_of(batch)
+    (query, boxes), key = method.images_and_boxes(batch)
     boxes = boxes.copy()
     boxes[0] = [[0, 0, 16, 16], [16, 16, 32, 32], [1, 0, 17, 16]]  # the third lies over the first
     out = compiled(**SEVERAL)([(query, boxes), key])
@@ -166,15 +167,16 @@ def test_same_image_negatives_by_hand():
     logits = np.asarray(out["logits"], np.float64)
     by_hand = (np.log(np.exp(logits).sum(axis=1)) - logits[:, 0]).mean()
     np.testing.assert_allclose(out["loss"], by_hand, rtol=1e-5)
-    assert int(out["queue"]["pointer"]) == 0  # sixteen keys of regions: the whole queue
-    np.testing.assert_allclose(out["queue"]["keys"], k, rtol=1e-5, atol=1e-6)
+    queue = out["model_state"]["queue"]
+    assert int(queue["pointer"]) == 0  # sixteen keys of regions: the whole queue
+    np.testing.assert_allclose(queue["keys"], k, rtol=1e-5, atol=1e-6)
 
 
 def test_the_log_says_what_chance_is_and_how_much_is_masked():
-    _, params, carried, batch = made(**SEVERAL)
+    _, params, context, batch = made(**SEVERAL)
     method, out = create(made(**SEVERAL)[0].config), stepped(**SEVERAL)
-    method.step = lambda *arguments: out
-    loss, (m, *_) = method.loss(params, carried, batch, jax.random.key(0))
+    method.forward = lambda *arguments: out
+    loss, m, _ = method.loss(params, batch, context)
     candidates = np.isfinite(out["logits"]).sum(axis=1).mean()
     assert 17 <= candidates < 20
     np.testing.assert_allclose(m["contrast_loss_chance"], np.log(candidates), rtol=1e-5)
@@ -186,18 +188,18 @@ def test_the_log_says_what_chance_is_and_how_much_is_masked():
 
 def test_both_views_are_masked_in_turn():
     method, _, _, batch = made(**ONE_GROUP, symmetric=True)
-    views, out = method.images_of(batch), stepped(**ONE_GROUP, symmetric=True)
+    views, out = method.images_and_boxes(batch), stepped(**ONE_GROUP, symmetric=True)
     assert method.keys_per_step == 16
     there, back = (compiled(**ONE_GROUP)(pair) for pair in (views, views[::-1]))
     np.testing.assert_allclose(out["loss"], (there["loss"] + back["loss"]) / 2, rtol=1e-4)
     assert abs(float(there["loss"] - back["loss"])) > 1e-2
     keys = losses.l2_normalize(jnp.concatenate([there["k_raw"], back["k_raw"]]))
-    np.testing.assert_allclose(out["queue"]["keys"], keys, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(out["model_state"]["queue"]["keys"], keys, rtol=1e-3, atol=1e-5)
 
 
 def test_pictures_show_the_hole_and_the_regions():
-    method, params, carried, batch = made()
-    drawn = method.pictures(params, carried.model_state, batch)
+    method, params, context, batch = made()
+    drawn = method.pictures(params, context.model_state, batch)
     assert tuple(drawn) == method.picture_names
     x0, y0, x1, y1 = batch["key_boxes"][0, 0]
     np.testing.assert_allclose(drawn["key_boxes"][0, int(np.ceil(y0 - 0.5)), int((x0 + x1) / 2)], [1, 0, 0])

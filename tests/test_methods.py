@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.methods import context_of, loss_and_grads
+from helpers.tiny import filled, tiny
 from helpers.views import batch_of
-from test_train import filled, tiny
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import METHODS, Carried, create
+from maskcl_jax.methods import METHODS, create
 from maskcl_jax.ops import losses, masking
 from maskcl_jax.views import Color, PatchMask
 
@@ -29,16 +30,6 @@ def made(name="ccmim", **overrides):
     return method, *filled(method)
 
 
-def loss_and_grads(method, params, state, b):
-    def loss(params):
-        return method.loss(params, carried, b, jax.random.key(0))
-
-    target = method.target_of(params)
-    carried = Carried(state, target, method.target_state_of(state), method.new_queue(jax.random.key(1)))
-    (value, aux), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return value, aux, grads
-
-
 def test_random_masks_without_alignment_are_mae():
     method, params, state = made(masking="random", align_weight=0.0)
     mae = create(tiny("mae", **{"model.depth": 2}))
@@ -52,10 +43,10 @@ def test_random_masks_without_alignment_are_mae():
 def test_the_gradient_stops_at_the_masked_branch(align_grad, reached):
     method, params, state = made(align_grad=align_grad)
     b = batch()
-    images = method.normalized(b["image"])
+    images = method.preprocess(b["image"])
 
     def alignment(images):
-        return method.step(params, state, images, b)["loss_align"]
+        return method.forward(params, state["batch_stats"], images, b)["loss_align"]
 
     chosen = jax.jit(method.choose)(params, images, b)
     grad = jax.jit(jax.grad(alignment))(images)
@@ -68,7 +59,7 @@ def test_the_gradient_stops_at_the_masked_branch(align_grad, reached):
 
 def test_attention_is_a_share_of_each_block():
     method, params, _ = made()
-    per_layer = jax.jit(method.attention)(params, method.normalized(batch()["image"]))
+    per_layer = jax.jit(method.attention)(params, method.preprocess(batch()["image"]))
     assert per_layer.shape == (2, 8, N)
     assert bool(jnp.all((per_layer.sum(axis=-1) > 0) & (per_layer.sum(axis=-1) < 1)))
 
@@ -77,7 +68,7 @@ def test_attention_is_a_share_of_each_block():
 def test_every_rule_splits_all_patches(masking):
     method, params, _ = made(masking=masking)
     b = batch()
-    chosen = jax.jit(method.choose)(params, method.normalized(b["image"]), b)
+    chosen = jax.jit(method.choose)(params, method.preprocess(b["image"]), b)
     assert chosen["visible"].shape == (8, 4)
     both = np.concatenate([chosen["visible"], chosen["masked"]], axis=1)
     np.testing.assert_array_equal(np.sort(both, axis=1), np.tile(np.arange(N), (8, 1)))
@@ -86,7 +77,7 @@ def test_every_rule_splits_all_patches(masking):
 
 def test_layers_choose_whose_attention_counts():
     method, params, _ = made()
-    images = method.normalized(batch()["image"])
+    images = method.preprocess(batch()["image"])
     last, _, _ = made(importance_layers=(-1,))
     both = jax.jit(method.attention)(params, images)
     np.testing.assert_allclose(jax.jit(last.attention)(params, images)[0], both[1], rtol=1e-5)
@@ -105,8 +96,8 @@ def test_the_weight_scales_the_alignment():
 def test_without_projector_the_tokens_themselves_are_contrasted():
     method, params, state = made(projector=False)
     assert "projector" not in params
-    assert state == {}
-    out = jax.jit(method.step)(params, state, method.normalized(batch()["image"]), batch())
+    assert state == {"batch_stats": {}}
+    out = jax.jit(method.forward)(params, {}, method.preprocess(batch()["image"]), batch())
     np.testing.assert_array_equal(out["proj_v"], out["cls_v"])
 
 
@@ -123,11 +114,10 @@ def test_norm_groups_change_the_alignment_and_not_the_reconstruction():
 def test_bfloat16_keeps_the_loss_in_float32(name):
     exact, half = create(tiny(name)), create(tiny(name, dtype="bfloat16"))
     params, state = filled(exact)
-    carried = Carried(state, exact.target_of(params), exact.target_state_of(state), exact.new_queue(jax.random.key(1)))
-    b = batch_of(exact)
+    context, b = context_of(exact, params, state), batch_of(exact)
 
     def loss(method, params):
-        return method.loss(params, carried, b, jax.random.key(0))[0]
+        return method.loss(params, b, context).loss
 
     values = [jax.jit(functools.partial(loss, method))(params) for method in (exact, half)]
     assert {value.dtype for value in values} == {jnp.dtype("float32")}
@@ -163,8 +153,8 @@ def test_features_and_pictures_of_any_shape(name, size, channels):
 
 def test_mae_counts_the_masked_patches_alone():
     method, params, _ = made("mae")
-    images, visible, masked = method.normalized(batch()["image"]), batch()["visible"], batch()["masked"]
-    out = jax.jit(method.forward)(params, images, visible, masked)
+    images, visible, masked = method.preprocess(batch()["image"]), batch()["visible"], batch()["masked"]
+    out = jax.jit(method.reconstruct)(params, images, visible, masked)
     every = jax.jit(method.predict)(params, out["latent"], visible, masked)
     errors = (every - losses.normalize_patches(masking.patchify(images, method.patch))) ** 2
     hidden = np.ones((len(images), N), bool)
@@ -175,7 +165,7 @@ def test_mae_counts_the_masked_patches_alone():
 def test_a_perfect_prediction_is_drawn_as_the_image():
     method, params, state = made("mae")
     b = batch()
-    patches = masking.patchify(method.normalized(b["image"]), method.patch)
+    patches = masking.patchify(method.preprocess(b["image"]), method.patch)
     method.predict = lambda *_: losses.normalize_patches(patches)
     drawn = method.pictures(params, state, b)
     np.testing.assert_allclose(drawn["reconstruction"], drawn["input"], atol=1e-4)

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_train import filled, tiny
+from helpers.methods import context_of
+from helpers.tiny import filled, tiny
 
-from maskcl_jax.methods import Carried, create
+from maskcl_jax.methods import create
 from maskcl_jax.ops import losses
 
 VIEWS = list(jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 32, 32, 3)), jnp.float32))
@@ -14,13 +15,13 @@ VIEWS = list(jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 32, 32, 3))
 def made(**overrides):
     method = create(tiny("moco_v2", **{f"method.{k}": v for k, v in overrides.items()}))
     params, state = filled(method)
-    return method, params, Carried(state, method.target_of(params), state, method.new_queue(jax.random.key(1)))
+    return method, params, context_of(method, params, state, seed=2)
 
 
 def stepped(**overrides):
     """Every intermediate of one step."""
-    method, params, carried = made(**overrides)
-    return jax.jit(method.step)(params, carried, VIEWS, jax.random.key(2)), carried
+    method, params, context = made(**overrides)
+    return jax.jit(method.forward)(params, context, VIEWS), context
 
 
 def test_shuffled_keys_come_back_in_order():
@@ -35,15 +36,15 @@ def test_shuffled_keys_come_back_in_order():
 
 
 def test_groups_are_images_in_a_row_whatever_the_others_are():
-    method, params, carried = made(bn_group_size=4, shuffle_bn=False)
-    encode = jax.jit(lambda images: method.maps(params, carried.model_state, images)[0])
+    method, params, context = made(bn_group_size=4, shuffle_bn=False)
+    encode = jax.jit(lambda images: method.maps(params, context.model_state["batch_stats"], images)[0])
     other = np.concatenate([VIEWS[0][:4], VIEWS[1][4:]])
     np.testing.assert_allclose(encode(VIEWS[0])[:4], encode(other)[:4], atol=1e-5)
 
 
 def test_the_oldest_keys_leave_and_this_steps_keys_meet_them_first():
-    out, carried = stepped(queue_size=16)
-    before, after = carried.queue, out["queue"]
+    out, context = stepped(queue_size=16)
+    before, after = context.model_state["queue"], out["model_state"]["queue"]
     assert int(after["pointer"]) == 8
     np.testing.assert_allclose(after["keys"][:8], losses.l2_normalize(out["k_raw"]), atol=1e-6)
     np.testing.assert_array_equal(after["keys"][8:], before["keys"][8:])
@@ -56,24 +57,24 @@ def test_the_oldest_keys_leave_and_this_steps_keys_meet_them_first():
 
 
 def test_both_directions_are_averaged():
-    method, params, carried = made(symmetric=True, bn_group_size=0)
-    step = jax.jit(method.step)
-    both = step(params, carried, VIEWS, jax.random.key(2))
+    method, params, context = made(symmetric=True, bn_group_size=0)
+    both = jax.jit(method.forward)(params, context, VIEWS)
     single, _, _ = made(bn_group_size=0)
-    step = jax.jit(single.step)
-    there, back = (step(params, carried, views, jax.random.key(2)) for views in (VIEWS, VIEWS[::-1]))
+    step = jax.jit(single.forward)
+    there, back = (step(params, context, views) for views in (VIEWS, VIEWS[::-1]))
     for name in ("loss", "accuracy"):
         np.testing.assert_allclose(both[name], (there[name] + back[name]) / 2, atol=1e-5)
-    assert int(both["queue"]["pointer"]) == 0  # 16 keys fill the queue of 16
+    queue = both["model_state"]["queue"]
+    assert int(queue["pointer"]) == 0  # 16 keys fill the queue of 16
     keys = losses.l2_normalize(jnp.concatenate([there["k_raw"], back["k_raw"]]))
-    np.testing.assert_allclose(both["queue"]["keys"], keys, atol=1e-5)
+    np.testing.assert_allclose(queue["keys"], keys, atol=1e-5)
 
 
 def test_no_gradient_reaches_the_target():
-    method, params, carried = made()
+    method, params, context = made()
 
     def loss(target):
-        return method.step(params, carried._replace(target_params=target), VIEWS, jax.random.key(2))["loss"]
+        return method.forward(params, context._replace(target_params=target), VIEWS)["loss"]
 
-    grads = jax.jit(jax.grad(loss))(carried.target_params)
+    grads = jax.jit(jax.grad(loss))(context.target_params)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads)) == 0.0

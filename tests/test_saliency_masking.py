@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.methods import context_of, loss_and_grads
+from helpers.tiny import colourless, filled, tiny
 from helpers.views import batch_of, sampled, view_of
-from test_methods import loss_and_grads
-from test_train import colourless, filled, tiny
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import Carried, create
+from maskcl_jax.methods import create
 from maskcl_jax.ops import cells, fills, losses
 from maskcl_jax.views import CellMask, CellRule
 
@@ -23,11 +23,6 @@ def made(name="saliency_masking", **overrides):
     """(method, params, state, batch) of a tiny one."""
     method = create(tiny(name, **colourless(name) | {f"method.{k}": v for k, v in overrides.items()}))
     return method, *filled(method), batch_of(method)
-
-
-def carried_of(method, params, state, progress=0.0):
-    queue = method.new_queue(jax.random.key(1))
-    return Carried(state, method.target_of(params), method.target_state_of(state), queue, progress)
 
 
 def seen_by(method, batch, seed=0):
@@ -98,12 +93,7 @@ def test_high_pass_puts_noise_into_cells_and_windows():
         noise = np.asarray(seen[name])[changed]
         assert abs(noise.std() / std - 1) < 0.05
         assert abs(noise.mean()) < 0.02
-    np.testing.assert_allclose(clean[0], fills.high_pass(super_images(method, b)[0], 20 / 7, 13), atol=1e-6)
-
-
-def super_images(method, b):
-    """The framework's views, before this method's filter."""
-    return super(type(method).__mro__[1], method).images_of(b)
+    np.testing.assert_allclose(clean[0], fills.high_pass(method.framework.images_of(b)[0], 20 / 7, 13), atol=1e-6)
 
 
 def test_noise_is_tiled_if_asked():
@@ -135,32 +125,29 @@ def test_without_masks_and_hard_negatives_it_is_the_framework(framework):
     c.method.update({k: v for k, v in method.config.method.items() if k in c.method and k != "name"})
     plain = create(c)
     assert plain.config.method.bn_group_size == method.config.method.bn_group_size
-    carried = carried_of(plain, params, state)
-    # Loss, and all that a step leaves: statistics, target, queue.
-    got, expected = (
-        jax.jit(lambda b, method=m: method.loss(params, carried, b, jax.random.key(0)))(b) for m in (method, plain)
-    )
+    context = context_of(plain, params, state)
+    # Loss, and all that a step leaves: statistics, queue.
+    got, expected = (jax.jit(lambda b, method=m: method.loss(params, b, context))(b) for m in (method, plain))
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 @functools.cache
 def compiled_step():
-    """(method, params, carried, batch) and the compiled step of images, with BatchNorm in two groups of four."""
+    """(method, params, context, images) and the compiled step of images, with BatchNorm in two groups of four."""
     method, params, state, b = made(shuffle_bn=False, num_hard=2, hard_weight=2.0)
-    carried = carried_of(method, params, state)
+    context = context_of(method, params, state)
 
-    def step(params, target, views):
-        out = method.step(params, carried._replace(target_params=target), views, jax.random.key(0))
-        return {k: out[k] for k in ("loss", "q_raw", "k_raw", "hard_raw", "logits", "queue")}
+    def step(params, target, images):
+        out = method.forward(params, context._replace(target_params=target), images)
+        return {k: out[k] for k in ("loss", "q_raw", "k_raw", "hard_raw", "logits")} | out["model_state"]
 
-    _, seen = seen_by(method, b)
-    views = [seen[name] for name in ("query", "key", "negative", "negative2")]
-    return method, params, carried, views, jax.jit(step)
+    _, images = seen_by(method, b)
+    return method, params, context, images, jax.jit(step)
 
 
 def test_the_loss_with_hard_negatives_by_hand():
-    method, params, carried, views, step = compiled_step()
-    out = step(params, carried.target_params, views)
+    method, params, context, images, step = compiled_step()
+    out = step(params, context.target_params, images)
 
     def unit(x):
         x = np.asarray(x, np.float64)
@@ -168,22 +155,24 @@ def test_the_loss_with_hard_negatives_by_hand():
 
     q, k, hard = unit(out["q_raw"]), unit(out["k_raw"]), unit(out["hard_raw"])
     assert hard.shape == (8, 2, 16)
-    keys = np.asarray(carried.queue["keys"], np.float64)
+    before = context.model_state["queue"]["keys"]
+    keys = np.asarray(before, np.float64)
     rows = [np.concatenate([[q[i] @ k[i]], keys @ q[i], 2.0 * hard[i] @ q[i]]) for i in range(8)]
     logits = np.array(rows) / method.config.method.temperature
     np.testing.assert_allclose(out["logits"], logits, atol=1e-4)
     np.testing.assert_allclose(out["loss"], (np.log(np.exp(logits).sum(axis=1)) - logits[:, 0]).mean(), rtol=1e-5)
     # Keys enter the queue, hard negatives do not.
     np.testing.assert_allclose(out["queue"]["keys"][:8], k, atol=1e-5)
-    np.testing.assert_array_equal(out["queue"]["keys"][8:], carried.queue["keys"][8:])
+    np.testing.assert_array_equal(out["queue"]["keys"][8:], before[8:])
 
 
 def test_every_image_has_hard_negatives_of_its_own():
     """The released script gives image 0's to the whole batch."""
-    _, params, carried, views, step = compiled_step()
-    before = step(params, carried.target_params, views)
-    changed = [*views[:2], views[2].at[0].add(jax.random.normal(jax.random.key(3), views[2].shape[1:])), views[3]]
-    after = step(params, carried.target_params, changed)
+    _, params, context, images, step = compiled_step()
+    before = step(params, context.target_params, images)
+    noise = jax.random.normal(jax.random.key(3), images["negative"].shape[1:])
+    changed = images | {"negative": images["negative"].at[0].add(noise)}
+    after = step(params, context.target_params, changed)
     # Images 1 to 3 share their BatchNorm statistics with image 0, the second group shares nothing.
     np.testing.assert_array_equal(before["logits"][4:], after["logits"][4:])
     np.testing.assert_array_equal(before["logits"][:, :17], after["logits"][:, :17])
@@ -194,15 +183,13 @@ def test_every_image_has_hard_negatives_of_its_own():
 
 
 def test_no_gradient_reaches_keys_and_hard_negatives():
-    _, params, carried, views, _ = compiled_step()
-    method = compiled_step()[0]
+    method, params, context, images, _ = compiled_step()
 
     def loss(target, others):
-        return method.step(params, carried._replace(target_params=target), [views[0], *others], jax.random.key(0))[
-            "loss"
-        ]
+        return method.forward(params, context._replace(target_params=target), images | others)["loss"]
 
-    grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(carried.target_params, views[1:])
+    others = {name: images[name] for name in ("key", "negative", "negative2")}
+    grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(context.target_params, others)
     assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads))
 
 
@@ -226,7 +213,7 @@ def test_simclrs_hard_negatives():
     for options in ({}, {"hard_grad": True}, {"hard_both": True}, {"num_hard": 0}):
         method, params, state, b = made(framework="simclr", strategy="mean", **options)
         # The projector says it all, and compiles in a tenth of the time.
-        method.embed = lambda params, state, images: (images[:, ::8, ::4, 0].reshape(-1, 32), state)
+        method.framework.embed = lambda params, stats, images: (images[:, ::8, ::4, 0].reshape(-1, 32), stats)
         results.append(loss_and_grads(method, params, state, b))
         assert ("negative_back_cells" in b) == ("hard_both" in options)
     (value, aux, grads), (with_grad, _, other_grads), (both, _, _), (without, plain, _) = results
@@ -243,15 +230,14 @@ def test_the_target_chooses_after_the_warm_up():
     clean = method.images_of(b)
 
     def choose(progress):
-        carried = carried_of(method, params, state, progress)
-        return method.chosen_by_the_target(carried, clean, b)
+        return method.cells_by_target(context_of(method, params, state, progress), clean, b)
 
     choose = jax.jit(choose)
     early, late = choose(0.2), choose(0.25)
     for name in ("query", "negative"):
         np.testing.assert_array_equal(early[name], b[f"{name}_cells"])
         assert not np.array_equal(late[name], b[f"{name}_cells"])
-    variables = {"params": params["encoder"], "batch_stats": state["batch_stats"]["encoder"]}
+    variables = {"params": params["encoder"], "batch_stats": state["target_batch_stats"]["encoder"]}
     for name, images, rule in zip(
         ("query", "negative"), clean, [v.find(CellMask).rules[0] for v in method.views], strict=True
     ):

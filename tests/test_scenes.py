@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers.tiny import tiny
 from helpers.views import data_config, view_of
-from test_train import tiny
 
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source

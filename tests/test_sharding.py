@@ -19,10 +19,10 @@ from maskcl_jax import config as config_lib
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import Aux, Carried
+from maskcl_jax.methods import LossOutput, StepContext
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.training import checkpoint, loop, optimizer, sharding, train_state
-from maskcl_jax.training.step import accumulated, make_train_step
+from maskcl_jax.training.step import accumulate, make_train_step
 
 MESHES = {"one": (1, 1, 1), "data": (8, 8, 1), "fsdp": (8, 1, 8), "both": (8, 4, 2)}  # devices, data, fsdp
 STEPS = 5
@@ -137,8 +137,8 @@ def test_micro_batches_of_a_mean_over_images_are_the_batch():
     params, state = filled(method)
 
     def both(batch):
-        rng, carried = jax.random.key(0), Carried(state)
-        return [accumulated(method.loss, params, carried, batch, rng, parts=parts) for parts in (1, 4)]
+        context = StepContext(None, state, jax.random.key(0))
+        return [accumulate(method.loss, params, batch, context, parts=parts) for parts in (1, 4)]
 
     (whole, aux), (parts, means) = jax.jit(both)(batch_of(method))
     np.testing.assert_allclose(aux.metrics["loss"], means.metrics["loss"], rtol=1e-6)
@@ -148,28 +148,30 @@ def test_micro_batches_of_a_mean_over_images_are_the_batch():
 def test_a_micro_batch_is_a_batch_to_a_contrast():
     """A loss with all that a contrastive one has, by hand: negatives, statistics, a queue, noise."""
 
-    def loss(params, carried, batch, rng):
-        x = batch["x"] * params["w"] + jax.random.normal(rng, batch["x"].shape)
-        value = jnp.mean((x - x.mean()) ** 2) + jnp.sum(carried.queue) * jnp.sum(params["w"]) + carried.target_params
-        left = {"mean": 0.5 * carried.model_state["mean"] + x.mean()}
-        return value, Aux({"loss": value}, left, carried.target_state + 1, jnp.roll(carried.queue, 1).at[0].set(x[0]))
+    def loss(params, batch, context):
+        own = context.model_state
+        x = batch["x"] * params["w"] + jax.random.normal(context.rng, batch["x"].shape)
+        value = jnp.mean((x - x.mean()) ** 2) + jnp.sum(own["queue"]) * jnp.sum(params["w"]) + context.target_params
+        queue = jnp.roll(own["queue"], 1).at[0].set(x[0])
+        state = {"mean": 0.5 * own["mean"] + x.mean(), "count": own["count"] + 1, "queue": queue}
+        return LossOutput(value, {"loss": value}, state)
 
     x, rng = np.random.default_rng(0).standard_normal(12).astype(np.float32), jax.random.key(2)
     params = {"w": jnp.asarray(1.5)}
-    carried = Carried({"mean": jnp.asarray(0.1)}, jnp.asarray(3.0), jnp.asarray(0), jnp.zeros(4))
-    grads, aux = accumulated(loss, params, carried, {"x": x}, rng, parts=3)
+    state = {"mean": jnp.asarray(0.1), "count": jnp.asarray(0), "queue": jnp.zeros(4)}
+    context = StepContext(jnp.asarray(3.0), state, rng)
+    grads, out = accumulate(loss, params, {"x": x}, context, parts=3)
 
     values, gradients = [], []
     for i in range(3):
         part = {"x": x[i::3]}
-        (value, left), gradient = jax.value_and_grad(loss, has_aux=True)(
-            params, carried, part, jax.random.fold_in(rng, i)
-        )
-        carried = Carried(left.model_state, carried.target_params, left.target_state, left.queue)
+        of_part = context._replace(model_state=state, rng=jax.random.fold_in(rng, i))
+        gradient = jax.grad(lambda p, part=part, of_part=of_part: loss(p, part, of_part).loss)(params)
+        value, _, state = loss(params, part, of_part)
         values, gradients = [*values, value], [*gradients, gradient["w"]]
-    assert int(aux.target_state) == 3
-    expected = [np.mean(values), np.mean(gradients), carried.model_state["mean"], carried.queue]
-    found = [aux.metrics["loss"], grads["w"], aux.model_state["mean"], aux.queue]
+    assert int(out.model_state["count"]) == 3
+    expected = [np.mean(values), np.mean(values), np.mean(gradients), state["mean"], state["queue"]]
+    found = [out.loss, out.metrics["loss"], grads["w"], out.model_state["mean"], out.model_state["queue"]]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
@@ -228,7 +230,7 @@ def test_a_run_of_a_version_without_the_fields_goes_on(tmp_path):
 
 
 def test_another_order_of_the_images_is_told(monkeypatch):
-    state = train_state.TrainState(jnp.asarray(7), {}, None, {}, None, None, ())
+    state = train_state.TrainState(jnp.asarray(7), {}, None, {}, ())
     before = {"processes": 2, "devices": 8}
     line = "resumed from step 7 on 1 processes with 1 devices, before on 2 with 8"
     assert loop.opening_line(state, before) == line

@@ -15,7 +15,7 @@ from helpers.tiny import CONFIGS, ROOT, colourless, fields_of, filled, rows, sav
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import Diverged
-from maskcl_jax.methods import METHODS, Carried
+from maskcl_jax.methods import METHODS, StepContext
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.training import checkpoint, loop, optimizer, sharding, throughput, train_state
 
@@ -98,11 +98,11 @@ def write_one_step(name: str, folder: str) -> None:
     state = train_state.create(method, tx, jax.random.key(0))
 
     def loss(state, batch):
-        carried = Carried(state.model_state, state.target_params, state.target_state, state.queue)
+        context = StepContext(state.target_params, state.model_state, jax.random.key(1))
 
         def of_params(params):
-            value, aux = method.loss(params, carried, batch, jax.random.key(1))
-            return value, aux._replace(metrics={})
+            out = method.loss(params, batch, context)
+            return out.loss, out.model_state
 
         return jax.value_and_grad(of_params, has_aux=True)(state.params)
 
@@ -111,9 +111,9 @@ def write_one_step(name: str, folder: str) -> None:
         mesh = jax.make_mesh((devices,), (sharding.DATA,), axis_types=auto, devices=jax.devices()[:devices])
         placed = sharding.replicated(mesh)
         step = jax.jit(loss, out_shardings=placed)
-        (value, aux), grads = step(jax.device_put(state, placed), sharding.put(batch, mesh))
+        (value, model_state), grads = step(jax.device_put(state, placed), sharding.put(batch, mesh))
         assert len(jax.tree.leaves(grads)[0].sharding.device_set) == devices
-        flat, _ = jax.tree_util.tree_flatten_with_path({"loss": value, "grads": grads, "aux": aux})
+        flat, _ = jax.tree_util.tree_flatten_with_path({"loss": value, "grads": grads, "state": model_state})
         leaves = {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}
         np.savez(pathlib.Path(folder) / f"{devices}.npz", **leaves)
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.methods import context_of, loss_and_grads
+from helpers.tiny import CONFIGS, colourless, filled, tiny
 from helpers.views import batch_of
-from test_methods import loss_and_grads
-from test_train import CONFIGS, colourless, filled, tiny
 
-from maskcl_jax.methods import Carried, create
+from maskcl_jax.methods import create
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.ops import losses, masking
 from maskcl_jax.training import optimizer, train_state
@@ -112,12 +112,12 @@ def test_a_collapsed_contrast_costs_what_is_called_chance():
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_gradient_reaches_the_target(name):
     method, params, state, b = made(name)
-    queue = method.new_queue(jax.random.key(1))
+    context = context_of(method, params, state)
 
     def loss(target):
-        return method.loss(params, Carried(state, target, method.target_state_of(state), queue), b, None)[0]
+        return method.loss(params, b, context._replace(target_params=target)).loss
 
-    grads = jax.jit(jax.grad(loss))(method.target_of(params))
+    grads = jax.jit(jax.grad(loss))(method.target_params(params))
     assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads))
 
 
@@ -137,7 +137,7 @@ def step_of(name, **overrides):
 def test_when_and_how_far_the_target_moves(name):
     method, before, after, metrics = step_of(name)
     online = before.params if method.ema_first else after.params
-    expected = train_state.ema(before.target_params, method.target_of(online), 0.9)
+    expected = train_state.ema(before.target_params, method.target_params(online), 0.9)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after.target_params, expected)
     np.testing.assert_allclose(metrics["momentum"], 0.9, rtol=1e-6)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, before.params)
@@ -172,9 +172,10 @@ def test_the_bank_takes_turns():
 
 def test_macrl_enqueues_its_keys():
     _, before, after, _ = step_of("macrl")
-    assert (int(before.queue["pointer"]), int(after.queue["pointer"])) == (0, 8)
-    np.testing.assert_array_equal(after.queue["keys"][8:], before.queue["keys"][8:])
-    assert float(jnp.abs(after.queue["keys"][:8] - before.queue["keys"][:8]).max()) > 1e-2
+    first, then = before.model_state["queue"], after.model_state["queue"]
+    assert int(then["pointer"]) == (int(first["pointer"]) + 8) % len(first["keys"])
+    np.testing.assert_array_equal(then["keys"][8:], first["keys"][8:])
+    assert float(jnp.abs(then["keys"][:8] - first["keys"][:8]).max()) > 1e-2
 
 
 def test_macrl_without_contrast_is_mae_on_both_views():
@@ -201,7 +202,7 @@ def test_macrl_counts_absolute_errors():
 
 def key_patches(method, b):
     """The key view's normalised patches; it keeps its colours."""
-    return masking.patchify(method.normalized(b["key"]), method.patch)
+    return masking.patchify(method.preprocess(b["key"]), method.patch)
 
 
 def test_macrl_without_reconstruction_is_masked_moco():
@@ -211,9 +212,8 @@ def test_macrl_without_reconstruction_is_masked_moco():
     assert all(float(jnp.abs(g).max()) == 0 for g in jax.tree.leaves(grads["decoder"]))
     # By hand: MoCo's loss of the query's and the key's projections against the bank.
     method, params, state, b = made("macrl", **off)
-    queue = method.new_queue(jax.random.key(1))
-    carried = Carried(state, method.target_of(params), method.target_state_of(state), queue)
-    out = jax.jit(lambda: method.step(params, carried, b))()
+    queue = state["queue"]
+    out = jax.jit(lambda: method.forward(params, context_of(method, params, state), b))()
     q, k = (np.asarray(losses.l2_normalize(out[name]), np.float64) for name in ("z_query", "z_key"))
     logits = np.concatenate([(q * k).sum(1, keepdims=True), q @ np.asarray(queue["keys"], np.float64).T], axis=1) / 0.2
     by_hand = (np.log(np.exp(logits).sum(axis=1)) - logits[:, 0]).mean()
@@ -226,7 +226,7 @@ def test_macrl_without_reconstruction_is_masked_moco():
 )
 def test_the_modes_of_the_second_branch(mode, parts):
     method, params, _, _ = made("macrl", mode=mode)
-    target = method.target_of(params)
+    target = method.target_params(params)
     assert (target if target is None else set(target)) == parts
     value, _, grads = run("macrl", mode=mode, lambda_query=0.0, contrast_weight=0.0)
     assert np.isfinite(value)
@@ -273,7 +273,7 @@ def test_sizes_of_cmae_as_published():
     assert counts["feature_decoder"] + decoder_table == 7_194_880
     assert (counts["projector"], counts["predictor"]) == (1_577_472, 791_040)
     assert sum(counts.values()) == 121_118_208
-    target = sum(leaf.size for leaf in jax.tree.leaves(method.target_of(params)["encoder"]))
+    target = sum(leaf.size for leaf in jax.tree.leaves(method.target_params(params)["encoder"]))
     assert target + encoder_table == 85_797_120
     query, key = method.views
     assert (query.crop.master, query.crop.size, query.crop.shift, key.crop.shift) == ((256, 256), (224, 224), 0, 31)

@@ -117,12 +117,12 @@ def shares_exchanged(monkeypatch):
 
 
 def target_with_the_online_weights(monkeypatch):
-    right = cmae.CMAE.step
+    right = cmae.CMAE.forward
 
-    def wrong(self, params, carried, *views):
-        return right(self, params, carried._replace(target_params=self.target_of(params)), *views)
+    def wrong(self, params, context, *views):
+        return right(self, params, context._replace(target_params=self.target_params(params)), *views)
 
-    monkeypatch.setattr(cmae.CMAE, "step", wrong)
+    monkeypatch.setattr(cmae.CMAE, "forward", wrong)
 
 
 def one_mask_token(monkeypatch):
@@ -141,12 +141,12 @@ def same_padding(monkeypatch):
 
 
 def keys_by_the_online_network(monkeypatch):
-    right = mocov2.MoCoV2.step
+    right = mocov2.MoCoV2.forward
 
-    def wrong(self, params, carried, *rest):
-        return right(self, params, carried._replace(target_params=params), *rest)
+    def wrong(self, params, context, views):
+        return right(self, params, context._replace(target_params=params), views)
 
-    monkeypatch.setattr(mocov2.MoCoV2, "step", wrong)
+    monkeypatch.setattr(mocov2.MoCoV2, "forward", wrong)
 
 
 @pytest.mark.parametrize(

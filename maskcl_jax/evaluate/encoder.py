@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax.errors import UserError
-from maskcl_jax.methods import Method, base
+from maskcl_jax.errors import UserError, check_choice
+from maskcl_jax.methods import Method
 from maskcl_jax.models.position import resize_position_table, sincos_table
 from maskcl_jax.models.resnet import ResNet, average_pool
 from maskcl_jax.models.vit import ViT
@@ -40,9 +40,7 @@ class Encoder(NamedTuple):
 
     def preprocess(self, images: jax.Array) -> jax.Array:
         """uint8 (B, H, W, C) -> what the encoder takes: normalized, and high-passed where the method's encoder is."""
-        data = self.method.config.data
-        images = base.normalize(images, data.mean, data.std)
-        return self.method.filtered(images) if hasattr(self.method, "filtered") else images
+        return self.method.preprocess(images)
 
     def layers(self, variables: dict[str, Any], images: jax.Array) -> list[jax.Array]:
         """uint8 images -> the output of each block (B, 1 + N, D), after the final norm where the network has one."""
@@ -98,24 +96,23 @@ def open_encoder(
     Raises:
         UserError: for a network that the run does not have, and a size that the encoder cannot take.
     """
-    base.check_choice("network", network, NETWORKS)
+    check_choice("network", network, NETWORKS)
     method, state = run.method, run.state
-    trees = {"online": (state.params, state.model_state), "target": (state.target_params, state.target_state)}
+    params, model_state = state.params, state.model_state
     if network == "random":
-        params, stats = jax.jit(method.init)(jax.random.key(seed))
-    else:
-        params, stats = trees[network]
+        params, model_state = jax.jit(method.init)(jax.random.key(seed))
+    elif network == "target":
+        params = state.target_params
     if not params or "encoder" not in params:
         raise UserError(f"network={network!r}: {run.config.method.name} trains no EMA target; use online")
     trained = tuple(run.config.data.image_size)
     size = trained if image_size is None else tuple(image_size)
-    if not isinstance(method.encoder, ViT):
-        variables = {"params": params["encoder"], "batch_stats": (stats or {})["batch_stats"]["encoder"]}
-        return Encoder(method.encoder, variables, method, network)
-    module, params = method.encoder, params["encoder"]
-    if size != trained:
-        module, params = resized(module, params, size)
-    return Encoder(module, {"params": params}, method, network)
+    module = method.encoder
+    variables = method.encoder_variables(params, model_state, target=network == "target")
+    if size != trained and isinstance(module, ViT):
+        module, params = resized(module, variables["params"], size)
+        variables = {"params": params}
+    return Encoder(module, variables, method, network)
 
 
 def resized(module: ViT, params: dict[str, Any], size: tuple[int, int]) -> tuple[ViT, dict[str, Any]]:
@@ -146,10 +143,10 @@ def default_feature(run: Run) -> str:
 def check_feature(kind: str, module: ViT | ResNet) -> None:
     """Raises UserError for a kind of feature that the encoder does not have."""
     if not isinstance(module, ViT):
-        base.check_choice("feature", kind, ("pool", "pixels"))
+        check_choice("feature", kind, ("pool", "pixels"))
         return
     match = re.fullmatch(r"last([1-9]\d*)", kind)
     if match is None:
-        base.check_choice("feature", kind, VIT_FEATURES)
+        check_choice("feature", kind, VIT_FEATURES)
     if kind == "lastN" or (match and int(match[1]) > module.depth):
         raise UserError(f"feature={kind!r} is out of range: write last1 to last{module.depth}")

@@ -13,10 +13,9 @@ from jax.experimental import multihost_utils
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import subsets
 from maskcl_jax.data.sources import SPLITS
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import checks, knn
 from maskcl_jax.evaluate.session import Session
-from maskcl_jax.methods import base
 from maskcl_jax.training import checkpoint, sharding, visualize
 
 PART = 64  # batches a file, until all are computed
@@ -29,7 +28,7 @@ def run_features(session: Session) -> None:
         UserError: for a split without images, and a file that is there from something else.
     """
     s = session.settings
-    base.check_choice("split", s.split, SPLITS)
+    check_choice("split", s.split, SPLITS)
     if not session.source.num_examples(s.split):
         raise UserError(f"split={s.split!r} of {session.source.description} has no image: choose another")
     path = pathlib.Path(s.out or session.folder / f"{session.name}.npz").with_suffix(".npz")

@@ -8,13 +8,12 @@ import ml_collections
 import numpy as np
 import optax
 
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, check_choice, check_range
 from maskcl_jax.evaluate import batches, checks, mixing, results
 from maskcl_jax.evaluate.encoder import position_table
 from maskcl_jax.evaluate.fit import fit
 from maskcl_jax.evaluate.knn import whole
 from maskcl_jax.evaluate.session import Session
-from maskcl_jax.methods import base
 from maskcl_jax.models.classifier import ResNetClassifier, ViTClassifier, drop_path
 from maskcl_jax.training import sharding, train_state
 
@@ -45,11 +44,11 @@ def run_finetune(session: Session) -> dict[str, Any]:
 
 def check(s: ml_collections.ConfigDict) -> None:
     """Raises UserError for settings out of range."""
-    base.check_choice("init", s.init, ("pretrained", "scratch"))
+    check_choice("init", s.init, ("pretrained", "scratch"))
     for field in ("drop_path", "erase_p", "label_smoothing", "ema"):
-        base.check_range(field, s[field], 0.0, 1.0)
+        check_range(field, s[field], 0.0, 1.0)
     for field in ("mixup", "cutmix"):
-        base.check_range(field, s[field], 0.0, 100.0)
+        check_range(field, s[field], 0.0, 100.0)
     if s.feature:
         raise UserError(f"feature={s.feature!r} has no meaning in fine-tuning: set pool to mean or cls")
 

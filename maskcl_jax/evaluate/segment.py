@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import batches
 from maskcl_jax.evaluate.fit import fit
 from maskcl_jax.evaluate.knn import whole
 from maskcl_jax.evaluate.session import Session
-from maskcl_jax.methods import base
 from maskcl_jax.models.segmenter import HEADS, Segmenter
 from maskcl_jax.training import sharding
 
@@ -28,7 +27,7 @@ def run_segment(session: Session) -> dict[str, Any]:
         UserError: for an unknown head, and where nothing is measured.
     """
     s, pairs = session.settings, session.source
-    base.check_choice("head", s.head, HEADS)
+    check_choice("head", s.head, HEADS)
     budget = batches.budget_of(s, pairs.num_examples("train"), session.mesh)
     head = Head(session, budget)
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -12,11 +12,10 @@ import numpy as np
 from maskcl_jax.data import pipeline, subsets
 from maskcl_jax.data.segmentation import Pairs, open_pairs
 from maskcl_jax.data.sources import SPLITS, Encoded, Source, open_source
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import checks, knn
 from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate.settings import name_of
-from maskcl_jax.methods import base
 from maskcl_jax.training import checkpoint, sharding
 from maskcl_jax.training.run import Run
 
@@ -146,7 +145,7 @@ def open_session(run: Run, settings: ml_collections.ConfigDict, cache: dict | No
     )
     feature = settings.feature or encoder_lib.default_feature(run)
     if settings.protocol == "finetune" and encoder.is_vit:
-        base.check_choice("pool", settings.pool, ("mean", "cls"))
+        check_choice("pool", settings.pool, ("mean", "cls"))
         feature = settings.pool
     encoder_lib.check_feature(feature, encoder.module)
     folder = pathlib.Path(run.workdir) / "evaluate"

@@ -15,7 +15,8 @@ from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.formats import FORMATS
 from maskcl_jax.interchange.preprocessing import compare_preprocessing, example_images
 from maskcl_jax.interchange.product import Product, shape_of
-from maskcl_jax.methods import base
+from maskcl_jax.methods import encoders
+from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.vit import ViT
 
 LIMIT = 1e-4
@@ -122,14 +123,14 @@ def our_method(p: Product) -> methods.Method:
 def our_feature(p: Product, pixels: np.ndarray) -> np.ndarray:
     """The run's own feature of uint8 images, unmasked."""
     method, kind = our_method(p), p.config.eval.feature
-    params, stats = p.tree["params"], {"batch_stats": p.tree.get("batch_stats", {})}
+    params, state = p.tree["params"], {"batch_stats": p.tree.get("batch_stats", {})}
     if p.depths.final_norm:
-        return computed(lambda x: method.features(params, stats, x, kind=kind), pixels)
+        return computed(lambda x: method.features(params, state, x, kind=kind), pixels)
 
     def before_the_norm(images):
         variables = {"params": params["encoder"]}
         tokens = method.encoder.apply(variables, images, method=ViT.embed)
-        return base.pooled(method.encoder.apply(variables, tokens, method=ViT.layers)[-1], kind)
+        return encoders.pooled(method.encoder.apply(variables, tokens, method=ViT.layers)[-1], kind)
 
     return computed(before_the_norm, normalized(p, pixels))
 
@@ -137,6 +138,7 @@ def our_feature(p: Product, pixels: np.ndarray) -> np.ndarray:
 def our_prediction(p: Product, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """What the decoder predicts where the patches of least noise (B, N) are visible."""
     method = our_method(p)
+    assert isinstance(method, MAE)  # only masked autoencoders have a format with a decoder that is loaded here
     order = np.argsort(noise, axis=1)
     visible, masked = order[:, : method.num_visible], order[:, method.num_visible :]
     params = p.tree["params"]

@@ -198,27 +198,23 @@ def completed(tree: dict, config, method) -> tuple[train_state.TrainState, list[
     """
     tx = optimizer.create(config, lambda step: 0.0, frozen=method.frozen)
     state = jax.jit(lambda key: train_state.create(method, tx, key))(jax.random.key(config.seed))
-    places = {"params": state.params, "target_params": state.target_params, "queue": state.queue}
-    places |= {"batch_stats": (state.model_state or {}).get("batch_stats")}
-    places |= {"target_batch_stats": (state.target_state or {}).get("batch_stats")}
-    places = {name: place for name, place in places.items() if place is not None}
+    places = {"params": state.params, **state.model_state}
+    if state.target_params is not None:
+        places["target_params"] = state.target_params
     given, known = convert.paths_of(tree), convert.paths_of(places)
     check_shapes(given, known)
     copied = "target_params" not in tree and state.target_params is not None
     if copied:
         mine = laid(places, given)
-        copies = {"target_params": method.target_of(mine["params"])}
-        if state.target_state:
-            copies["target_batch_stats"] = method.target_state_of({"batch_stats": mine["batch_stats"]})["batch_stats"]
-        given |= convert.paths_of(copies)
+        given |= convert.paths_of({"target_params": method.target_params(mine["params"])})
+        online = convert.paths_of({"target_batch_stats": mine.get("batch_stats", {})})
+        given |= {path: value for path, value in online.items() if path in known}
     places = laid(places, given)
     new = {network_name(path) for path in known if path not in given and not path.startswith("batch_stats/")}
     state = state.replace(
         params=places["params"],
         target_params=places.get("target_params"),
-        model_state={"batch_stats": places["batch_stats"]} if state.model_state else state.model_state,
-        target_state={"batch_stats": places["target_batch_stats"]} if state.target_state else state.target_state,
-        queue=places.get("queue"),
+        model_state={name: places.get(name, {}) for name in state.model_state},
     )
     return state, sorted(new) + (["the target (a copy)"] if copied else [])
 

@@ -81,7 +81,7 @@ def check_decoders(tables: dict[str, np.ndarray], grid: tuple[int, int], method:
     """Raises UserError for a decoder's table that is not the fixed one which the method's decoder computes."""
     for path, table in tables.items():
         name = convert.network_of(path)
-        decoder = getattr(method, name, None)
+        decoder = method.decoders.get(name)
         if name != "encoder" and decoder is not None and order_of(table, grid) != decoder.positions:
             raise UserError(
                 f"{name}: its position table {table.shape} is not the sine-cosine table (order {decoder.positions}) of "

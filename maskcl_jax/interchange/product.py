@@ -102,36 +102,30 @@ def product_of(run: run_lib.Run, *, format: str, network: str, full: bool) -> Pr
 def network_tree(run: run_lib.Run, network: str) -> dict:
     """The encoder of the online or of the target network."""
     state = run.state
-    params, stats = (state.params, state.model_state)
-    if network == "target":
-        if state.target_params is None:
-            raise UserError(f"--network=target: a run of {run.config.method.name!r} has no target network")
-        params, stats = state.target_params, state.target_state
-    tree = {"params": {"encoder": params["encoder"]}}
-    if "encoder" in (stats or {}).get("batch_stats", {}):
-        tree["batch_stats"] = {"encoder": stats["batch_stats"]["encoder"]}
-    return jax.device_get(tree)
+    target = network == "target"
+    if target and state.target_params is None:
+        raise UserError(f"--network=target: a run of {run.config.method.name!r} has no target network")
+    params = state.target_params if target else state.params
+    variables = run.method.encoder_variables(params, state.model_state, target=target)
+    return jax.device_get({collection: {"encoder": tree} for collection, tree in variables.items()})
 
 
 def whole_tree(run: run_lib.Run) -> dict:
     """Both networks, their statistics, and the queue."""
     state = run.state
-    tree = {"params": state.params, **(state.model_state or {})}
+    tree = {"params": state.params, **state.model_state}
     if state.target_params is not None:
         tree["target_params"] = state.target_params
-        tree |= {f"target_{name}": value for name, value in (state.target_state or {}).items()}
-    if state.queue is not None:
-        tree["queue"] = state.queue
     return jax.device_get(tree)
 
 
 def depths_of(run: run_lib.Run, tree: dict) -> Depths:
     """The depths of a run's networks."""
-    c, encoder = run.config.method, tree["params"]["encoder"]
+    encoder, decoders = tree["params"]["encoder"], run.method.decoders
     return Depths(
         encoder=run.config.model.depth,
-        decoder=c.decoder.depth if "decoder" in c else 0,
-        feature_decoder=c.feature_decoder.depth if "feature_decoder" in c else 0,
+        decoder=decoders["decoder"].depth if "decoder" in decoders else 0,
+        feature_decoder=decoders["feature_decoder"].depth if "feature_decoder" in decoders else 0,
         head=len(tree["params"].get("projector", {})),
         final_norm="norm" in encoder or not isinstance(run.method.encoder, ViT),
     )
@@ -142,8 +136,7 @@ def shape_of(run: run_lib.Run) -> convert.Shape:
     encoder = run.method.encoder
     if not isinstance(encoder, ViT):
         return convert.Shape()
-    decoders = {name: getattr(run.method, name, None) for name in ("decoder", "feature_decoder")}
-    decoders = {name: decoder for name, decoder in decoders.items() if decoder is not None}
+    decoders = run.method.decoders
     widths = {"encoder": encoder.width} | {name: decoder.width for name, decoder in decoders.items()}
     orders = [decoder.positions for decoder in decoders.values()] + [encoder.positions]
     learned = encoder.positions == "learned"

@@ -1,7 +1,13 @@
-"""The methods, by the name that `config.method.name` carries."""
+"""The methods, and how one is created from a config."""
 
-from maskcl_jax.errors import UserError
-from maskcl_jax.methods.base import Aux, Carried, Method, check_choice
+import importlib
+import os
+import sys
+from typing import Any
+
+from maskcl_jax.errors import UserError, check_choice, first_line
+from maskcl_jax.methods import interface
+from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.macrl import MACRL
@@ -9,11 +15,11 @@ from maskcl_jax.methods.mae import MAE
 from maskcl_jax.methods.maskco import MaskCo
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.mocov3 import MoCoV3
-from maskcl_jax.methods.saliency_masking import saliency_masking
+from maskcl_jax.methods.saliency_masking import SaliencyMasking
 from maskcl_jax.methods.simclr import SimCLR
 from maskcl_jax.ops import chunked
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
     "mae": MAE,
     "ccmim": CCMIM,
     "cmae": CMAE,
@@ -22,26 +28,57 @@ METHODS = {
     "moco_v2": MoCoV2,
     "simclr": SimCLR,
     "maskco": MaskCo,
-    "saliency_masking": saliency_masking,
+    "saliency_masking": SaliencyMasking,
 }
 
-__all__ = ["METHODS", "Aux", "Carried", "Method", "create"]
+__all__ = ["METHODS", "Batch", "LossOutput", "Method", "StepContext", "create"]
 
 
-def create(config, mesh=None) -> Method:
-    """The method of a config. Raises UserError for an unknown name or for fields that do not go together.
+def create(config: Any, mesh: Any = None) -> Method:
+    """Returns the method of a config.
 
-    mesh: the devices it will be trained on, which settle what the config leaves to them.
+    Args:
+        config: `config.method.name` is a key of METHODS, or "package.module:Class" for a subclass of `Method` in a
+            module that Python finds, from the current directory too.
+        mesh: The devices that it will be trained on; they choose what the config leaves open.
+
+    Raises:
+        UserError: The name is unknown, the class is not a complete method, or fields do not go together.
     """
-    if config.method.name not in METHODS:
-        raise UserError(f"method.name={config.method.name!r} is unknown: use one of {', '.join(METHODS)}")
-    method = METHODS[config.method.name](config)
-    if config.image_chunks > 1 and not method.works_in_chunks:
+    name = config.method.name
+    method_class = METHODS[name] if name in METHODS else import_class(name)
+    interface.check_class(name, method_class)
+    method = method_class(config)
+    interface.check_instance(name, method)
+    if config.image_chunks > 1 and not method.supports_image_chunks:
         raise UserError(
-            f"image_chunks={config.image_chunks} does not go with method.name={config.method.name!r}: no decoder "
-            "there makes a reconstruction and nothing else; use 0 or 1"
+            f"image_chunks={config.image_chunks} does not go with method.name={name!r}: its loss needs the whole batch "
+            "at once; use 0 or 1"
         )
-    if mesh is not None and not config.image_chunks and method.works_in_chunks:
-        method.image_chunks = chunked.chunks_for(config, mesh, length=1 + method.num_patches)
+    method.image_chunks = max(1, config.image_chunks)
+    if mesh is not None and not config.image_chunks and method.supports_image_chunks:
+        method.image_chunks = chunked.chunks_for(
+            config, mesh, length=1 + method.encoder.grid[0] * method.encoder.grid[1]
+        )
     check_choice("eval.feature", config.eval.feature, method.feature_kinds)
     return method
+
+
+def import_class(name: str) -> Any:
+    """Returns the class "package.module:Class". Raises UserError if there is none."""
+    module_name, colon, class_name = name.partition(":")
+    if not (module_name and colon and class_name):
+        raise UserError(f"method.name={name!r} is unknown: use one of {', '.join(METHODS)}, or package.module:Class")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # installed commands, unlike `python -m`, do not look there
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module can raise anything
+        raise UserError(
+            f"method.name={name!r}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}; "
+            "start from the directory that holds it, or add that to PYTHONPATH"
+        ) from error
+    try:
+        return getattr(module, class_name)
+    except AttributeError:
+        raise UserError(f"method.name={name!r}: {module.__file__} has no class {class_name}") from None

@@ -5,153 +5,161 @@ patch, and predicts their pixels. Faithful to facebookresearch/mae at efb2a80 (o
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax.methods import base
+from maskcl_jax.methods import encoders, options
+from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.vit import ViT
-from maskcl_jax.ops import chunked, losses, masking
+from maskcl_jax.ops import chunked, losses, masking, normalization
 from maskcl_jax.views import PatchMask, View
 
 
-class MAE(base.Method):
-    """Fields of `config.method`: mask_ratio, norm_pix, decoder {width, depth, heads, mlp_ratio}."""
+class MAE(Method):
+    """Fields of `config.method`: `configs/mae.py`."""
 
     picture_names = ("input", "masked", "reconstruction")
+    supports_image_chunks = True
+    positions = "mae"  # the order of the position tables
+    mask_kind = "random"  # "noise" if the method chooses the masked patches on the device
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         self.config = config
-        m, d = config.model, config.method.decoder
         self.dtype = jnp.dtype(config.dtype)
-        self.image_size, self.patch = tuple(config.data.image_size), m.patch_size
-        self.encoder = base.encoder_of(config, positions=self.positions)
-        self.decoder = self.new_decoder("method.decoder", d, out=m.patch_size**2 * config.data.channels)
+        self.image_size, self.patch = tuple(config.data.image_size), config.model.patch_size
+        self.encoder = encoders.vit(config, positions=self.positions)
+        self.decoder = self.new_decoder("decoder", out=self.patch**2 * config.data.channels)
+        self.decoders = {"decoder": self.decoder}
         self.num_patches = self.encoder.grid[0] * self.encoder.grid[1]
         self.views = self.new_views()
-        self.image_chunks = max(1, config.image_chunks)
-
-    positions = "mae"  # the order of the position tables
-    # What the host draws: "random" patch numbers, or "noise" where the method chooses on the device.
-    mask_kind = "random"
-    error = staticmethod(losses.patch_mse)
-    works_in_chunks = True
-    counted = "masked"  # the patches whose error counts: "masked" or "all"
 
     def new_views(self) -> tuple[View, ...]:
-        """One crop, flipped or not, with its mask."""
-        mask = base.patch_mask(self.config, self.encoder.grid, field="mask_ratio", kind=self.mask_kind)
-        return (base.view_of(self.config, ingredients=(mask,)),)
+        """One crop with its mask."""
+        mask = options.patch_mask(self.config, self.encoder.grid, kind=self.mask_kind)
+        return (options.view(self.config, ingredients=(mask,)),)
+
+    def new_decoder(self, field: str, *, out: int) -> Decoder:
+        """The decoder that `config.method.FIELD` describes, with `out` numbers per patch."""
+        return encoders.decoder(self.config, field, grid=self.encoder.grid, out=out, positions=self.positions)
 
     @property
     def num_visible(self) -> int:
         """Patches of the first view that the encoder sees."""
         return self.views[0].find(PatchMask).num_visible
 
-    def new_decoder(self, field: str, d, *, out: int) -> Decoder:
-        """The decoder that `config.FIELD` describes."""
-        base.check_transformer(field, d)
-        base.check_attention(self.config, field, d)
-        return Decoder(
-            grid=self.encoder.grid,
-            width=d.width,
-            depth=d.depth,
-            heads=d.heads,
-            out=out,
-            mlp_ratio=d.mlp_ratio,
-            positions=self.positions,
-            dtype=self.dtype,
-            **base.compiled_as(self.config),
-        )
+    # --- State ------------------------------------------------------------------------------------------------
+    def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        """params: encoder, decoder; no further state."""
+        to_networks, _ = jax.random.split(rng)
+        params, _ = self.init_networks(to_networks)
+        return params, {}
 
-    def init(self, rng):
-        """(params {encoder, decoder}, {})."""
+    def init_networks(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns (params, batch_stats), one entry per network each."""
         to_encoder, to_decoder = jax.random.split(rng)
         images = jnp.zeros((2, *self.image_size, self.config.data.channels))
         encoder = self.encoder.init(to_encoder, images)["params"]
         return {"encoder": encoder, "decoder": self.init_decoder(self.decoder, to_decoder)}, {}
 
-    def init_decoder(self, decoder: Decoder, rng):
-        """New parameters of a decoder."""
-        latent = jnp.zeros((2, 1 + self.num_visible, self.config.model.width))
+    def init_decoder(self, decoder: Decoder, rng: jax.Array) -> dict[str, Any]:
+        """Initial parameters of a decoder."""
+        latent = jnp.zeros((2, 1 + self.num_visible, self.encoder.width))
         patches = jnp.tile(jnp.arange(self.num_patches), (2, 1))
         return decoder.init(rng, latent, *jnp.split(patches, [self.num_visible], axis=1))["params"]
 
-    def encode(self, params, function, *arguments, **options):
+    # --- Loss -------------------------------------------------------------------------------------------------
+    def preprocess(self, images: jax.Array) -> jax.Array:
+        """(x / 255 - mean) / std."""
+        return normalization.normalize(images, self.config.data.mean, self.config.data.std)
+
+    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+        """The reconstruction error of the masked patches."""
+        images = self.preprocess(batch["image"])
+        out = self.reconstruct(params, images, batch["visible"], batch["masked"])
+        return LossOutput(out["loss"], {"loss": out["loss"]}, context.model_state)
+
+    def reconstruct(self, params, images, visible, masked, *, targets=None) -> dict[str, jax.Array]:
+        """Returns {latent, loss} of preprocessed images under given masks.
+
+        Args:
+            params: Of the encoder and the decoder.
+            images: What the encoder sees.
+            visible: (B, n) numbers of the patches that it sees.
+            masked: (B, N - n) numbers of the others.
+            targets: What the decoder shall reconstruct; default: the images.
+        """
+        # 1. The visible patches are embedded and encoded; mask tokens never enter the encoder.
+        latent = self.latent(params, images, visible)
+        # 2. The decoder predicts the masked patches; 3. the loss compares them with the images.
+        targets = images if targets is None else targets
+        loss = chunked.mean_loss(
+            self.decoder_loss, self.image_chunks, params["decoder"], latent, (targets, visible, masked)
+        )
+        return {"latent": latent, "loss": loss}
+
+    def latent(self, params, images, visible) -> jax.Array:
+        """(B, 1 + n, D): the cls token and the visible patches, encoded."""
+        return self.encode(params, ViT.encode, self.encode(params, ViT.embed, images, visible))
+
+    def decoder_loss(self, decoder_params, latent, given) -> jax.Array:
+        """The error of the patches that count: the masked ones. given: (targets, visible, masked)."""
+        targets, visible, masked = given
+        prediction = self.decode({"decoder": decoder_params}, latent, visible, masked, only_masked=True)
+        return self.error(prediction, self.target_patches(targets, masked))
+
+    def target_patches(self, targets, ids) -> jax.Array:
+        """Pixels of the patches `ids`, with norm_pix each less its own mean, over its own std."""
+        patches = masking.take(masking.patchify(targets, self.patch), ids)
+        return losses.normalize_patches(patches) if self.config.method.norm_pix else patches
+
+    def error(self, prediction, target) -> jax.Array:
+        """Mean squared error."""
+        return losses.patch_mse(prediction, target)
+
+    def encode(self, params, function, *arguments, **options) -> jax.Array:
         """One of the encoder's functions with the encoder's parameters."""
         return self.encoder.apply({"params": params["encoder"]}, *arguments, **options, method=function)
 
-    def normalized(self, images):
-        """uint8 images as the networks take them."""
-        return base.normalize(images, self.config.data.mean, self.config.data.std)
-
-    def loss(self, params, carried, batch, rng):
-        """Mean squared error of the masked patches."""
-        out = self.forward(params, self.normalized(batch["image"]), batch["visible"], batch["masked"])
-        return out["loss"], base.Aux({"loss": out["loss"]}, carried.model_state)
-
-    def forward(self, params, images, visible, masked):
-        """{latent, loss} of one step, for normalised images and given masks."""
-        return self.reconstruct(params, images, images, visible, masked)
-
-    def reconstruct(self, params, images, painted, visible, masked):
-        """`forward`, for images that are seen and others, or the same, that the decoder shall paint."""
-        latent = self.latent(params, images, visible)
-        of_decoder = params["decoder"], latent, (painted, visible, masked)
-        return {"latent": latent, "loss": chunked.mean_loss(self.reconstruction_loss, self.image_chunks, *of_decoder)}
-
-    def latent(self, params, images, visible):
-        """(B, 1 + n, D): the visible patches encoded, and the cls token before them."""
-        # What is not seen is not embedded either: a patch's token is its own affair.
-        return self.encode(params, ViT.encode, self.encode(params, ViT.embed, images, visible))
-
-    def reconstruction_loss(self, decoder, latent, given):
-        """The error of the masked patches, each normalised by its own mean and deviation; no others are predicted.
-
-        given: (painted images, visible, masked).
-        """
-        (painted, visible, masked), params = given, {"decoder": decoder}
-        of_masked = self.counted == "masked"
-        pred = self.decode(params, latent, visible, masked, only_masked=of_masked)
-        counted = masked if of_masked else jnp.concatenate([visible, masked], axis=1)
-        patches = masking.take(masking.patchify(painted, self.patch), counted)
-        return self.error(pred, losses.normalize_patches(patches) if self.config.method.norm_pix else patches)
-
-    def decode(self, params, *arguments, **options):
+    def decode(self, params, *arguments, **options) -> jax.Array:
         """The decoder with its parameters."""
         return self.decoder.apply({"params": params["decoder"]}, *arguments, **options)
 
-    def predict(self, params, latent, visible, masked):
+    def predict(self, params, latent, visible, masked) -> jax.Array:
         """(B, N, pixels of a patch): what the decoder makes of every patch, in the order of the image."""
         return masking.take(self.decode(params, latent, visible, masked), masking.restore_ids(visible, masked))
 
-    def features(self, params, model_state, images, *, kind: str):
-        """The mean of the patch tokens, or the cls token, after the final norm of an unmasked pass."""
-        return base.pooled(self.encode(params, ViT.__call__, self.normalized(images)), kind)
+    # --- Evaluation -------------------------------------------------------------------------------------------
+    def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
+        """A ViT has parameters only."""
+        return {"params": params["encoder"]}
 
-    def masks_of(self, params, batch):
+    def features(self, params, model_state, images, *, kind: str) -> jax.Array:
+        """After the final norm of an unmasked pass."""
+        variables = self.encoder_variables(params, model_state)
+        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
+
+    def masks_of(self, params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """(visible, masked) patch numbers of a batch."""
         return batch["visible"], batch["masked"]
 
-    def pictures(self, params, model_state, batch):
+    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
         """The image, what the encoder saw of it, and the decoder's patches in the masked places."""
-        return self.drawn(params, self.normalized(batch["image"]), *self.masks_of(params, batch))
+        return self.drawn(params, self.preprocess(batch["image"]), *self.masks_of(params, batch))
 
-    def drawn(self, params, images, visible, masked, painted=None):
-        """{input, masked, reconstruction} of normalised images under given masks.
-
-        painted: what the decoder was trained to paint, where that is not the images.
-        """
+    def drawn(self, params, images, visible, masked, *, targets=None) -> dict[str, jax.Array]:
+        """{input, masked, reconstruction} of preprocessed images under given masks; targets: as in `reconstruct`."""
         filled = self.predict(params, self.latent(params, images, visible), visible, masked).astype(jnp.float32)
         patches = masking.patchify(images, self.patch)
         if self.config.method.norm_pix:
-            # The network predicts normalised patches: they are shown with the true patch's mean and deviation.
-            true = patches if painted is None else masking.patchify(painted, self.patch)
+            # The network predicts normalized patches: they are shown with the true patch's mean and std.
+            true = patches if targets is None else masking.patchify(targets, self.patch)
             mean, std = losses.patch_statistics(true)
             filled = filled * std + mean
         hidden = masking.mask_of(visible, self.num_patches)[:, :, None]
-        show = functools.partial(base.denormalize, mean=self.config.data.mean, std=self.config.data.std)
+        show = functools.partial(normalization.denormalize, mean=self.config.data.mean, std=self.config.data.std)
         place = functools.partial(masking.unpatchify, patch=self.patch, size=self.image_size)
         grey = place(jnp.where(hidden == 1, 0.5, masking.patchify(show(images), self.patch)))
         return {

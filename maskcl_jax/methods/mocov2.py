@@ -5,41 +5,35 @@ the encoder and wait in a queue. Faithful to facebookresearch/moco at 78b69ca (o
 BatchNorm statistics of a step: `verify`).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import base
-from maskcl_jax.models.batch_norm import apply_in_training
-from maskcl_jax.models.heads import MLP, init_mlps
+from maskcl_jax.methods import contrast, encoders, options
+from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
+from maskcl_jax.methods.networks import apply_in_training, init_heads
+from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.resnet import average_pool
-from maskcl_jax.ops import losses
+from maskcl_jax.ops import losses, normalization
+from maskcl_jax.views import View
 
 
-class MoCoV2(base.Method):
-    """Fields of `config.method`, with the source of each value ([C] the released code, [D] its demo for CIFAR-10):
+class MoCoV2(Method):
+    """Fields of `config.method`: `configs/moco_v2.py`."""
 
-    temperature 0.2 [C], 0.1 [D]. momentum 0.999 [C], 0.99 [D]; fixed [C], or momentum_schedule "cosine" (our choice).
-    queue_size 65536 [C], 4096 [D]: keys.
-    projector: layers 2 (the hidden one as wide as the features), out 128 [C]; 1 [D]. No BatchNorm in it [C].
-    bn_group_size: images that share BatchNorm statistics, 32 [C, D]; 0: all of the batch, which lets the network
-      recognise its own batch. shuffle_bn: keys are encoded in a random order, so that a query and its key do not share
-      their statistics [C]; here on any number of devices.
-    symmetric: each view is query and key in turn [D, off].
-    query_augment, key_augment: colours of the two views, alike in [C].
-    """
-
-    picture_names = ("query", "key")
+    picture_names: tuple[str, ...] = ("query", "key")
     feature_kinds = ("mean",)
     ema_first = True
 
-    def __init__(self, config):
+    def __init__(self, config: Any):
         c = config.method
-        base.check_contrast(config)
-        base.check_target(c)
+        contrast.check_contrast(config)
+        contrast.check_target(config)
         self.config = config
         self.check_queue()
-        self.encoder = base.resnet_of(config, bn_group_size=c.bn_group_size)
+        self.encoder = encoders.resnet(config, bn_group_size=c.bn_group_size)
         self.projector = self.new_projector()
         self.views = self.new_views()
 
@@ -49,7 +43,7 @@ class MoCoV2(base.Method):
         return self.config.batch_size * (2 if self.config.method.symmetric else 1)
 
     def check_queue(self) -> None:
-        """Raises UserError where the queue is not a whole number of steps long."""
+        """Raises UserError if the queue is not a whole number of steps long."""
         size, step, batch = self.config.method.queue_size, self.keys_per_step, self.config.batch_size
         if size < step or size % step:
             raise UserError(
@@ -58,7 +52,7 @@ class MoCoV2(base.Method):
             )
 
     def new_projector(self) -> MLP:
-        """Linear layers with ReLU between them."""
+        """Linear layers with ReLU between them, without BatchNorm; the hidden ones as wide as the features."""
         c = self.config.method.projector
         if c.layers < 1:
             raise UserError(f"method.projector.layers={c.layers} is out of range: use 1 or more")
@@ -69,115 +63,129 @@ class MoCoV2(base.Method):
             dtype=jnp.dtype(self.config.dtype),
         )
 
-    def new_views(self):
+    def new_views(self) -> tuple[View, ...]:
         """Two crops, each with its color augmentation."""
         return tuple(
-            base.view_of(self.config, name=name, ingredients=(base.color_of(self.config, f"{name}_augment"),))
+            options.view(self.config, name=name, ingredients=(options.color(self.config, f"{name}_augment"),))
             for name in ("query", "key")
         )
 
-    def init(self, rng):
-        """(params {encoder, projector}, {batch_stats: {encoder}})."""
+    # --- State ------------------------------------------------------------------------------------------------
+    def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        """params: encoder, projector; state: batch_stats, the target's own target_batch_stats, queue."""
+        c, (to_networks, to_queue) = self.config.method, jax.random.split(rng)
+        params, stats = self.init_networks(to_networks)
+        queue = losses.new_queue(to_queue, c.queue_size, c.projector.out)
+        return params, {"batch_stats": stats, "target_batch_stats": self.key_networks(stats), "queue": queue}
+
+    def init_networks(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns (params, batch_stats), one entry per network each."""
         to_encoder, to_heads = jax.random.split(rng)
         images = jnp.zeros((2, *self.config.data.image_size, self.config.data.channels))
         encoder = self.encoder.init(to_encoder, images, train=True)
-        heads, _ = init_mlps(self.heads(), to_heads)
-        return {"encoder": encoder["params"], **heads}, {"batch_stats": {"encoder": encoder["batch_stats"]}}
+        projector, _ = init_heads({"projector": (self.projector, self.encoder.out_width)}, to_heads)
+        return {"encoder": encoder["params"], **projector}, {"encoder": encoder["batch_stats"]}
 
-    def heads(self) -> dict:
-        """name -> (head, width of its input)."""
-        return {"projector": (self.projector, self.encoder.out_width)}
+    def target_params(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The networks that make the keys."""
+        return self.key_networks(params)
 
-    def target_of(self, params):
-        """Everything."""
-        return params
+    def key_networks(self, networks: dict[str, Any]) -> dict[str, Any]:
+        """Of parameters or statistics, those of the networks that make the keys: all."""
+        return networks
 
-    def target_state_of(self, model_state):
-        """Everything: the key encoder gathers statistics of its own."""
-        return model_state
+    def momentum(self, progress: jax.Array | float) -> jax.Array:
+        """Fixed, or rising to 1 along half a cosine."""
+        return contrast.momentum_at(self.config.method.momentum, self.config.method.momentum_schedule, progress)
 
-    def new_queue(self, rng):
-        """Random unit vectors."""
-        return losses.new_queue(rng, self.config.method.queue_size, self.config.method.projector.out)
+    # --- Loss -------------------------------------------------------------------------------------------------
+    def preprocess(self, images: jax.Array) -> jax.Array:
+        """(x / 255 - mean) / std."""
+        return normalization.normalize(images, self.config.data.mean, self.config.data.std)
 
-    def momentum(self, progress):
-        """Fixed, or from `momentum` to 1 along half a cosine."""
-        return base.momentum_at(self.config.method, progress)
+    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+        """The contrast of a batch."""
+        out = self.forward(params, context, self.images_of(batch))
+        return self.output(out, candidates=out["logits"].shape[1])
 
-    def project(self, params, feature_map):
-        """A map of the encoder (B, h, w, C) -> (B, out)."""
-        return self.projector.apply({"params": params["projector"]}, average_pool(feature_map), train=True)
+    def forward(self, params, context: StepContext, views) -> dict[str, Any]:
+        """Every intermediate of one step, by name; views: the two views, preprocessed."""
+        there, back = jax.random.split(context.rng)
+        out = self.one_way(params, context._replace(rng=there), views)
+        keys = out["k_raw"]
+        if self.config.method.symmetric:
+            context = context._replace(model_state=out["model_state"], rng=back)
+            other = self.one_way(params, context, views[::-1])
+            keys = jnp.concatenate([keys, other["k_raw"]])
+            out |= {name: (out[name] + other[name]) / 2 for name in ("loss", "accuracy")}
+            out["model_state"] = other["model_state"]
+        # 5. The oldest keys leave the queue, these enter.
+        state = out["model_state"]
+        return out | {"model_state": state | {"queue": losses.enqueue(state["queue"], keys)}}
 
-    def maps(self, params, state, images):
-        """(the encoder's last map, new state) in training."""
-        return apply_in_training(self.encoder, params, state, "encoder", images)
+    def one_way(self, params, context: StepContext, views) -> dict[str, Any]:
+        """Queries of the first view against keys of the second: every intermediate by name."""
+        c, state = self.config.method, context.model_state
+        # 1. Queries q: encoder and projector.
+        query_map, stats = self.maps(params, state["batch_stats"], views[0])
+        q = self.project(params, query_map)
+        # 2. Keys k: the EMA networks, which have already moved in this step.
+        target = jax.lax.stop_gradient(context.target_params)
+        key_map, target_stats = self.key_maps(target, state["target_batch_stats"], views[1], context.rng)
+        k = jax.lax.stop_gradient(self.project(target, key_map))
+        # 3. The logits q k / tau: the positive first, then the keys that wait; this step's own enter later.
+        logits = losses.queue_logits(q, k, state["queue"]["keys"], c.temperature)
+        # 4. Cross-entropy.
+        loss, accuracy = losses.first_of(logits)
+        return {
+            "q_raw": q,
+            "k_raw": k,
+            "logits": logits,
+            "loss": loss,
+            "accuracy": accuracy,
+            "pooled": average_pool(query_map),
+            "model_state": state | {"batch_stats": stats, "target_batch_stats": target_stats},
+        }
 
-    def key_maps(self, target, target_state, images, rng):
+    def maps(self, params, stats, images):
+        """(the encoder's last feature map, statistics after it) in training."""
+        return apply_in_training(self.encoder, "encoder", params, stats, images)
+
+    def key_maps(self, target, target_stats, images, rng):
         """`maps` of the EMA encoder, without gradient, its BatchNorm groups made of images in random order."""
         c = self.config.method
         if not (c.shuffle_bn and c.bn_group_size):
-            found, target_state = self.maps(target, target_state, images)
-            return jax.lax.stop_gradient(found), target_state
+            maps, target_stats = self.maps(target, target_stats, images)
+            return jax.lax.stop_gradient(maps), target_stats
         order = jax.random.permutation(rng, images.shape[0])
-        found, target_state = self.maps(target, target_state, images[order])
-        return jax.lax.stop_gradient(found[jnp.argsort(order)]), target_state
+        maps, target_stats = self.maps(target, target_stats, images[order])
+        return jax.lax.stop_gradient(maps[jnp.argsort(order)]), target_stats
 
-    def one_way(self, params, state, target, target_state, queue, views, rng):
-        """Queries of the first view against keys of the second: every intermediate by name."""
-        # 1. Queries.
-        query_map, state = self.maps(params, state, views[0])
-        # 2. Keys: the EMA network, which has already moved in this step.
-        key_map, target_state = self.key_maps(target, target_state, views[1], rng)
-        q_raw, k_raw = self.project(params, query_map), jax.lax.stop_gradient(self.project(target, key_map))
-        # 3. The key among those that wait; this step's own enter later.
-        logits = losses.queue_logits(q_raw, k_raw, queue["keys"], self.config.method.temperature)
-        loss, accuracy = losses.first_of(logits)
-        found = {"q_raw": q_raw, "k_raw": k_raw, "logits": logits, "loss": loss, "accuracy": accuracy}
-        return found | {"pooled": average_pool(query_map)}, state, target_state
+    def project(self, params, feature_map) -> jax.Array:
+        """A map of the encoder (B, h, w, C) -> (B, out)."""
+        return self.projector.apply({"params": params["projector"]}, average_pool(feature_map), train=True)
 
-    def step(self, params, carried, views, rng):
-        """Every intermediate of one step, by name; views: two batches of normalised images."""
-        target = jax.lax.stop_gradient(carried.target_params)
-        there, back = jax.random.split(rng)
-        out, state, target_state = self.one_way(
-            params, carried.model_state, target, carried.target_state, carried.queue, views, there
-        )
-        keys = out["k_raw"]
-        if self.config.method.symmetric:
-            other, state, target_state = self.one_way(
-                params, state, target, target_state, carried.queue, views[::-1], back
-            )
-            keys = jnp.concatenate([keys, other["k_raw"]])
-            out |= {name: (out[name] + other[name]) / 2 for name in ("loss", "accuracy")}
-        # 4. The oldest keys leave the queue, these enter.
-        left = {"model_state": state, "target_state": target_state, "queue": losses.enqueue(carried.queue, keys)}
-        return out | jax.lax.stop_gradient(left)
-
-    def images_of(self, batch):
-        """The two views, normalised."""
+    def images_of(self, batch: Batch) -> list[jax.Array]:
+        """The two views, preprocessed."""
         mean, std = self.config.data.mean, self.config.data.std
-        return [base.standardize(base.picture_of(batch, view), mean, std) for view in self.views]
+        return [normalization.standardize(options.float_images(batch, view), mean, std) for view in self.views]
 
-    def loss(self, params, carried, batch, rng):
-        """The contrast of a batch."""
-        out = self.step(params, carried, self.images_of(batch), rng)
-        return self.reported(out, candidates=out["logits"].shape[1])
+    def output(self, out: dict[str, Any], *, candidates, **metrics: jax.Array) -> LossOutput:
+        """What `loss` returns of the intermediates; candidates: keys that a query chooses from."""
+        metrics |= contrast.metrics(out["loss"], out["accuracy"], out["pooled"], candidates=candidates)
+        return LossOutput(out["loss"], {"loss": out["loss"], **metrics}, out["model_state"])
 
-    def reported(self, out, *, candidates):
-        """(loss, Aux) of a step's intermediates. candidates: keys that a query chooses from."""
-        metrics = {
-            "loss": out["loss"],
-            **base.contrast_metrics(out["loss"], out["accuracy"], candidates),
-            **losses.spread(out["pooled"]),
-        }
-        return out["loss"], base.Aux(metrics, out["model_state"], out["target_state"], out["queue"])
+    # --- Evaluation -------------------------------------------------------------------------------------------
+    def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
+        """The target's encoder gathers statistics of its own."""
+        stats = model_state["target_batch_stats" if target else "batch_stats"]
+        return {"params": params["encoder"], "batch_stats": stats["encoder"]}
 
-    def features(self, params, model_state, images, *, kind: str):
-        """The last map's mean over positions, (B, out_width), with the running statistics."""
-        variables = {"params": params["encoder"], "batch_stats": model_state["batch_stats"]["encoder"]}
-        images = base.normalize(images, self.config.data.mean, self.config.data.std)
-        return average_pool(self.encoder.apply(variables, images, train=False))
+    def features(self, params, model_state, images, *, kind: str) -> jax.Array:
+        """The mean of the last feature map over positions, (B, out_width), with the running statistics."""
+        variables = self.encoder_variables(params, model_state)
+        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
-    def pictures(self, params, model_state, batch):
+    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
         """Both views."""
-        return {view.name: base.picture_of(batch, view) for view in self.views}
+        return {view.name: options.float_images(batch, view) for view in self.views}

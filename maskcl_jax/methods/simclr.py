@@ -5,42 +5,38 @@ of the released code, google-research/simclr at 1e7f15d (tf2), of which there ar
 checked against its formula in the tests.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import base
-from maskcl_jax.models.batch_norm import apply_in_training
-from maskcl_jax.models.heads import MLP, init_mlps
+from maskcl_jax.methods import contrast, encoders, options
+from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
+from maskcl_jax.methods.networks import apply_in_training, init_heads
+from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.resnet import average_pool
-from maskcl_jax.models.vit import ViT
-from maskcl_jax.ops import losses
+from maskcl_jax.ops import losses, normalization
+from maskcl_jax.views import View
 
 
-class SimCLR(base.Method):
-    """Fields of `config.method`, with the source of each value ([C] the released code, [P] the paper):
+class SimCLR(Method):
+    """Fields of `config.method`: `configs/simclr.py`; `configs/simclr_vit.py` contrasts the cls token of a ViT."""
 
-    temperature 0.1 [C]. projector: layers 3 [C], 2 [P], each as wide as the features but for the last, out 128 [C]; a
-      BatchNorm after each, ReLU between them [C]. (The last one's has a bias here, which the code's lacks: our choice.)
-    augment: colours of both views [C]. bn_group_size 0: statistics of the whole batch, both views together [C].
-    The encoder is a ResNet [C] or, by `config.model`, a ViT, whose cls token is contrasted (our choice, after MoCo v3's
-    comparison).
-    """
+    picture_names: tuple[str, ...] = ("first", "second")
 
-    picture_names = ("first", "second")
-
-    def __init__(self, config):
+    def __init__(self, config: Any):
         c = config.method
-        base.check_contrast(config)
+        contrast.check_contrast(config)
         if c.projector.layers < 1:
             raise UserError(f"method.projector.layers={c.projector.layers} is out of range: use 1 or more")
         self.config = config
         self.on_vit = hasattr(config.model, "patch_size")
         if self.on_vit:
-            self.encoder = base.encoder_of(config, positions="mocov3", init_rule="mocov3")
+            self.encoder = encoders.vit(config, positions="mocov3", init_rule="mocov3")
             self.width = self.encoder.width
         else:
-            self.encoder = base.resnet_of(config, bn_group_size=c.bn_group_size)
+            self.encoder = encoders.resnet(config, bn_group_size=c.bn_group_size)
             self.width, self.feature_kinds = self.encoder.out_width, ("mean",)
         layers = c.projector.layers
         self.projector = MLP(
@@ -51,66 +47,75 @@ class SimCLR(base.Method):
         )
         self.views = self.new_views()
 
-    def new_views(self):
-        """Two crops in colours of the same kind."""
-        augmentation = base.color_of(self.config, "augment")
-        return tuple(base.view_of(self.config, name=name, ingredients=(augmentation,)) for name in self.picture_names)
+    def new_views(self) -> tuple[View, ...]:
+        """Two crops with color augmentation of the same kind."""
+        color = options.color(self.config, "augment")
+        return tuple(options.view(self.config, name=name, ingredients=(color,)) for name in self.picture_names)
 
-    def init(self, rng):
-        """(params {encoder, projector}, {batch_stats: {projector, and the ResNet's encoder}})."""
-        to_encoder, to_heads = jax.random.split(rng)
+    # --- State ------------------------------------------------------------------------------------------------
+    def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        """params: encoder, projector; state: batch_stats."""
+        to_networks, _ = jax.random.split(rng)
+        to_encoder, to_heads = jax.random.split(to_networks)
         images = jnp.zeros((2, *self.config.data.image_size, self.config.data.channels))
-        options = {} if self.on_vit else {"train": True}
-        encoder = self.encoder.init(to_encoder, images, **options)
-        params, state = init_mlps({"projector": (self.projector, self.width)}, to_heads)
+        encoder = self.encoder.init(to_encoder, images, **({} if self.on_vit else {"train": True}))
+        params, stats = init_heads({"projector": (self.projector, self.width)}, to_heads)
         if not self.on_vit:
-            state = {"batch_stats": {**state["batch_stats"], "encoder": encoder["batch_stats"]}}
-        return {"encoder": encoder["params"], **params}, state
+            stats = {**stats, "encoder": encoder["batch_stats"]}
+        return {"encoder": encoder["params"], **params}, {"batch_stats": stats}
 
-    def embed(self, params, state, images):
-        """(features (B, D), new state) of normalised images in training."""
-        if self.on_vit:
-            return base.pooled(self.encoder.apply({"params": params["encoder"]}, images), "cls"), state
-        feature_map, state = apply_in_training(self.encoder, params, state, "encoder", images)
-        return average_pool(feature_map), state
+    # --- Loss -------------------------------------------------------------------------------------------------
+    def preprocess(self, images: jax.Array) -> jax.Array:
+        """(x / 255 - mean) / std."""
+        return normalization.normalize(images, self.config.data.mean, self.config.data.std)
 
-    def embed_and_project(self, params, state, images):
-        """(features (B, D), projections (B, out), new state) of normalised images in training."""
-        features, state = self.embed(params, state, images)
-        z, state = apply_in_training(self.projector, params, state, "projector", features)
-        return features, z, state
-
-    def images_of(self, batch):
-        """The two views, normalised."""
-        mean, std = self.config.data.mean, self.config.data.std
-        return [base.standardize(base.picture_of(batch, view), mean, std) for view in self.views]
-
-    def step(self, params, carried, views):
-        """Every intermediate of one step, by name; views: two batches of normalised images."""
-        # 1. Both views in one batch: BatchNorm sees them together.
-        features, z, state = self.embed_and_project(params, carried.model_state, jnp.concatenate(views))
-        # 2. Each finds its other view among the 2 B - 1 others.
-        loss, accuracy = losses.nt_xent(*jnp.split(z, 2), self.config.method.temperature)
-        return {"pooled": features, "z": z, "loss": loss, "accuracy": accuracy, "model_state": state}
-
-    def loss(self, params, carried, batch, rng):
+    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
         """The contrast of a batch."""
-        out = self.step(params, carried, self.images_of(batch))
-        metrics = {
-            "loss": out["loss"],
-            **base.contrast_metrics(out["loss"], out["accuracy"], out["z"].shape[0] - 1),
-            **losses.spread(out["pooled"]),
-        }
-        return out["loss"], base.Aux(metrics, jax.lax.stop_gradient(out["model_state"]))
+        out = self.forward(params, context, self.images_of(batch))
+        return self.output(out, candidates=out["z"].shape[0] - 1)
 
-    def features(self, params, model_state, images, *, kind: str):
-        """A ResNet's last map averaged over positions; a ViT's cls token or mean of the patch tokens."""
-        images = base.normalize(images, self.config.data.mean, self.config.data.std)
+    def forward(self, params, context: StepContext, views) -> dict[str, Any]:
+        """Every intermediate of one step, by name; views: the two views, preprocessed."""
+        # 1. h = f(x) and z = g(h) of both views in one batch: BatchNorm sees them together.
+        h, z, stats = self.embed_and_project(params, context.model_state["batch_stats"], jnp.concatenate(views))
+        # 2. Each z finds its other view among the 2 N - 1 others: NT-Xent.
+        loss, accuracy = losses.nt_xent(*jnp.split(z, 2), self.config.method.temperature)
+        return {"pooled": h, "z": z, "loss": loss, "accuracy": accuracy, "model_state": {"batch_stats": stats}}
+
+    def embed_and_project(self, params, stats, images):
+        """(features (B, D), projections (B, out), statistics after them) of preprocessed images in training."""
+        h, stats = self.embed(params, stats, images)
+        z, stats = apply_in_training(self.projector, "projector", params, stats, h)
+        return h, z, stats
+
+    def embed(self, params, stats, images):
+        """(features (B, D), statistics after them) of preprocessed images in training."""
         if self.on_vit:
-            return base.pooled(self.encoder.apply({"params": params["encoder"]}, images, method=ViT.__call__), kind)
-        variables = {"params": params["encoder"], "batch_stats": model_state["batch_stats"]["encoder"]}
-        return average_pool(self.encoder.apply(variables, images, train=False))
+            return encoders.pooled(self.encoder.apply({"params": params["encoder"]}, images), "cls"), stats
+        feature_map, stats = apply_in_training(self.encoder, "encoder", params, stats, images)
+        return average_pool(feature_map), stats
 
-    def pictures(self, params, model_state, batch):
+    def images_of(self, batch: Batch) -> list[jax.Array]:
+        """The two views, preprocessed."""
+        mean, std = self.config.data.mean, self.config.data.std
+        return [normalization.standardize(options.float_images(batch, view), mean, std) for view in self.views]
+
+    def output(self, out: dict[str, Any], *, candidates: int) -> LossOutput:
+        """What `loss` returns of the intermediates; candidates: keys that a row chooses from."""
+        metrics = contrast.metrics(out["loss"], out["accuracy"], out["pooled"], candidates=candidates)
+        return LossOutput(out["loss"], {"loss": out["loss"], **metrics}, out["model_state"])
+
+    # --- Evaluation -------------------------------------------------------------------------------------------
+    def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
+        """A ResNet has running statistics too."""
+        variables = {"params": params["encoder"]}
+        return variables if self.on_vit else variables | {"batch_stats": model_state["batch_stats"]["encoder"]}
+
+    def features(self, params, model_state, images, *, kind: str) -> jax.Array:
+        """The mean of a ResNet's last feature map; of a ViT the cls token or the mean of the patch tokens."""
+        variables = self.encoder_variables(params, model_state)
+        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
+
+    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
         """Both views."""
-        return {view.name: base.picture_of(batch, view) for view in self.views}
+        return {view.name: options.float_images(batch, view) for view in self.views}

@@ -1,8 +1,5 @@
 """Batch normalization with torch's running statistics, over the whole batch or over groups of it."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -63,25 +60,3 @@ class BatchNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
             y = y * scale + bias
         return y.astype(x.dtype)
-
-
-def apply_in_training(
-    module: nn.Module, params: Mapping[str, Any], state: Mapping[str, Any], name: str, x: jax.Array
-) -> tuple[jax.Array, Mapping[str, Any]]:
-    """Applies one of several networks in training.
-
-    Args:
-      module: The network.
-      params: Parameters of the networks, by name.
-      state: {"batch_stats": statistics by name}; {} where no network has any.
-      name: Of this network.
-      x: Its input.
-
-    Returns:
-      (output, state with this network's statistics after the call).
-    """
-    if name not in state.get("batch_stats", {}):
-        return module.apply({"params": params[name]}, x, train=True), state
-    variables = {"params": params[name], "batch_stats": state["batch_stats"][name]}
-    out, new = module.apply(variables, x, train=True, mutable=["batch_stats"])
-    return out, {"batch_stats": {**state["batch_stats"], name: new["batch_stats"]}}

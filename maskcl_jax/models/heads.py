@@ -1,6 +1,5 @@
 """Heads between an encoder and a contrastive loss: MLPs on features, and MaskCo's head on a feature map."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -55,25 +54,6 @@ class MLP(nn.Module):
                 x = BatchNorm(affine=kind == "affine", **norm, name=f"bn{i + 1}")(x, train=train)
             x = nn.relu(x) if i < last else x
         return x
-
-
-def init_mlps(mlps: Mapping[str, tuple[MLP, int]], rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Initializes several heads.
-
-    Args:
-      mlps: Each head and the width of its input, by name.
-      rng: A key.
-
-    Returns:
-      ({name: parameters}, {"batch_stats": {name: statistics}}), the second {} where no head has a BatchNorm.
-    """
-    params, stats = {}, {}
-    for (name, (mlp, width)), key in zip(mlps.items(), jax.random.split(rng, len(mlps)), strict=True):
-        variables = mlp.init(key, jnp.zeros((2, width)), train=True)
-        params[name] = variables["params"]
-        if "batch_stats" in variables:
-            stats[name] = variables["batch_stats"]
-    return params, {"batch_stats": stats} if stats else {}
 
 
 class MaskHead(nn.Module):

@@ -77,3 +77,11 @@ def hidden_pixels(cells, window, size: tuple[int, int], *, keep_window: bool):
     focal = (window[:, 2] > 0)[:, None, None, None]
     inside = in_window(window, size)
     return jnp.where(focal, ~inside if keep_window else inside, to_pixels(cells, size))
+
+
+def heat(activation, size: tuple[int, int]):
+    """(B, G, G) -> (B, H, W, 3) in 0..1: blue the lowest cell of a map, over white, to red, the highest."""
+    low, high = activation.min(axis=(1, 2), keepdims=True), activation.max(axis=(1, 2), keepdims=True)
+    level = ((activation - low) / jnp.maximum(high - low, 1e-12))[..., None]
+    colors = jnp.concatenate([2 * level, 2 - 2 * jnp.maximum(level, 1 - level), 2 - 2 * level], axis=-1)
+    return to_pixels(jnp.clip(colors, 0.0, 1.0), size)

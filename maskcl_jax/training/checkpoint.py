@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import tempfile
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError, first_line
 from maskcl_jax.training.lock import RunLock
+from maskcl_jax.training.train_state import TrainState
 
 # Fields that change what is shown or kept, or where it is computed, not what is learned: they may differ when a run
 # is resumed.
@@ -74,17 +76,54 @@ class Checkpoints:
             raise UserError(f"checkpoint {where} cannot be read ({first_line(error)}): remove that folder") from None
         if saved is None:
             raise UserError(f"checkpoint {where} is not one of maskcl_jax: it holds no state")
-        compare_shapes(shapes(saved), shapes(abstract_state), where)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        old = "target_state" in saved
+        abstract = to_old_layout(abstract_state) if old else abstract_state
+        compare_shapes(shapes(saved), shapes(abstract), where)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         try:
-            return self.manager.restore(step, args=args)["state"]
+            state = self.manager.restore(step, args=args)["state"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"checkpoint {where} cannot be read ({first_line(error)}): remove that folder") from None
+        return from_old_layout(state, abstract_state) if old else state
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+def to_old_layout(state: TrainState) -> dict[str, Any]:
+    """Returns a state as checkpoints held it before `model_state` was the method's own dict.
+
+    There BatchNorm statistics were `model_state["batch_stats"]` and `target_state["batch_stats"]`, and `queue` a field.
+    """
+    own = state.model_state
+    stats, target_stats = own.get("batch_stats"), own.get("target_batch_stats")
+    return {
+        "step": state.step,
+        "params": state.params,
+        "target_params": state.target_params,
+        "model_state": {"batch_stats": stats} if stats else {},
+        "target_state": {"batch_stats": target_stats} if target_stats else None,
+        "queue": own.get("queue"),
+        "opt_state": state.opt_state,
+    }
+
+
+def from_old_layout(old: dict[str, Any], like: TrainState) -> TrainState:
+    """The inverse of `to_old_layout`; like: has the names that the method's state consists of."""
+    own = {
+        "batch_stats": old["model_state"].get("batch_stats", {}),
+        "target_batch_stats": (old["target_state"] or {}).get("batch_stats", {}),
+        "queue": old["queue"],
+    }
+    return TrainState(
+        step=old["step"],
+        params=old["params"],
+        target_params=old["target_params"],
+        model_state={name: own[name] for name in like.model_state},
+        opt_state=old["opt_state"],
+    )
 
 
 def machines() -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What one step does: the update, its length in steps of a run, and the program that the devices are given."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,14 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from maskcl_jax.data import on_device
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import Aux, Carried
+from maskcl_jax.methods import Batch, LossOutput, Method, StepContext, interface
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips, flops
 from maskcl_jax.training import optimizer, sharding, train_state
-from maskcl_jax.views import batch_shapes
+from maskcl_jax.training.train_state import TrainState
+from maskcl_jax.views import View, batch_shapes
+
+Loss = Callable[[Any, Batch, StepContext], LossOutput]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,88 +51,103 @@ class Plan:
         return step == self.total or (every > 0 and step % every == 0)
 
 
-def accumulated(loss, params, carried: Carried, batch, rng, *, parts: int):
-    """(gradients, Aux) of a batch taken as `parts` micro-batches in turn: the memory of one, and the mean of all.
+def accumulate(loss: Loss, params: Any, batch: Batch, context: StepContext, *, parts: int) -> tuple[Any, LossOutput]:
+    """Returns (gradients, output) of a batch taken as `parts` micro-batches in turn: the memory of one, and the mean.
 
-    loss: `Method.loss`. Micro-batch i has the rows i, i + parts, ...: of every device's share as many, so that no image
-    moves. What a loss sees is its micro-batch, batch_size / parts images:
+    Micro-batch i has the rows i, i + parts, ...: of every device's part as many, so that no image moves. What a loss
+    sees is its micro-batch, batch_size / parts images:
     - reconstructions, means over images: loss and gradient are those of the whole batch;
-    - in-batch negatives and BatchNorm: those of the micro-batch alone; a contrast is against fewer;
-    - running statistics and queue move after each micro-batch, so that later ones find the keys of earlier ones;
+    - in-batch negatives and BatchNorm: those of the micro-batch only; a contrast is against fewer;
+    - the model_state moves after each micro-batch: later ones find the statistics and keys of earlier ones;
     - parameters and EMA target move once a step;
-    - device randomness (noise, MoCo's shuffle) is drawn from `rng` folded with i: another draw than the whole batch's.
+    - device randomness (noise, MoCo's shuffle) is drawn from `context.rng` folded with i: other draws than those of
+      the whole batch.
+
+    Args:
+        loss: `Method.loss`.
+        params: What to differentiate it by.
+        batch: The whole batch.
+        context: Of the step.
+        parts: Divides the batch.
     """
-    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def of_params(params, batch, context):
+        out = loss(params, batch, context)
+        return out.loss, out
+
+    gradient = jax.grad(of_params, has_aux=True)
     if parts == 1:
-        (_, aux), grads = gradient(params, carried, batch, rng)
-        return grads, aux
+        return gradient(params, batch, context)
     micro_batches = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
 
-    def add(so_far, numbered):
-        total, (model_state, target_state, queue) = so_far
+    def add(carry, numbered):
+        total, model_state = carry
         i, micro_batch = numbered
-        seen = carried._replace(model_state=model_state, target_state=target_state, queue=queue)
-        (_, aux), grads = gradient(params, seen, micro_batch, jax.random.fold_in(rng, i))
-        return (jax.tree.map(jnp.add, total, grads), tuple(aux[1:])), aux.metrics
+        of_part = context._replace(model_state=model_state, rng=jax.random.fold_in(context.rng, i))
+        grads, out = gradient(params, micro_batch, of_part)
+        return (jax.tree.map(jnp.add, total, grads), out.model_state), (out.loss, out.metrics)
 
-    begin = jax.tree.map(jnp.zeros_like, params), (carried.model_state, carried.target_state, carried.queue)
-    (total, left), rows = jax.lax.scan(add, begin, (jnp.arange(parts), micro_batches))
-    means = jax.tree.map(lambda x: x.mean(axis=0), rows)
-    return jax.tree.map(lambda g: g / parts, total), Aux(means, *left)
+    start = jax.tree.map(jnp.zeros_like, params), context.model_state
+    (total, model_state), rows = jax.lax.scan(add, start, (jnp.arange(parts), micro_batches))
+    mean_loss, mean_metrics = jax.tree.map(lambda x: x.mean(axis=0), rows)
+    return jax.tree.map(lambda g: g / parts, total), LossOutput(mean_loss, mean_metrics, model_state)
 
 
 def make_train_step(
-    method, tx, schedule, *, seed: int, total_steps: int, accumulation: int = 1, placed=None, views=None
-):
-    """(state, batch) -> (state, metrics): one update, a pure function for jit.
+    method: Method,
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    total_steps: int,
+    accumulation: int = 1,
+    placed: TrainState | None = None,
+    views: Sequence[View] | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns (state, batch) -> (state, metrics): one update, a pure function for jit.
 
     All randomness on the device comes from (seed, step), so a resumed run draws what the first would have drawn.
-    placed: where the state's arrays lie (`sharding.place_state`), if it may be split over `fsdp`. views: of the method,
-    where the batch is `images` and `index` and the step makes them itself (`data.on_device`).
+
+    Args:
+        method: Whose loss is minimized.
+        tx: The optimizer.
+        schedule: Its learning rate by step, for the log.
+        seed: `config.seed`.
+        total_steps: Of the run.
+        accumulation: Micro-batches per step.
+        placed: Where the state's arrays lie (`sharding.place_state`), if it may be split over `fsdp`.
+        views: Of the method, if the batch is `images` and `index` and the step makes them itself (`data.on_device`).
     """
 
-    def loss(params, carried, batch, rng):
+    def loss(params, batch, context):
         if placed is not None:
             params = sharding.gathered(params, placed.params)
-            target_params = sharding.gathered(carried.target_params, placed.target_params)
-            carried = carried._replace(target_params=target_params)
-        return method.loss(params, carried, batch, rng)
+            context = context._replace(target_params=sharding.gathered(context.target_params, placed.target_params))
+        out = method.loss(params, batch, context)
+        interface.check_output(method, out, context.model_state)
+        return out
 
-    def train_step(state: train_state.TrainState, batch):
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    def train_step(state: TrainState, batch: Batch):
+        rng, progress = jax.random.fold_in(jax.random.key(seed), state.step), state.step / total_steps
         if views is not None:
             batch = on_device.batch_of(views, batch["images"], batch["index"], on_device.key_of(rng))
-        moves = {}
+        momentum = {} if state.target_params is None else {"momentum": method.momentum(progress)}
 
-        def moved(target_params, params):
-            if target_params is None:
+        def moved_target(params):
+            if state.target_params is None:
                 return None
-            moves["momentum"] = method.momentum(state.step / total_steps)
-            return train_state.ema(target_params, method.target_of(params), moves["momentum"])
+            return train_state.ema(state.target_params, method.target_params(params), momentum["momentum"])
 
-        target_params = moved(state.target_params, state.params) if method.ema_first else state.target_params
-        progress = state.step / total_steps
-        carried = Carried(state.model_state, target_params, state.target_state, state.queue, progress)
-        grads, aux = accumulated(loss, state.params, carried, batch, rng, parts=accumulation)
+        target_params = moved_target(state.params) if method.ema_first else state.target_params
+        context = StepContext(target_params, state.model_state, rng, progress)
+        grads, out = accumulate(loss, state.params, batch, context, parts=accumulation)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if not method.ema_first:
-            target_params = moved(target_params, params)
-        new_state = state.replace(
-            step=state.step + 1,
-            params=params,
-            target_params=target_params,
-            model_state=aux.model_state,
-            target_state=aux.target_state,
-            queue=aux.queue,
-            opt_state=opt_state,
-        )
-        return new_state, {
-            **aux.metrics,
-            **moves,
-            "learning_rate": schedule(state.step),
-            "gradient_norm": optax.tree.norm(grads),
-        }
+            target_params = moved_target(params)
+        new_state = TrainState(state.step + 1, params, target_params, out.model_state, opt_state)
+        metrics = {"learning_rate": schedule(state.step), "gradient_norm": optax.tree.norm(grads)}
+        return new_state, {**out.metrics, **momentum, **metrics}
 
     return train_step
 
@@ -154,8 +172,8 @@ class Program:
     mesh: Any
     method: Any
     plan: Plan
-    shapes: train_state.TrainState
-    placed: train_state.TrainState
+    shapes: TrainState
+    placed: TrainState
     make_state: Callable
     step: Callable
     images: Any = None

@@ -113,7 +113,7 @@ def mae(c: dict, weights: dict, inputs: dict) -> dict:
     visible, masked = random_masks(inputs["noise"], method.num_visible)
 
     def loss(params):
-        out = method.forward(params, images, visible, masked)
+        out = method.reconstruct(params, images, visible, masked)
         return out["loss"], out | reconstruction(method, params, out["latent"], visible, masked)
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -159,13 +159,12 @@ def ccmim(c: dict, weights: dict, inputs: dict) -> dict:
     )
     rows, shape = layouts.ccmim(c["depth"], c["decoder_depth"]), shape_of(method)
     tree = convert.from_torch(weights, rows, shape)
-    state = {"batch_stats": tree["batch_stats"]}
     images = channels_last(inputs["images"])
     visible, masked = random_masks(inputs["noise"], method.num_visible)
     batch = {"mask_noise": jnp.asarray(inputs["noise"]), "visible": visible, "masked": masked}
 
     def loss(params):
-        out = method.step(params, state, images, batch)
+        out = method.forward(params, tree["batch_stats"], images, batch)
         return out["loss"], out | reconstruction(method, params, out["latent"], out["visible"], out["masked"])
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
@@ -182,7 +181,7 @@ def ccmim(c: dict, weights: dict, inputs: dict) -> dict:
     }
     if "A" in out:
         outputs |= {"A": out["A"], "A_per_layer": out["A_per_layer"].transpose(1, 0, 2)}
-    after = convert.to_torch({"params": tree["params"], **out["model_state"]}, rows, shape)
+    after = convert.to_torch({"params": tree["params"], "batch_stats": out["batch_stats"]}, rows, shape)
     buffers = [row.theirs for row in rows if row.ours.startswith("batch_stats/")]
     outputs |= {f"buffers_after/{key}": after[key] for key in buffers}
     return named(outputs, convert.gradients_to_torch(grads, rows, shape))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskcl_jax.interchange import convert, layouts
-from maskcl_jax.methods.base import Carried
+from maskcl_jax.methods import StepContext
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.models.resnet import ResNet, average_pool
 from maskcl_jax.ops import losses
@@ -138,24 +138,21 @@ def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
         lambda path, s: (jnp.ones if path[-1].key == "var" else jnp.zeros)(s.shape, s.dtype), state
     )
     queue = {"keys": jnp.asarray(inputs["queue"].T), "pointer": jnp.asarray(inputs["queue_ptr"], jnp.int32)}
-    target = train_state.ema(tree["target_params"], method.target_of(tree["params"]), method.momentum(0.0))
-    carried = Carried(state, target, method.target_state_of(state), queue)
+    target = train_state.ema(tree["target_params"], method.target_params(tree["params"]), method.momentum(0.0))
+    context = StepContext(target, state | {"queue": queue}, jax.random.key(0))
     views = [channels_last(inputs[name]) for name in ("img_q", "img_k")]
 
     def loss(params):
-        out = method.step(params, carried, views, jax.random.key(0))
+        out = method.forward(params, context, views)
         return out["loss"], out
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
     outputs = {name: out[name] for name in ("q_raw", "k_raw", "logits", "loss")}
+    queue_after = out["model_state"].pop("queue")
     outputs |= {"q": losses.l2_normalize(out["q_raw"]), "k": losses.l2_normalize(out["k_raw"])}
-    outputs |= {"labels": np.zeros(c["batch"]), "queue_after": out["queue"]["keys"].T}
-    outputs["queue_ptr_after"] = out["queue"]["pointer"][None]
-    after = {
-        "target_params": target,
-        "batch_stats": out["model_state"]["batch_stats"],
-        "target_batch_stats": out["target_state"]["batch_stats"],
-    }
+    outputs |= {"labels": np.zeros(c["batch"]), "queue_after": queue_after["keys"].T}
+    outputs["queue_ptr_after"] = queue_after["pointer"][None]
+    after = {"target_params": target, **out["model_state"]}
     left = convert.to_torch(after, [row for row in rows if row.ours.startswith(tuple(after))], shape)
     moved = {row.theirs for row in of_params}
     outputs |= {f"ema_stats/{key}": stats(value) for key, value in left.items() if key in moved}

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskcl_jax.data import decode
-from maskcl_jax.methods import base
-from maskcl_jax.ops import cells, color, fills, losses
+from maskcl_jax.ops import cells, color, fills, losses, normalization
 from maskcl_jax.verify.cases import Case, named
 
 
@@ -65,7 +64,7 @@ def saliency_masks(c: dict, weights: dict, inputs: dict) -> dict:
     }
     crops = {"center": slice(96, 128), "corner": slice(0, 32)}
     for side in (64, 224):
-        photo = base.normalize(jnp.asarray(inputs[f"photo{side}"])[None], c["mean"], c["std"])
+        photo = normalization.normalize(jnp.asarray(inputs[f"photo{side}"])[None], c["mean"], c["std"])
         made = {
             "normalized": photo,
             "hp": fills.high_pass(photo, c["hp_sigma"], c["hp_kernel"]),
@@ -107,7 +106,7 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
         blurred = color.gaussian_blur(planes, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)
         made[f"tv_blur{c['blur_kernel']}_{sigma}"] = picture(blurred)
     made["grayscale"] = picture((color.grey_of(planes),))
-    floats = made | {"normalize": base.normalize(jnp.asarray(photo)[None], c["mean"], c["std"])[0]}
+    floats = made | {"normalize": normalization.normalize(jnp.asarray(photo)[None], c["mean"], c["std"])[0]}
     outputs = {f"float/{name}": x[: c["float_crop"], : c["float_crop"]] for name, x in floats.items()}
     made[f"solarize_{c['solarize']}"] = picture(color.solarize(planes, jnp.ones(1)))
     # As torchvision makes levels of floats: cut off, not rounded. A rounding error must not cost a whole level.

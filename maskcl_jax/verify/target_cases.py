@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskcl_jax.interchange import convert, layouts
-from maskcl_jax.methods.base import Carried, momentum_at
+from maskcl_jax.methods import StepContext, contrast
 from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.mocov3 import MoCoV3
 from maskcl_jax.ops import masking
@@ -77,12 +77,12 @@ def cmae(c: dict, weights: dict, inputs: dict) -> dict:
     tree = convert.from_torch(weights, rows, shape)
     _, state = jax.eval_shape(method.init, jax.random.key(0))
     state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)  # no output depends on them
-    carried = Carried(state, tree["target_params"], method.target_state_of(state))
+    context = StepContext(tree["target_params"], state, jax.random.key(0))
     images = [channels_last(inputs[name]) for name in ("img_online", "img_target")]
     visible, masked = block_masks(inputs["noise"], method.views[0].find(PatchMask))
 
     def loss(params):
-        out = method.step(params, carried, *images, visible, masked)
+        out = method.forward(params, context, *images, visible, masked)
         return out["loss"], out | reconstruction(method, params, out["latent"], visible, masked)
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
@@ -93,7 +93,7 @@ def cmae(c: dict, weights: dict, inputs: dict) -> dict:
     outputs |= {"pixel_pred": out["pred"], "loss_rc": out["loss_rec"], "loss_ct": out["loss_contrast"]}
     outputs |= {"loss_total": out["loss"], "by_patch": (visible, out["latent"])}
     moved = jax.tree.map(lambda p: p + c["online_weight_change"], tree["params"])
-    target = train_state.ema(tree["target_params"], method.target_of(moved), method.momentum(0.0))
+    target = train_state.ema(tree["target_params"], method.target_params(moved), method.momentum(0.0))
     of_target = [row for row in rows if row.theirs.startswith("target_")]
     for key, value in convert.to_torch({"target_params": target}, of_target, shape).items():
         outputs |= {f"ema/{key}": value, f"ema_stats/{key}": stats(value)}
@@ -148,21 +148,18 @@ def mocov3(c: dict, weights: dict, inputs: dict) -> dict:
     rows = layouts.mocov3(c["depth"])
     shape = convert.Shape(c["patch_size"], 3, method.encoder.grid, {"encoder": c["embed_dim"]}, order="mocov3")
     tree = convert.from_torch(weights, rows, shape)
-    target = train_state.ema(tree["target_params"], method.target_of(tree["params"]), method.momentum(0.0))
-    carried = Carried({"batch_stats": tree["batch_stats"]}, target, {"batch_stats": tree["target_batch_stats"]})
+    target = train_state.ema(tree["target_params"], method.target_params(tree["params"]), method.momentum(0.0))
+    state = {name: tree[name] for name in ("batch_stats", "target_batch_stats")}
+    context = StepContext(target, state, jax.random.key(0))
     views = [channels_last(inputs[name]) for name in ("view1", "view2")]
 
     def loss(params):
-        out = method.step(params, carried, views)
+        out = method.forward(params, context, *views)
         return out["loss"], out
 
     (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
     names = ("cls1", "cls2", "z1", "z2", "q1", "q2", "k1", "k2", "loss", "loss_q1k2", "loss_q2k1")
-    after = {
-        "target_params": target,
-        "batch_stats": out["model_state"]["batch_stats"],
-        "target_batch_stats": out["target_state"]["batch_stats"],
-    }
+    after = {"target_params": target, **out["model_state"]}
     left = [row for row in rows if row.ours.startswith(tuple(after)) or row.theirs.startswith("momentum_encoder.")]
     outputs = {name: out[name] for name in names}
     outputs |= {f"state_after/{key}": value for key, value in convert.to_torch(after, left, shape).items()}
@@ -173,8 +170,8 @@ def mocov3_sched(c: dict, weights: dict, inputs: dict) -> dict:
     """MoCo v3's learning rate and momentum, by fractional epochs."""
     epochs = inputs["epochs"]
     rate = optimizer.warmup_cosine(epochs, peak=c["lr"], warmup=c["warmup_epochs"], total=c["epochs"])
-    schedule = SimpleNamespace(momentum=c["moco_m"], momentum_schedule="cosine")
-    return named({"lr": rate, "momentum": momentum_at(schedule, epochs / c["epochs"])}, {})
+    momentum = contrast.momentum_at(c["moco_m"], "cosine", epochs / c["epochs"])
+    return named({"lr": rate, "momentum": momentum}, {})
 
 
 CASES = {

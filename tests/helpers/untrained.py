@@ -40,10 +40,8 @@ def run_of(config) -> run_lib.Run:
     state = train_state.TrainState(
         step=np.asarray(7, np.int32),
         params=params,
-        target_params=method.target_of(moved[0]),
-        model_state=model_state,
-        target_state=method.target_state_of(moved[1]),
-        queue=zeros(method.new_queue, jax.random.key(1)),
+        target_params=method.target_params(moved[0]),
+        model_state={name: tree if name == "batch_stats" else moved[1][name] for name, tree in model_state.items()},
         opt_state=zeros(tx.init, params),
     )
     return run_lib.Run(config, method, jax.device_put(state), f"runs/{config.method.name}")
