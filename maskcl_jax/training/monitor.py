@@ -146,6 +146,8 @@ def closing_rows(config, workdir: str, *, rate: Throughput, skipped: int) -> dic
         rows["skipped images"] = f"{skipped} could not be read; the log names them"
     folder = pathlib.Path(workdir)
     rows["checkpoint"] = str(folder / "checkpoints")
-    rows["pictures"] = str(folder / "pictures")
-    rows["next"] = f"tensorboard --logdir={workdir}"
+    if any(folder.glob("pictures/*.png")):
+        rows["pictures"] = str(folder / "pictures")
+    if any(folder.glob("events.out.tfevents.*")):
+        rows["next"] = f"tensorboard --logdir={workdir}"
     return rows
