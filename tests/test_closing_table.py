@@ -1,6 +1,7 @@
 """The table at the end of a run names what exists, and nothing else."""
 
 import pathlib
+import types
 
 from helpers.tiny import tiny
 
@@ -21,5 +22,7 @@ def test_what_a_run_wrote_is_named_and_exists(tmp_path):
 
 
 def test_an_empty_folder_has_neither_pictures_nor_tensorboard_files(tmp_path):
-    rows = closing_rows(tiny("mae"), str(tmp_path), rate=Throughput(8), skipped=0)
+    rows = closing_rows(
+        tiny("mae"), str(tmp_path), rate=Throughput(8), skipped=0, monitor=types.SimpleNamespace(problem="", k=20)
+    )
     assert not {"pictures", "next"} & rows.keys()

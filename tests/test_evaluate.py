@@ -23,7 +23,8 @@ from maskcl_jax.evaluate.evaluation import evaluate
 from maskcl_jax.interchange import check
 from maskcl_jax.interchange.product import product_of
 from maskcl_jax.models.vit import ViT
-from maskcl_jax.training import checkpoint, sharding
+from maskcl_jax.training import checkpoint, monitor, sharding
+from maskcl_jax.training.throughput import Throughput
 
 EIGHT_PIXELS = {"data.image_size": (8, 8), "data.channels": 1, "model.patch_size": 4, "data.num_examples": 61}
 LIGHT = ("batch_size=16",)
@@ -358,6 +359,35 @@ def test_more_neighbors_than_labeled_images_are_refused(small, tmp_path, monkeyp
     s = opened(small, "knn", tmp_path, "feature=pixels", f"k=1,{expected + 1}")
     with pytest.raises(UserError, match=f"k={expected + 1} is larger than the {expected} labeled training images"):
         frozen.run_knn(s)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem", "k"),
+    [
+        (Degenerate([1] * 8, SIX), "all 8 labeled train images are of one class", 20),
+        (Degenerate(EIGHT, [2] * 6), "all 6 labeled test images are of one class", 20),
+        (Degenerate(EIGHT, []), "there are no test images", 20),
+        (Degenerate(EIGHT, SIX, constant=True), "", 8),
+        (Degenerate(EIGHT, SIX), "", 8),
+    ],
+)
+def test_a_run_says_what_its_online_evaluation_is_worth_and_goes_on(small, tmp_path, source, problem, k):
+    """Each thing is said once; the closing table names the k that voted, and nothing that is not there."""
+    said = []
+    where = {"source": source, "method": small.method, "mesh": sharding.create_mesh()}
+    online = monitor.Monitor(small.config, str(tmp_path), **where, say=said.append)
+    scalars = [online.classify(small.state) for _ in range(2)]
+    assert bool(scalars[1]) == (not problem)
+    assert problem in online.problem
+    assert len(said) == len(set(said))
+    expected = [problem] if problem else ["k=20 is larger than the 8 labeled training images"]
+    expected += ["features of all 8 train images are equal"] if source.constant else []
+    assert all(any(words in line for line in said) for words in expected)
+    assert len(said) == len(expected) + source.constant  # of the test images, too
+    rows = monitor.closing_rows(small.config, str(tmp_path), rate=Throughput(8), skipped=0, monitor=online)
+    assert problem in rows["k-NN"]
+    assert online.k == k
+    assert not {"pictures", "next"} & rows.keys()
 
 
 def test_the_fraction_of_unlabeled_images_is_said_and_recorded(small, workdir, monkeypatch, capsys):

@@ -9,8 +9,8 @@ from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
-from maskcl_jax.training import throughput
-from maskcl_jax.training.monitor import closing_rows
+from maskcl_jax.training import sharding, throughput
+from maskcl_jax.training.monitor import Monitor, closing_rows
 
 
 def scenes(**fields):
@@ -101,5 +101,7 @@ def test_coco_is_trained_on_and_has_no_online_evaluation(like_coco, cache_mb, tm
         batch = next(batches)
     assert (batch["label"] == -1).all()
     assert batch["query_boxes"].shape == (8, 1, 4)
-    closing = closing_rows(c, str(tmp_path), rate=throughput.Throughput(8), skipped=0)
+    monitor = Monitor(c, str(tmp_path), source=source, method=create(c), mesh=sharding.create_mesh())
+    assert monitor.classify(None) == {}
+    closing = closing_rows(c, str(tmp_path), rate=throughput.Throughput(8), skipped=0, monitor=monitor)
     assert closing["k-NN"] == "not measured: the data has no labels"

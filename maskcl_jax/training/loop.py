@@ -96,7 +96,7 @@ def train(config, workdir: str) -> dict[str, str]:
 
     # --- The loop ---------------------------------------------------------------------------------------------
     batches = open_batches(source, program, start)
-    monitor = Monitor(config, workdir, source=source, method=method, mesh=mesh, images=images)
+    monitor = Monitor(config, workdir, source=source, method=method, mesh=mesh, images=images, say=live.say)
     writers = logging.Writers(workdir, resume_step=start)
     # Compiled here once and for all: a step of other shapes would be an error, not a second compilation.
     train_step = program.compile()
@@ -149,6 +149,6 @@ def train(config, workdir: str) -> dict[str, str]:
                 raise SystemExit(128 + stop.signal)
     if jax.process_index() != 0:
         return {}
-    rows = closing_rows(config, workdir, rate=rate, skipped=len(source.skipped))
+    rows = closing_rows(config, workdir, rate=rate, skipped=len(source.skipped), monitor=monitor)
     live.say(logging.summary_table(rows))
     return rows

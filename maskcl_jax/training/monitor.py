@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from maskcl_jax.data import on_device, pipeline
-from maskcl_jax.evaluate import knn
+from maskcl_jax.evaluate import checks, knn
 from maskcl_jax.evaluate.logistic import logistic_accuracy
 from maskcl_jax.training import platform, sharding, visualize
 from maskcl_jax.training.throughput import Throughput
@@ -16,8 +16,12 @@ from maskcl_jax.training.throughput import Throughput
 class Monitor:
     """Looks at the encoder every few epochs, beginning with the untrained one."""
 
-    def __init__(self, config, workdir: str, *, source, method, mesh, images=None):
+    def __init__(self, config, workdir: str, *, source, method, mesh, images=None, say=print):
         self.config = config
+        self.say = say  # a line for the user
+        self.said: set[str] = set()
+        self.problem = ""  # why the last look measured nothing
+        self.k = config.eval.k  # neighbors that voted
         self.folder = pathlib.Path(workdir)
         self.source = source
         self.method = method
@@ -38,9 +42,11 @@ class Monitor:
         return self.classify(state), self.draw(state)
 
     def classify(self, state) -> dict[str, float]:
-        """Online k-NN, and a linear classifier if asked, on the test split; nothing where the data has no labels."""
-        if self.source.num_classes == 0 or self.source.num_examples("test") == 0:
-            return {}
+        """Online k-NN, and a linear classifier if asked, on the test split; {} where nothing can be measured."""
+        if self.source.num_classes == 0:
+            return self.nothing("the data has no labels")
+        if self.source.num_examples("test") == 0:
+            return self.nothing("there are no test images (data.test_path)")
         e = self.config.eval
         splits = []
         for split, limit in (("train", e.train_examples), ("test", e.test_examples)):
@@ -50,11 +56,29 @@ class Monitor:
                 lambda batch: sharding.put(batch, self.mesh),
             )
             splits += [features, labels]
+            if problem := checks.labels_problem(labels, split):
+                return self.nothing(problem)
+            self.say_once(checks.features_problem(features, split))
+        if problem := checks.neighbors_problem(e.k, len(splits[0])):
+            self.say_once(f"{problem}: all of them vote")
+        self.problem = ""
         result = knn.knn_accuracy(*splits, k=e.k, temperature=e.temperature, num_classes=self.source.num_classes)
-        scalars = {"knn_accuracy": 100.0 * result["accuracy"]}
+        scalars, self.k = {"knn_accuracy": 100.0 * result["accuracy"]}, result["k"]
         if e.linear:
             scalars["linear_accuracy"] = 100.0 * logistic_accuracy(*splits)
         return scalars
+
+    def nothing(self, problem: str) -> dict[str, float]:
+        """No scalars, and the reason."""
+        self.problem = problem
+        self.say_once(problem)
+        return {}
+
+    def say_once(self, problem: str) -> None:
+        """Says what the k-NN figures are worth, the first time."""
+        if problem and problem not in self.said:
+            self.said.add(problem)
+            self.say(f"k-NN: {problem}")
 
     def batches(self, split: str, limit: int):
         """Every image of a split once, as the evaluation sees it."""
@@ -120,7 +144,7 @@ def history(workdir: str, name: str) -> list[tuple[int, float]]:
     return [(row["step"], row[name]) for row in rows if name in row]
 
 
-def closing_rows(config, workdir: str, *, rate: Throughput, skipped: int) -> dict[str, str]:
+def closing_rows(config, workdir: str, *, rate: Throughput, skipped: int, monitor: Monitor) -> dict[str, str]:
     """The table at the end of a run: name -> text."""
     losses, knns, linear = (history(workdir, name) for name in ("loss", "knn_accuracy", "linear_accuracy"))
     rows = {}
@@ -129,9 +153,9 @@ def closing_rows(config, workdir: str, *, rate: Throughput, skipped: int) -> dic
     if knns:
         e = config.eval
         rows["k-NN"] = f"{knns[0][1]:.1f} % at step {knns[0][0]} -> {knns[-1][1]:.1f} % at step {knns[-1][0]}"
-        rows["k-NN protocol"] = f"k {e.k}, temperature {e.temperature}, cosine, feature {e.feature}, online"
+        rows["k-NN protocol"] = f"k {monitor.k}, temperature {e.temperature}, cosine, feature {e.feature}, online"
     else:
-        rows["k-NN"] = "not measured: the data has no labels"
+        rows["k-NN"] = f"not measured: {monitor.problem or f'eval.every_epochs={config.eval.every_epochs}'}"
     if linear:
         rows["linear"] = f"{linear[0][1]:.1f} % at step {linear[0][0]} -> {linear[-1][1]:.1f} % at step {linear[-1][0]}"
         rows["linear protocol"] = f"logistic regression, feature {config.eval.feature}, frozen, no augmentation, online"
