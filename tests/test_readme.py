@@ -1,4 +1,4 @@
-"""The README's export and import commands, as they stand there, in a shell."""
+"""The commands of docs/export.md, as they stand there, in a shell."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ RESNET = {"model.stem": "imagenet", "model.width": 64, "model.depth": 18}
 
 def commands(heading: str) -> list[str]:
     """The commands of the first code block under a heading, without their comments."""
-    section = (ROOT / "README.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    section = (ROOT / "docs/export.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
     return [line.split("#")[0].strip() for line in block.splitlines() if line.strip()]
 
@@ -25,12 +25,12 @@ def shell(line: str, folder):
 
 
 def test_the_commands_of_export_and_import(tmp_path):
-    """A run goes out in each format of the README; the whole model comes back, and is trained to its end."""
+    """A run goes out in each format of the page; the whole model comes back, and is trained to its end."""
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
     write_run(tmp_path / "mae", "mae", total_steps=1)
     write_run(tmp_path / "moco", "moco_v2", **RESNET)
     ran = []
-    for line in commands("Export and import"):
+    for line in commands("Commands"):
         format = (re.findall(r"--format=(\w+)", line) or [""])[0]
         line = line.replace("FILE", "to_mae").replace("DIR", f"to_{format}")
         line = line.replace("RUN", {"detectron2": "moco", "": "back"}.get(format, "mae"))
