@@ -5,7 +5,7 @@
 
 FILE is safetensors, a PyTorch file (read with weights_only=True: one that wants to run code is refused) or a pickle of
 numpy arrays; DIR is a folder that holds one, for instance of timm, transformers, or maskcl_jax.export. Nothing may
-be missing and nothing left over, but for classifiers, which are named. What the weights do not have gets first values,
+be missing and nothing left over except classifiers, which are named. What the weights do not have gets initial values
 and is named, too. The run's config is the published one of the method with the encoder of the weights; --config=FILE
 gives another: other data, or another image size, to which the position table is then resized.
 
@@ -24,7 +24,7 @@ OUT = flags.DEFINE_string("out", None, "The new run's folder.")
 
 
 def main(argv: list[str]) -> None:
-    """Writes the run and says what became of the weights."""
+    """Writes the run and prints what was done with the weights."""
     for line in import_run(argv[1], METHOD.value, OUT.value, CONFIG.value):
         print(line)
     print(f"go on: python -m maskcl_jax.main --workdir={OUT.value}")

@@ -119,7 +119,7 @@ def test_the_official_cmae_keys_import_and_export(monkeypatch):
     weights = importing.read("cmae.pth", "cmae")
     c = importing.fitted(weights, "cmae", None)
     assert (c.model.width, c.model.heads, c.model.patch_size, tuple(c.data.image_size)) == (768, 12, 16, (224, 224))
-    tree, told = importing.place_tables(weights, c)
+    tree, told = importing.place_tables(weights.tree, weights.tables, weights.facts, c)
     assert told == []
     method = create(c)
     expected = run_lib.abstract_state(c, method)

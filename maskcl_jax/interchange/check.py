@@ -10,14 +10,14 @@ import numpy as np
 from maskcl_jax import methods
 from maskcl_jax.data.decode import to_channels
 from maskcl_jax.errors import UserError
-from maskcl_jax.interchange import convert, files, timm_format, torchvision_format
+from maskcl_jax.interchange import convert, files, hf_format, timm_format, torchvision_format
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.formats import FORMATS
 from maskcl_jax.interchange.preprocessing import compare_preprocessing, example_images
 from maskcl_jax.interchange.product import Product, shape_of
 from maskcl_jax.methods import encoders
-from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.vit import ViT
+from maskcl_jax.ops import masking
 
 LIMIT = 1e-4
 # What builds the network of a format, and the names that it must provide.
@@ -136,13 +136,19 @@ def our_feature(p: Product, pixels: np.ndarray) -> np.ndarray:
 
 
 def our_prediction(p: Product, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """What the decoder predicts where the patches of least noise (B, N) are visible."""
-    method = our_method(p)
-    assert isinstance(method, MAE)  # only masked autoencoders have a format with a decoder that is loaded here
-    order = np.argsort(noise, axis=1)
-    visible, masked = order[:, : method.num_visible], order[:, method.num_visible :]
-    params = p.tree["params"]
-    return computed(lambda x: method.predict(params, method.latent(params, x, visible), visible, masked), images)
+    """(n, N, pixels of a patch): what the decoder predicts where the patches of least noise (n, N) are visible."""
+    method, params = our_method(p), p.tree["params"]
+    order, count = np.argsort(noise, axis=1), hf_format.num_visible(p)
+    visible, masked = order[:, :count], order[:, count:]
+
+    def predict(images: jax.Array) -> jax.Array:
+        encoder = {"params": params["encoder"]}
+        tokens = method.encoder.apply(encoder, images, visible, method=ViT.embed)
+        latent = method.encoder.apply(encoder, tokens, method=ViT.encode)
+        patches = method.decoders["decoder"].apply({"params": params["decoder"]}, latent, visible, masked)
+        return masking.take(patches, masking.restore_ids(visible, masked))
+
+    return computed(predict, images)
 
 
 def computed(function: Callable[[Any], jax.Array], images: np.ndarray) -> np.ndarray:

@@ -1,24 +1,34 @@
-"""Moves weights between our trees and PyTorch state dicts along a layout, in numpy alone."""
+"""Converts weights between our trees and PyTorch state dicts along a layout, with numpy only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskcl_jax.errors import UserError
+from maskcl_jax.interchange.layouts import Row
 from maskcl_jax.models.position import sincos_table
 
 
 class Shape(NamedTuple):
-    """What a layout's transforms must know of a ViT besides the arrays; a ResNet's need nothing."""
+    """What a layout's transforms must know of a ViT besides the arrays; a ResNet's need nothing.
+
+    Attributes:
+        patch_size: side of a patch.
+        channels: of the images.
+        grid: patches down and across.
+        widths: {"encoder": ..., "decoder": ...} of the fixed position tables.
+        order: of the halves of these tables, "mae" or "mocov3".
+        learned: whether the encoders' tables are parameters.
+    """
 
     patch_size: int = 0
     channels: int = 0
     grid: tuple[int, int] = (0, 0)
-    widths: Mapping[str, int] = MappingProxyType({})  # {"encoder": ..., "decoder": ...}, of the fixed position tables
-    order: str = "mae"  # of their halves
-    learned: bool = False  # the encoders' tables are parameters
+    widths: Mapping[str, int] = MappingProxyType({})
+    order: str = "mae"
+    learned: bool = False
 
 
 def patch_kernel(weight: np.ndarray, shape: Shape) -> np.ndarray:
@@ -40,17 +50,17 @@ TRANSFORMS = {
     "conv": (lambda x, s: x.transpose(2, 3, 1, 0), lambda x, s: x.transpose(3, 2, 0, 1)),
     "counter": (lambda x, s: np.asarray(x, np.int32), lambda x, s: np.asarray(x, np.int64)),
     "pointer": (lambda x, s: np.asarray(x, np.int32).reshape(()), lambda x, s: np.asarray(x, np.int64).reshape(1)),
-    "table": (lambda x, s: x, lambda x, s: x),  # where it is a parameter
+    "table": (lambda x, s: x, lambda x, s: x),  # only of tables that are parameters
 }
 
 
-def table(row, shape: Shape) -> np.ndarray:
-    """(1, 1 + N, D): a fixed position table as they store it, zeros for the cls token."""
+def table(row: Row, shape: Shape) -> np.ndarray:
+    """(1, 1 + N, D): the fixed position table of a row."""
     return fixed_table(shape.widths[network_of(row.ours)], shape.grid, shape.order)
 
 
 def fixed_table(width: int, grid: tuple[int, int], order: str) -> np.ndarray:
-    """(1, 1 + N, width)."""
+    """(1, 1 + N, width) float32: a fixed position table as they store it, zeros for the cls token."""
     patches = sincos_table(width, grid, order=order)
     return np.concatenate([np.zeros((1, width), np.float32), patches])[None]
 
@@ -60,13 +70,22 @@ def network_of(path: str) -> str:
     return path.split("/")[1]
 
 
-def from_torch(state: dict[str, np.ndarray], rows, shape: Shape) -> dict:
-    """A state dict -> {"params": ..., "batch_stats": ...} (nested).
+def from_torch(state: dict[str, np.ndarray], rows: Sequence[Row], shape: Shape) -> dict[str, Any]:
+    """Converts a state dict to our tree.
 
-    Raises UserError listing keys that are missing or left over, and a fixed position table that is not ours.
+    Args:
+        state: their key -> array.
+        rows: of the layout.
+        shape: of the network.
+
+    Returns:
+        {"params": ..., "batch_stats": ...}, nested.
+
+    Raises:
+        UserError: listing keys that are missing or left over, and for a fixed position table that is not ours.
     """
-    wanted = {row.theirs for row in rows}
-    missing, extra = sorted(wanted - state.keys()), sorted(state.keys() - wanted)
+    expected = {row.theirs for row in rows}
+    missing, extra = sorted(expected - state.keys()), sorted(state.keys() - expected)
     if missing or extra:
         raise UserError(f"the weights do not fit: missing {listed(missing)}; left over {listed(extra)}")
     tree: dict = {}
@@ -86,8 +105,8 @@ def from_torch(state: dict[str, np.ndarray], rows, shape: Shape) -> dict:
     return tree
 
 
-def to_torch(tree: dict, rows, shape: Shape) -> dict[str, np.ndarray]:
-    """{"params": ..., "batch_stats": ...} -> a complete state dict."""
+def to_torch(tree: dict[str, Any], rows: Sequence[Row], shape: Shape) -> dict[str, np.ndarray]:
+    """Converts our tree {"params": ..., "batch_stats": ...} to a complete state dict."""
     state = {}
     for row in rows:
         if row.transform == "table" and not has_path(tree, row.ours):
@@ -100,13 +119,13 @@ def to_torch(tree: dict, rows, shape: Shape) -> dict[str, np.ndarray]:
     return state
 
 
-def gradients_to_torch(grads: dict, rows, shape: Shape) -> dict[str, np.ndarray]:
-    """The gradients of `params` under their keys and in their shapes; what has no gradient is left out."""
+def gradients_to_torch(grads: dict[str, Any], rows: Sequence[Row], shape: Shape) -> dict[str, np.ndarray]:
+    """The gradients of `params` under their keys and in their shapes, as far as there are gradients."""
     trained = [row for row in rows if row.ours.startswith("params/") and row.transform != "table"]
     return to_torch({"params": grads}, trained, shape)
 
 
-def check_table(row, value: np.ndarray, shape: Shape) -> None:
+def check_table(row: Row, value: np.ndarray, shape: Shape) -> None:
     """Raises UserError where a stored position table is not the one that we compute."""
     ours = table(row, shape)
     if value.shape != ours.shape or np.abs(value - ours).max() > 1e-5:
@@ -116,12 +135,12 @@ def check_table(row, value: np.ndarray, shape: Shape) -> None:
         )
 
 
-def listed(keys: list[str]) -> str:
-    """The first few of many."""
+def listed(keys: Sequence[str]) -> str:
+    """The first few of many keys, for an error."""
     return (", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")) or "nothing"
 
 
-def set_path(tree: dict, path: str, value) -> None:
+def set_path(tree: dict[str, Any], path: str, value: Any) -> None:
     """tree["a"]["b"] = value for "a/b"."""
     *parents, name = path.split("/")
     for parent in parents:
@@ -129,15 +148,15 @@ def set_path(tree: dict, path: str, value) -> None:
     tree[name] = value
 
 
-def get_path(tree: dict, path: str):
+def get_path(tree: dict[str, Any], path: str) -> Any:
     """tree["a"]["b"] for "a/b"."""
     for name in path.split("/"):
         tree = tree[name]
     return tree
 
 
-def has_path(tree: dict, path: str) -> bool:
-    """Whether tree["a"]["b"] is there."""
+def has_path(tree: dict[str, Any], path: str) -> bool:
+    """Whether tree["a"]["b"] exists."""
     for name in path.split("/"):
         if name not in tree:
             return False
@@ -145,10 +164,10 @@ def has_path(tree: dict, path: str) -> bool:
     return True
 
 
-def paths_of(tree: dict, above: str = "") -> dict[str, np.ndarray]:
+def paths_of(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """{"a/b": leaf, ...} of nested dicts."""
-    found = {}
+    leaves = {}
     for name, value in tree.items():
         path = f"{above}{name}"
-        found |= paths_of(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
-    return found
+        leaves |= paths_of(value, f"{path}/") if isinstance(value, Mapping) else {path: value}
+    return leaves

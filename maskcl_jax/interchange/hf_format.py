@@ -7,6 +7,7 @@ from maskcl_jax.interchange.files import quoted
 from maskcl_jax.interchange.product import Product
 from maskcl_jax.models.layers import LAYER_NORM_EPS
 from maskcl_jax.ops import masking
+from maskcl_jax.views import PatchMask
 
 
 def lacks(p: Product) -> str:
@@ -102,7 +103,7 @@ def vit_config(p: Product) -> dict[str, Any]:
     if p.kind != "full":
         return config
     d, ratio = p.config.method.decoder, p.config.method.mask_ratio
-    count, visible = e.grid[0] * e.grid[1], p.run.method.num_visible
+    count, visible = e.grid[0] * e.grid[1], num_visible(p)
     if masking.num_visible(count, ratio) != visible:  # masked in blocks of patches, unlike theirs
         ratio = 1 - (visible + 0.5) / count
     return config | {
@@ -115,6 +116,12 @@ def vit_config(p: Product) -> dict[str, Any]:
         "mask_ratio": ratio,
         "norm_pix_loss": p.config.method.norm_pix,
     }
+
+
+def num_visible(p: Product) -> int:
+    """How many patches the encoder sees in pre-training; all of them where the method does not mask on the host."""
+    mask = p.run.method.views[0].find(PatchMask)
+    return p.encoder.grid[0] * p.encoder.grid[1] if mask is None else mask.num_visible
 
 
 def preprocessor(p: Product) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def imported(path: str, source: str, config=None) -> Imported:
     """
     weights = read(path, source)
     config = fitted(weights, source, config)
-    tree, told = place_tables(weights, config)
+    tree, told = place_tables(weights.tree, weights.tables, weights.facts, config)
     state, fresh = completed(tree, config, methods.create(config))
     new = f"new: {', '.join(fresh)}" if fresh else "nothing is new"
     told = [*weights.notes, *told, f"{config.method.name} at step 0; {new} (but for the optimiser)"]

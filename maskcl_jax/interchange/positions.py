@@ -1,10 +1,15 @@
-"""Position tables of weights: recognised as one of the fixed ones, or kept as a parameter, resized where needed."""
+"""Position tables of weights: recognized as one of the fixed tables, or kept as a parameter, resized where needed."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
 import numpy as np
 
 from maskcl_jax import methods
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert
+from maskcl_jax.interchange.facts import Facts
 from maskcl_jax.models.position import resize_position_table
 from maskcl_jax.models.vit import ViT
 
@@ -12,12 +17,23 @@ ORDERS = ("mae", "mocov3")
 TOLERANCE = 1e-5  # the authors computed theirs in float64, or in float32, and stored float32
 
 
-def place_tables(weights, config) -> tuple[dict, list[str]]:
-    """(the weights' tree with its learned tables, what to tell the user); sets `config.model.positions` where needed.
+def place_tables(
+    tree: dict[str, Any], tables: Mapping[str, np.ndarray], facts: Facts, config: ml_collections.ConfigDict
+) -> tuple[dict[str, Any], list[str]]:
+    """Puts the position tables of weights where the run's networks have them.
 
-    Raises UserError for a decoder's table that is not the fixed one, and for one whose grid cannot be known.
+    Args:
+        tree: our arrays, without tables; completed here.
+        tables: our path -> a table (1, 1 + N, D) as they store it.
+        facts: of the encoder.
+        config: of the run; `config.model.positions` is set where needed.
+
+    Returns:
+        (the tree with its learned tables, notes for the user).
+
+    Raises:
+        UserError: for a decoder's table that is not the fixed one, and for one whose grid cannot be known.
     """
-    tree, tables = weights.tree, dict(weights.tables)
     if not tables:
         return tree, []
     method = methods.create(config)
@@ -25,32 +41,32 @@ def place_tables(weights, config) -> tuple[dict, list[str]]:
     if not isinstance(encoder, ViT):
         raise UserError(f"method.name={config.method.name!r} trains a ResNet and the weights are a ViT's")
     table = tables["params/encoder/pos_embed"]
-    grid = grid_of(table.shape[1] - 1, weights.facts, encoder)
+    grid = grid_of(table.shape[1] - 1, facts, encoder)
     check_decoders(tables, grid, method)
     order = order_of(table, grid) if grid == encoder.grid else None
     if order is not None and encoder.positions != "learned":
-        told = [] if order == encoder.positions else [f"positions: the fixed table of order {order}"]
-        if told:
-            set_positions(config, order)
-        return tree, told
-    told = ["positions: kept as a parameter"] if encoder.positions != "learned" else []
+        if order == encoder.positions:
+            return tree, []
+        set_positions(config, order)
+        return tree, [f"positions: the fixed table of order {order}"]
+    notes = ["positions: kept as a parameter"] if encoder.positions != "learned" else []
     if grid != encoder.grid:
-        told = [f"positions: resized from {grid[0]}x{grid[1]} to {encoder.grid[0]}x{encoder.grid[1]}, now a parameter"]
+        notes = [f"positions: resized from {grid[0]}x{grid[1]} to {encoder.grid[0]}x{encoder.grid[1]}, now a parameter"]
     for path, value in tables.items():
         if convert.network_of(path) == "encoder":
             convert.set_path(tree, path, resize_position_table(value[0], grid, encoder.grid)[None])
     set_positions(config, "learned")
-    return tree, told
+    return tree, notes
 
 
-def set_positions(config, positions: str) -> None:
-    """Writes the field that only imported runs have."""
+def set_positions(config: ml_collections.ConfigDict, positions: str) -> None:
+    """Sets the field that only imported runs have."""
     with config.unlocked():
         config.model.positions = positions
 
 
-def grid_of(count: int, facts, encoder: ViT) -> tuple[int, int]:
-    """Patches down and across of a table of `count` patches: stated, or as the run has them, or a square."""
+def grid_of(count: int, facts: Facts, encoder: ViT) -> tuple[int, int]:
+    """The grid of a table of `count` patches: as a file states it, as the run has it, or square."""
     if facts.record is not None:
         facts = facts._replace(size=tuple(facts.record["data.image_size"]))
     side = round(count**0.5)
@@ -67,7 +83,7 @@ def grid_of(count: int, facts, encoder: ViT) -> tuple[int, int]:
 
 
 def order_of(table: np.ndarray, grid: tuple[int, int]) -> str | None:
-    """Which fixed table it is; None for another."""
+    """The order of the fixed table that it is; None for another table."""
     width = table.shape[-1]
     if width % 4:
         return None
