@@ -14,7 +14,7 @@
     ... --config.method.masking=random         any other field
     ... --config.total_steps=4                 a smoke run of any of these
 
-Measured by us: see "Results" in the README. Published: the abstract gives no number, and the tables of the paper
+Measured by us: see docs/results.md. Published: the abstract gives no number, and the tables of the paper
 have not been verified against its text, so none is quoted here.
 """
 

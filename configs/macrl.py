@@ -14,7 +14,7 @@
     ... --config.total_steps=4           a smoke run of any of these
 
 The paper's body was not available to us and there is no released code: every number below is our choice, and no result
-of the paper is quoted. Measured by us: see "Results" in the README.
+of the paper is quoted. Measured by us: see docs/results.md.
 """
 
 from maskcl_jax.config import COLOR, SMALL_VIT, Config, build

@@ -13,7 +13,7 @@
     ... :imagenet,variant=L/16,epochs=800      another encoder, another length
     ... --config.total_steps=4                 a smoke run of any of these
 
-Measured by us: see "Results" in the README. Published by the authors for ViT-B/16, 1600 epochs: 83.6 % top-1 after
+Measured by us: see docs/results.md. Published by the authors for ViT-B/16, 1600 epochs: 83.6 % top-1 after
 fine-tuning, 68.0 % (paper) and 67.8 % (their PyTorch code) by linear probe.
 """
 

@@ -21,8 +21,8 @@
     ... --config.total_steps=4                 a smoke run of any of these
 
 Of the paper its abstract, the start of its introduction and one caption were at hand; no code was published. The order
-of the parts is the paper's, every number our choice, the recipe MoCo v2's with a warm-up. Measured by us: see "Results"
-in the README.
+of the parts is the paper's, every number our choice, the recipe MoCo v2's with a warm-up. Measured by us: see
+docs/results.md.
 """
 
 from maskcl_jax.config import COLOR, SMALL_RESNET, Config, build

@@ -19,7 +19,7 @@
     ... :imagenet,variant=R18,epochs=800       another encoder, another length
     ... --config.total_steps=4                 a smoke run of any of these
 
-Measured by us: see "Results" in the README. Published by the authors for ResNet-50 by linear probe: 67.5 % top-1 after
+Measured by us: see docs/results.md. Published by the authors for ResNet-50 by linear probe: 67.5 % top-1 after
 200 epochs, 71.1 % after 800 (their repository's README); the demo's k-NN on CIFAR-10 after 200 epochs: 82.6 %.
 """
 

@@ -13,7 +13,7 @@
     ... :imagenet,variant=S/16 --config.model.heads=12      their ViT-S has 12 heads, the usual one 6
     ... --config.total_steps=4                              a smoke run of any of these
 
-Measured by us: see "Results" in the README. Published by the authors for ViT-B/16, 300 epochs: 76.7 % top-1 by linear
+Measured by us: see docs/results.md. Published by the authors for ViT-B/16, 300 epochs: 76.7 % top-1 by linear
 probe, 83.2 % after fine-tuning (their repository's README).
 """
 

@@ -13,7 +13,7 @@
     ... :imagenet,variant=R50x2,epochs=800     another encoder, another length
     ... --config.total_steps=4                 a smoke run of any of these
 
-On a ViT: `configs/simclr_vit.py`. Measured by us: see "Results" in the README.
+On a ViT: `configs/simclr_vit.py`. Measured by us: see docs/results.md.
 """
 
 from maskcl_jax.config import COLOR, SMALL_RESNET, Config, build

@@ -11,7 +11,7 @@
     python -m maskcl_jax.main --config=configs/simclr_vit.py:imagenet,data_dir=DIR
         ViT-B/16, 300 epochs, batch 4096. Not run by us.
 
-Measured by us: see "Results" in the README. Published for 300 epochs by linear probe (MoCo v3's paper, its own
+Measured by us: see docs/results.md. Published for 300 epochs by linear probe (MoCo v3's paper, its own
 implementation, whose details it does not give): ViT-S 69.0 %, ViT-B 73.9 % top-1. Every number below is our choice.
 """
 
