@@ -106,6 +106,14 @@ def test_a_short_run_warms_up_for_half_of_it_at_most():
     assert optimizer.warmup_steps(c, total_steps=100_000, steps_per_epoch=100) == 4000
 
 
+def test_a_warmup_that_is_shortened_is_reported_with_the_steps_it_has():
+    c = config(warmup_epochs=1.5)
+    assert optimizer.shortened_warmup(c, total_steps=300, steps_per_epoch=100) is None
+    text = optimizer.shortened_warmup(c, total_steps=299, steps_per_epoch=100)
+    assert text.startswith("warning: optimizer.warmup_epochs=1.5 is 150 steps")
+    assert text.endswith("run's 299: the warm-up has 149 steps")
+
+
 def adamw_by_hand(w, grads, *, lr, b1, b2, eps, decay):
     """torch.optim.AdamW, in float64."""
     m = v = 0.0

@@ -9,7 +9,7 @@ from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips
-from maskcl_jax.training import checkpoint, distributed, logging, platform, sharding, throughput
+from maskcl_jax.training import checkpoint, distributed, logging, optimizer, platform, sharding, throughput
 from maskcl_jax.training.monitor import Monitor, closing_rows
 from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.step import Program
@@ -85,7 +85,8 @@ def train(config, workdir: str) -> dict[str, str]:
         f"{config.method.name}, preset {config.preset} | {source.description} | {platform.describe_platform()} | "
         f"{plan.total} steps of {config.batch_size} images | {workdir}"
     )
-    if warning := platform.accelerator_fallback():
+    shortened = optimizer.shortened_warmup(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
+    for warning in filter(None, (platform.accelerator_fallback(), shortened)):
         live.say(warning)
 
     # --- State and step ---------------------------------------------------------------------------------------

@@ -21,8 +21,20 @@ def warmup_cosine(step, *, peak: float, warmup: float, total: float, minimum: fl
 
 
 def warmup_steps(config, *, total_steps: int, steps_per_epoch: int) -> int:
-    """Steps of warm-up: `warmup_epochs`, but never more than half the run (our choice, for very short runs)."""
+    """Steps of warm-up: `warmup_epochs`, but at most half of the run (our choice, for very short runs)."""
     return min(round(config.optimizer.warmup_epochs * steps_per_epoch), total_steps // 2)
+
+
+def shortened_warmup(config, *, total_steps: int, steps_per_epoch: int) -> str | None:
+    """A warning where `warmup_epochs` is more than half of the run, which `warmup_steps` shortens; None elsewhere."""
+    wanted = round(config.optimizer.warmup_epochs * steps_per_epoch)
+    used = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    if used == wanted:
+        return None
+    return (
+        f"warning: optimizer.warmup_epochs={config.optimizer.warmup_epochs} is {wanted} steps, more than half of the "
+        f"run's {total_steps}: the warm-up has {used} steps"
+    )
 
 
 def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
