@@ -256,9 +256,8 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 @pytest.mark.parametrize("name", ["mae", "ccmim"])
 def test_dimensions_come_from_the_file(name):
     c = {"method": name, **OTHER_DIMENSIONS}
-    switches = {"masking": "importance", "importance_layers": (), "align_weight": 0.3, "align_grad": "stop"}
-    switches |= {"temperature": 0.2, "projector": True, "projector_out": 6, "bn_group_size": 0}
-    method = METHODS[name](cases.method_config(c, **switches))
+    switches = {"align_weight": 0.3, "temperature": 0.2, "projector_out": 6} if name == "ccmim" else {}
+    method = METHODS[name](cases.method_config(name, c, **switches))
     params, state = jax.jit(method.init)(jax.random.key(0))
     rows = {"mae": layouts.mae, "ccmim": layouts.ccmim}[name](1, 1)
     weights = convert.to_torch({"params": params, **state}, rows, cases.shape_of(method))

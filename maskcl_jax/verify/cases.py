@@ -6,12 +6,13 @@ noise of another framework, about ten times what the authors' code itself shows 
 
 import dataclasses
 from collections.abc import Callable
-from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maskcl_jax.config import Config, load, set_field
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.mae import MAE
@@ -47,39 +48,31 @@ def size_of(c: dict) -> tuple[int, int]:
     return tuple(size) if isinstance(size, list) else (size, size)
 
 
-def method_config(c: dict, **method) -> SimpleNamespace:
-    """A masked autoencoder's config as the methods read theirs."""
-    decoder = SimpleNamespace(
-        width=c["decoder_embed_dim"],
-        depth=c["decoder_depth"],
-        heads=c["decoder_num_heads"],
-        mlp_ratio=c["mlp_ratio"],
-    )
-    config = encoder_config(c)
-    config.method = SimpleNamespace(mask_ratio=c["mask_ratio"], norm_pix=c["norm_pix_loss"], decoder=decoder, **method)
+def method_config(name: str, c: dict[str, Any], **method: Any) -> Config:
+    """`configs/NAME.py` for a masked autoencoder of a reference file, with the method's fields that the file states."""
+    decoder = {"width": "decoder_embed_dim", "depth": "decoder_depth", "heads": "decoder_num_heads"}
+    fields = {f"decoder.{field}": c[theirs] for field, theirs in decoder.items()}
+    fields |= {"decoder.mlp_ratio": c["mlp_ratio"], "mask_ratio": c["mask_ratio"], "norm_pix": c["norm_pix_loss"]}
+    return encoder_config(name, c, **fields, **method)
+
+
+def encoder_config(name: str, c: dict[str, Any], **method: Any) -> Config:
+    """`configs/NAME.py` with the ViT and the data of a reference file, and fields of the method."""
+    encoder = {"width": "embed_dim", "depth": "depth", "heads": "num_heads", "mlp_ratio": "mlp_ratio"}
+    encoder["patch_size"] = "patch_size"
+    fields = {f"model.{field}": c[theirs] for field, theirs in encoder.items()}
+    fields |= {"data.image_size": size_of(c), "data.channels": c["in_chans"], "kernels": c.get("kernels", "auto")}
+    return config_of(name, c, fields, **method)
+
+
+def config_of(name: str, c: dict[str, Any], fields: dict[str, Any], **method: Any) -> Config:
+    """`configs/NAME.py` in float32, of one chunk, for images that are not normalized."""
+    fields = fields | {f"method.{field}": value for field, value in method.items()}
+    fields |= {"batch_size": c["batch"], "image_chunks": 1, "data.mean": (0.0,), "data.std": (1.0,)}
+    config = load(name, "synthetic")
+    for path, value in fields.items():
+        set_field(config, path, value, written=f"{path}={value!r} of the reference file")
     return config
-
-
-def encoder_config(c: dict) -> SimpleNamespace:
-    """What every method reads of a reference file's config: data, augmentation (not in use here), encoder."""
-    return SimpleNamespace(
-        dtype="float32",
-        accumulation=1,
-        image_chunks=1,
-        remat="none",
-        scan=False,
-        kernels=c.get("kernels", "auto"),
-        batch_size=c["batch"],
-        data=SimpleNamespace(image_size=size_of(c), channels=c["in_chans"], mean=(0.0,), std=(1.0,)),
-        augment=SimpleNamespace(crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation="bicubic", flip=True),
-        model=SimpleNamespace(
-            width=c["embed_dim"],
-            depth=c["depth"],
-            heads=c["num_heads"],
-            mlp_ratio=c["mlp_ratio"],
-            patch_size=c["patch_size"],
-        ),
-    )
 
 
 def shape_of(method: MAE) -> convert.Shape:
@@ -106,7 +99,7 @@ def named(outputs: dict, grads: dict) -> dict:
 
 def mae(c: dict, weights: dict, inputs: dict) -> dict:
     """facebookresearch/mae: one forward and backward."""
-    method = MAE(method_config(c))
+    method = MAE(method_config("mae", c))
     rows, shape = layouts.mae(c["depth"], c["decoder_depth"]), shape_of(method)
     params = convert.from_torch(weights, rows, shape)["params"]
     images = channels_last(inputs["images"])
@@ -144,15 +137,12 @@ def ccmim(c: dict, weights: dict, inputs: dict) -> dict:
     """Sherrylone/ccMIM: one step, and the BatchNorm statistics after it."""
     method = CCMIM(
         method_config(
+            "ccmim",
             c,
             masking=c["masking"],
-            importance_layers=(),
             align_weight=c["align_weight"],
-            align_grad="stop",
             temperature=c["temperature"],
-            projector=True,
             projector_out=c["projector_dim"],
-            bn_group_size=0,
         ),
         bn_eps=c["batch_norm_eps"],
         bn_momentum=c["batch_norm_momentum"],

@@ -1,7 +1,6 @@
 """The cases of ConvNets: ResNets on weights given by a formula, and a step of MoCo v2."""
 
 import zlib
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,8 @@ from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.models.resnet import ResNet, average_pool
 from maskcl_jax.ops import losses
 from maskcl_jax.training import train_state
-from maskcl_jax.verify.cases import Case, channels_last, named
-from maskcl_jax.verify.target_cases import COLOURLESS, stats
+from maskcl_jax.verify.cases import Case, channels_last, config_of, named
+from maskcl_jax.verify.target_cases import stats
 
 DEPTHS = {("Bottleneck", (1, 1, 1, 1)): 14, ("Bottleneck", (3, 4, 6, 3)): 50, ("BasicBlock", (2, 2, 2, 2)): 18}
 
@@ -102,30 +101,10 @@ def with_counts(tree: dict) -> dict:
 
 def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
     """facebookresearch/moco: one step, and the EMA, queue and BatchNorm statistics that it leaves."""
-    config = SimpleNamespace(
-        dtype="float32",
-        accumulation=1,
-        image_chunks=1,
-        remat="none",
-        scan=False,
-        batch_size=c["batch"],
-        data=SimpleNamespace(image_size=(c["img_size"],) * 2, channels=3, mean=(0.0,), std=(1.0,)),
-        augment=SimpleNamespace(crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation="bilinear", flip=True),
-        model=SimpleNamespace(depth=int(c["arch"].removeprefix("resnet")), width=64, stem="imagenet"),
-        method=SimpleNamespace(
-            name="moco_v2",
-            temperature=c["T"],
-            momentum=c["m"],
-            momentum_schedule="fixed",
-            queue_size=c["K"],
-            projector=SimpleNamespace(layers=2 if c["mlp"] else 1, out=c["dim"]),
-            bn_group_size=0,
-            shuffle_bn=False,
-            symmetric=False,
-            query_augment=COLOURLESS,
-            key_augment=COLOURLESS,
-        ),
-    )
+    model = {"model.depth": int(c["arch"].removeprefix("resnet")), "model.width": 64, "model.stem": "imagenet"}
+    fields = {"temperature": c["T"], "momentum": c["m"], "queue_size": c["K"], "bn_group_size": 0, "shuffle_bn": False}
+    fields |= {"projector.layers": 2 if c["mlp"] else 1, "projector.out": c["dim"]}
+    config = config_of("moco_v2", c, model | {"data.image_size": (c["img_size"],) * 2}, **fields)
     method = MoCoV2(config)
     rows, shape = layouts.mocov2(config.model.depth), convert.Shape()
     params, state = jax.eval_shape(method.init, jax.random.key(0))

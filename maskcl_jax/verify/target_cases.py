@@ -1,7 +1,5 @@
 """The cases of methods with an EMA target: a step with its keys, gradients, and the target and statistics after it."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,18 +13,6 @@ from maskcl_jax.training import optimizer, train_state
 from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, named, reconstruction
 from maskcl_jax.views import PatchMask
 
-COLOURLESS = SimpleNamespace(
-    brightness=0.0,
-    contrast=0.0,
-    saturation=0.0,
-    hue=0.0,
-    jitter_p=0.0,
-    grey_p=0.0,
-    blur_p=0.0,
-    blur_sigma=(0.1, 2.0),
-    solarize_p=0.0,
-)
-
 
 def stats(x) -> np.ndarray:
     """(19,): sum, L2 norm, sum of absolute values, the first 16 elements (zeros where there are fewer)."""
@@ -36,39 +22,21 @@ def stats(x) -> np.ndarray:
     return np.concatenate([[x.sum(), np.sqrt((x**2).sum()), np.abs(x).sum()], first])
 
 
-def decoder_fields(c: dict, depth: str) -> SimpleNamespace:
-    """One of CMAE's decoders."""
-    return SimpleNamespace(
-        width=c["decoder_embed_dim"],
-        depth=c[depth],
-        heads=c["decoder_num_heads"],
-        mlp_ratio=c["decoder_mlp_ratio"],
-        kind="own",
-    )
+def decoder_fields(name: str, c: dict, depth: str) -> dict:
+    """The fields of one of CMAE's decoders."""
+    sizes = {"width": "decoder_embed_dim", "depth": depth, "heads": "decoder_num_heads"}
+    sizes["mlp_ratio"] = "decoder_mlp_ratio"
+    return {f"{name}.{field}": c[theirs] for field, theirs in sizes.items()}
 
 
 def cmae(c: dict, weights: dict, inputs: dict) -> dict:
     """ZhichengHuang/CMAE: one step, and the EMA of the target after a known change of the online weights."""
-    config = encoder_config(c)
-    config.method = SimpleNamespace(
-        mask_ratio=c["mask_ratio"],
-        mask_block=c["block"],
-        norm_pix=True,
-        decoder=decoder_fields(c, "pixel_decoder_depth"),
-        feature_decoder=decoder_fields(c, "feature_decoder_depth"),
-        projector=SimpleNamespace(hidden=c["projector_hidden"], out=c["projector_out"]),
-        predictor=SimpleNamespace(hidden=c["predictor_hidden"]),
-        contrast="infonce",
-        contrast_scale="2tau",
-        contrast_weight=c["ct_weight"],
-        temperature=c["temperature"],
-        momentum=c["momentum"],
-        momentum_schedule="fixed",
-        master_size=256,
-        pixel_shift=0,
-        target_augment=COLOURLESS,
-        bn_group_size=0,
-    )
+    fields = decoder_fields("decoder", c, "pixel_decoder_depth")
+    fields |= decoder_fields("feature_decoder", c, "feature_decoder_depth")
+    fields |= {"projector.hidden": c["projector_hidden"], "projector.out": c["projector_out"]}
+    fields |= {"predictor.hidden": c["predictor_hidden"], "contrast_weight": c["ct_weight"], "pixel_shift": 0}
+    fields |= {"mask_block": c["block"]} | {name: c[name] for name in ("mask_ratio", "temperature", "momentum")}
+    config = encoder_config("cmae", c, **fields)
     method = CMAE(config)
     rows = layouts.cmae(c["depth"], c["pixel_decoder_depth"], c["feature_decoder_depth"])
     widths = {"encoder": method.encoder.width}
@@ -132,18 +100,10 @@ def cmae_in_their_order(computed: dict, arrays: dict) -> dict:
 
 def mocov3(c: dict, weights: dict, inputs: dict) -> dict:
     """facebookresearch/moco-v3: one step with the EMA that comes before the keys, and all that it leaves behind."""
-    config = encoder_config(c | {"in_chans": inputs["view1"].shape[1]})
-    config.method = SimpleNamespace(
-        temperature=c["temperature"],
-        momentum=c["momentum"],
-        momentum_schedule="fixed",
-        projector=SimpleNamespace(hidden=c["mlp_dim"], out=c["dim"]),
-        predictor=SimpleNamespace(hidden=c["mlp_dim"]),
-        freeze_patch_embed=c["stop_grad_conv1"],
-        query_augment=COLOURLESS,
-        key_augment=COLOURLESS,
-        bn_group_size=0,
-    )
+    fields = {"projector.hidden": c["mlp_dim"], "projector.out": c["dim"], "predictor.hidden": c["mlp_dim"]}
+    fields |= {"temperature": c["temperature"], "momentum": c["momentum"], "momentum_schedule": "fixed"}
+    fields |= {"freeze_patch_embed": c["stop_grad_conv1"]}
+    config = encoder_config("mocov3", c | {"in_chans": inputs["view1"].shape[1]}, **fields)
     method = MoCoV3(config)
     rows = layouts.mocov3(c["depth"])
     shape = convert.Shape(c["patch_size"], 3, method.encoder.grid, {"encoder": c["embed_dim"]}, order="mocov3")
