@@ -1,4 +1,4 @@
-"""Compiling for TPUs that are not there: what is counted, what is read off a program, what is refused."""
+"""Compiling for TPUs without having them: FLOPs, collectives, the largest batch, what is refused."""
 
 import importlib.util
 import json
@@ -11,17 +11,20 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen
+from helpers.processes import environment
+from helpers.tiny import ROOT, fields_of, tiny
 from helpers.views import batch_of
-from test_train import ROOT, fields_of, tiny
 
 from maskcl_jax import compile_check
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, create
-from maskcl_jax.performance import chips, flops, hlo
+from maskcl_jax.performance import chips, flops
+from maskcl_jax.performance.compiled import Traffic, array_bytes, count_collectives
 from maskcl_jax.training import sharding
 from maskcl_jax.views import batch_shapes
 
-# As libtpu writes it: a loop of 6 rounds with one gather that is shown twice, a fused reduce-scatter, a pair.
+# As libtpu writes it: a loop with one gather that is in two fusions, a fused reduce-scatter, an asynchronous pair.
 PROGRAM = """HloModule jit_f, entry_computation_layout={(f32[6,512]{1,0})->f32[]}
 
 %fused.1 (param_0: bf16[1,512,256]) -> bf16[1,512,512] {
@@ -40,31 +43,17 @@ PROGRAM = """HloModule jit_f, entry_computation_layout={(f32[6,512]{1,0})->f32[]
   ROOT %slice = bf16[64,512]{1,0} slice(%all-reduce.9), slice={[0:64], [0:512]}
 }
 
-%add (x: bf16[], y: bf16[]) -> bf16[] {
-  %x = bf16[] parameter(0)
-  %y = bf16[] parameter(1)
-  ROOT %sum = bf16[] add(%x, %y)
-}
-
 %body (tuple.1: (s32[], bf16[256,512], /*index=2*/bf16[1])) -> (s32[], bf16[256,512], /*index=2*/bf16[1]) {
-  %one = s32[]{:T(128)} constant(1)
   %fusion.1 = bf16[1,512,512]{2,1,0} fusion(%x), kind=kCustom, calls=%fused.1
   %fusion.2 = bf16[1,512,512]{2,1,0} fusion(%x), kind=kCustom, calls=%fused.2
   %fusion.3 = bf16[64,512]{1,0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.3
 }
 
-%condition (tuple.2: (s32[], bf16[256,512])) -> pred[] {
-  %six = s32[]{:T(128)} constant(6)
-  ROOT %lt = pred[]{:T(512)} compare(%i, %six), direction=LT
-}
-
-%never (z: f32[4]) -> f32[4] {
-  ROOT %all-reduce.99 = f32[4]{0} all-reduce(%z), channel_id=99, to_apply=%add
-}
-
 ENTRY %main (param.4: f32[6,512]) -> f32[] {
   %while.1 = (s32[], bf16[256,512]) while(%tuple), condition=%condition, body=%body
   %all-reduce.2 = (f32[64]{0}, bf16[8,4]{1,0}) all-reduce(%a, %b), channel_id=1, to_apply=%add
+  %all-reduce.3 = f32[2]{0} all-reduce(%d), to_apply=%add
+  %all-reduce.4 = f32[2]{0} all-reduce(%e), to_apply=%add
   %permute.1 = (f32[10]{0}, f32[10]{0}) collective-permute-start(%c), channel_id=2, source_target_pairs={{0,1}}
   %permute.2 = f32[10]{0} collective-permute-done(%permute.1)
   ROOT %result = f32[] constant(0)
@@ -72,13 +61,44 @@ ENTRY %main (param.4: f32[6,512]) -> f32[] {
 """
 
 
-def test_collectives_are_counted_as_often_as_they_run():
-    found = hlo.collectives(PROGRAM)
-    assert found == {
-        "all-gather": (6, 6 * 512 * 512 * 2),
-        "reduce-scatter": (6, 6 * 256 * 512 * 2),
-        "all-reduce": (1, 64 * 4 + 32 * 2),
+def test_collectives_of_a_tpu_program():
+    assert count_collectives(PROGRAM) == {
+        "all-gather": (1, 512 * 512 * 2),
+        "all-reduce": (3, 64 * 4 + 32 * 2 + 2 * 8),
         "collective-permute": (1, 40),
+        "reduce-scatter": (1, 256 * 512 * 2),
+    }
+    assert count_collectives("") == {}
+
+
+COLLECTIVE = """
+import jax, jax.numpy as jnp, json
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from maskcl_jax.performance.compiled import count_collectives
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+def text(function, *arguments, out):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for shape, place in arguments]
+    return jax.jit(function, out_shardings=out).lower(*shapes).compile().as_text()
+gradient = jax.grad(lambda w, x: jnp.sum((x @ w) ** 2))
+programs = {
+    "gradient": text(gradient, ((16, 32), whole), ((8, 16), split), out=whole),
+    "gather": text(lambda x: x + 1, ((8, 16), split), out=whole),
+    "nothing": text(lambda x: x + 1, ((8, 16), split), out=split),
+}
+print(json.dumps({name: count_collectives(program) for name, program in programs.items()}))
+"""
+
+
+def test_collectives_of_programs_that_xla_compiles_here():
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTIVE], env=environment(4), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "gradient": {"all-reduce": [1, 4 * 16 * 32]},
+        "gather": {"all-gather": [1, 4 * 8 * 16]},
+        "nothing": {},
     }
 
 
@@ -86,7 +106,7 @@ def test_collectives_are_counted_as_often_as_they_run():
     ("shape", "size"), [("f32[]", 4), ("(pred[3]{0}, s8[2,2])", 7), ("bf16[4,0]", 0), ("s4[4]", 2), ("token[]", 0)]
 )
 def test_bytes_of_a_shape(shape, size):
-    assert hlo.array_bytes(shape) == size
+    assert array_bytes(shape) == size
 
 
 def test_flops_of_products_loops_and_branches():
@@ -97,6 +117,22 @@ def test_flops_of_products_loops_and_branches():
     shapes = jax.ShapeDtypeStruct((3, 5), jnp.float32), jax.ShapeDtypeStruct((7, 5, 5), jnp.float32)
     one = 2 * 3 * 5 * 5
     assert flops.matrix_flops(jax.make_jaxpr(jax.jit(program))(*shapes)) == 8 * one
+
+
+def test_flops_of_a_resnets_convolution_are_those_of_the_closed_form():
+    """A 3 x 3 convolution of stride 1: 2 B H W 9 C_in C_out, padding counted; both gradients take as many."""
+    batch, side, channels, features = 2, 14, 8, 16
+    conv = linen.Conv(features, (3, 3), use_bias=False)
+    shapes = jax.eval_shape(conv.init, jax.random.key(0), jnp.zeros((batch, side, side, channels)))
+
+    def loss(variables, images):
+        return conv.apply(variables, images).sum()
+
+    images = jax.ShapeDtypeStruct((batch, side, side, channels), jnp.float32)
+    forward = 2 * batch * side**2 * 9 * channels * features
+    assert flops.matrix_flops(jax.make_jaxpr(loss)(shapes, images)) == forward
+    both = flops.matrix_flops(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(shapes, images))
+    assert both == 3 * forward
 
 
 def test_flops_of_a_convolution_and_its_gradients():
@@ -130,7 +166,7 @@ def test_the_tables_fit_together():
     names = [chip.name for chip in chips.CHIPS]
     assert len(set(names)) == len(names)
     for generation, shapes in compile_check.TOPOLOGIES.items():
-        chip = compile_check.chip_of(f"{generation}:{shapes[0]}")
+        chip = compile_check.chip_in(f"{generation}:{shapes[0]}")
         assert chip.usable_gib / chip.hbm_gib == pytest.approx(1, abs=0.05)
         assert [math.prod(map(int, shape.split("x"))) for shape in shapes] == [4, 8, 16, 32, 64, 128, 256]
 
@@ -150,7 +186,7 @@ def test_the_tables_fit_together():
     ],
 )
 def test_the_chip_of_a_device(kind, name):
-    chip = chips.chip_of(kind)
+    chip = chips.find_chip(kind)
     assert (chip and chip.name) == name
 
 
@@ -184,19 +220,19 @@ def test_what_a_refused_program_would_need(message, gib):
 @pytest.mark.parametrize("topology", ["v5e:3x3", "v5e", "v4:4x4", "v9:2x2", ""])
 def test_an_unknown_topology_is_refused_with_those_known(topology):
     with pytest.raises(UserError, match=rf"^--topology={topology} is unknown: .*v4: 2x2x1.* v6e: .*16x16$"):
-        compile_check.devices_of(topology)
+        compile_check.topology_devices(topology)
 
 
 def test_without_libtpu_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"libtpu.* pip install 'jax\[tpu\]'$"):
-        compile_check.devices_of("v5e:4x4")
+        compile_check.topology_devices("v5e:4x4")
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(monkeypatch):
     monkeypatch.setattr(sharding, "create_mesh", lambda *_: types.SimpleNamespace(shape={"data": 2}, size=2))
     with pytest.raises(UserError, match="batch_size=9"):
-        compile_check.program_of(tiny("mae", batch_size=9), [])
+        compile_check.create_program(tiny("mae", batch_size=9), jax.devices())
 
 
 def report(**fields):
@@ -237,11 +273,11 @@ def test_what_remat_does_twice_is_no_work_of_the_model():
 
 
 def test_the_json_of_a_report():
-    fields = {"fits": True, "collectives": {"all-reduce": hlo.Traffic(2, 8)}, "images": None}
-    told = json.loads(json.dumps(compile_check.as_json(report(**fields), 0.5)))
-    assert told["collectives"] == {"all-reduce": {"count": 2, "bytes": 8}}
-    assert told["chip_hours"] is None
-    assert told["flops_per_image"] == 197e12 * 16 / 4096
+    fields = {"fits": True, "collectives": {"all-reduce": Traffic(2, 8)}, "images": None}
+    result = json.loads(json.dumps(compile_check.as_json(report(**fields), 0.5)))
+    assert result["collectives"] == {"all-reduce": {"count": 2, "bytes": 8}}
+    assert result["chip_hours"] is None
+    assert result["flops_per_image"] == 197e12 * 16 / 4096
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install 'jax[tpu]'")
@@ -253,11 +289,11 @@ def test_a_tiny_step_is_compiled_for_four_chips():
     command += ["--topology=v5e:2x2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["fits"]
-    assert told["chips"] == 4
-    assert told["state_bytes"] == pytest.approx(3 * 4 * told["parameters"], rel=0.01)  # AdamW has two moments
-    assert told["collectives"]["all-reduce"]["bytes"] >= 2 * told["parameters"]
-    assert told["compiler_flops"] == pytest.approx(
-        told["matrix_flops"], rel=0.5
+    result = json.loads(done.stdout)
+    assert result["fits"]
+    assert result["chips"] == 4
+    assert result["state_bytes"] == pytest.approx(3 * 4 * result["parameters"], rel=0.01)  # AdamW has two moments
+    assert result["collectives"]["all-reduce"]["bytes"] >= 2 * result["parameters"]
+    assert result["compiler_flops"] == pytest.approx(
+        result["matrix_flops"], rel=0.5
     )  # beside tiny products the rest is much

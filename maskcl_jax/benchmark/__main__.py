@@ -1,19 +1,19 @@
-"""How fast is a config here? `python -m maskcl_jax.benchmark --config=configs/mae.py:imagenet --mode=step`.
+"""Measures how fast a config is: `python -m maskcl_jax.benchmark --config=configs/mae.py:imagenet --mode=step`.
 
-    --mode=step         the training step alone, on one made-up batch; needs neither TensorFlow nor data
-    --mode=input        the host alone: views, masks and what else a batch holds, of the config's data
-    --mode=end_to_end   both together, as in training, and the share of the time in which the step waits for data
+    --mode=step         the training step alone, on one synthetic batch; needs no data
+    --mode=input        the input pipeline alone: everything that a batch holds, from the config's data
+    --mode=end_to_end   both together, as in training, and the fraction of the time that the step waits for data
     --mode=evaluate     the frozen encoder over the training images, as k-NN reads them
     ... --steps=50      steps that are timed, after --warmup=3 that are not
-    ... --jpegs=512     in place of the config's data so many JPEGs of 500 x 375 pixels, quality 92, made for the run
+    ... --jpegs=512     so many JPEGs of 500 x 375 pixels, quality 92, made for the run, instead of the config's data
     ... --profile=DIR   a trace of some steps, for TensorBoard or Perfetto
     ... --json          one JSON object as the last line
 
-What the numbers mean. A step's time is from one result to the next, the host one step ahead as in training; the
-median, and between which values four of five lie. Model FLOPs: the matrix products and convolutions of what JAX
-traced, 2 a multiply-add, without what remat does twice; beside it XLA's own count of the compiled program. MFU: model
+What the numbers mean. A step's time is from one result to the next, the host one step ahead as in training; printed are
+the median and the range of four fifths of the steps. Model FLOPs: the matrix products and convolutions of what JAX
+traced, 2 per multiply-add, without what remat computes twice; beside it XLA's count of the compiled program. MFU: model
 FLOPs over the chips' bf16 peak (`performance.chips`), whatever the dtype. Images are source images: two views of one
-count once. Images a core: over the processor time of all threads of this process, so that other load does not count.
+count once. Images per core: over the CPU time of all threads of this process, so that other load does not count.
 """
 
 import contextlib
@@ -37,13 +37,13 @@ CONFIG = cli.define_config()
 MODE = flags.DEFINE_enum("mode", "step", list(MODES), "What is timed.")
 STEPS = flags.DEFINE_integer("steps", modes.Timer.steps, "Steps that are timed.", 2)
 WARMUP = flags.DEFINE_integer("warmup", modes.Timer.warmup, "Steps before them.", 1)
-JPEGS = flags.DEFINE_integer("jpegs", 0, "Make so many JPEGs and read them in place of the config's data.", 0)
-PROFILE = flags.DEFINE_string("profile", "", "A folder for a trace of three steps more (not of --mode=input).")
+JPEGS = flags.DEFINE_integer("jpegs", 0, "Make so many JPEGs and read them instead of the config's data.", 0)
+PROFILE = flags.DEFINE_string("profile", "", "A folder for a trace of three more steps (not with --mode=input).")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object as the last line.")
 
 
 def main(argv: list[str]) -> None:
-    """Times what is asked for, and prints it."""
+    """Measures, and prints the report."""
     if CONFIG.value is None:
         raise UserError("--config is missing: give one of configs/, for instance configs/mae.py:imagenet")
     if PROFILE.value and MODE.value == "input":
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         config = CONFIG.value
         if JPEGS.value:
-            config = modes.of_jpegs(config, stack.enter_context(tempfile.TemporaryDirectory()), JPEGS.value)
+            config = modes.with_jpegs(config, stack.enter_context(tempfile.TemporaryDirectory()), JPEGS.value)
         config_lib.check(config)
         if warning := accelerator_fallback():
             print(warning, file=sys.stderr)
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
     print(modes.as_text(report))
     if JSON.value:
         command = "python -m maskcl_jax.benchmark " + shlex.join(sys.argv[1:])
-        rate = {"images_per_second_per_device": report.images_per_second_per_device}
-        print(json.dumps({"command": command, **dataclasses.asdict(report), **rate}))
+        speed = {"images_per_second_per_device": report.images_per_second_per_device}
+        print(json.dumps({"command": command, **dataclasses.asdict(report), **speed}))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import dataclasses
 import datetime
 import os
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,26 +15,37 @@ from maskcl_jax import config as config_lib
 from maskcl_jax.data import jpegs, on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
+from maskcl_jax.methods import Method
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips
+from maskcl_jax.performance.compiled import compiler_flops, peak_bytes
 from maskcl_jax.training import loop, platform, sharding
 from maskcl_jax.training.logging import summary_table
 from maskcl_jax.training.step import Program
 from maskcl_jax.training.throughput import Throughput
 
-MADE_UP = 64  # images that are really drawn for a made-up batch; larger ones repeat them
+MAX_DRAWN = 64  # different images of a synthetic batch; a larger batch repeats them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timer:
-    """steps: how many are timed, after `warmup` that are not. profile: a folder for a trace, or ""."""
+    """Times steps.
+
+    Attributes:
+        steps: Steps that are timed,
+        warmup: after so many that are not.
+        profile: A folder for a trace, or "".
+    """
 
     steps: int = 20
     warmup: int = 3
     profile: str = ""
 
-    def device(self, one) -> np.ndarray:
-        """Seconds between the results of consecutive calls of `one`, which returns device arrays; one is in flight."""
+    def device(self, one: Callable[[], Any]) -> np.ndarray:
+        """Seconds between the results of consecutive calls of `one`, which returns device arrays.
+
+        As in training, the host dispatches one step ahead.
+        """
         for _ in range(self.warmup):
             before = jax.block_until_ready(one())
         if self.profile:  # of steps that are not timed: tracing slows them
@@ -47,9 +60,9 @@ class Timer:
         jax.block_until_ready(before)
         return np.diff(times)
 
-    def host(self, one) -> tuple[np.ndarray, float]:
-        """(seconds of every call, processor seconds of all of them)."""
-        # What the background thread had ready would come for nothing: its queue is emptied first.
+    def host(self, one: Callable[[], Any]) -> tuple[np.ndarray, float]:
+        """(seconds of each call of `one`, CPU seconds of all calls together)."""
+        # Batches that were made in advance would cost nothing: the queue is emptied first.
         for _ in range(self.warmup + 3):
             one()
         times, cpu = [time.perf_counter()], time.process_time()
@@ -61,7 +74,30 @@ class Timer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one run measured; None: not known, or not part of the mode. Seconds, bytes, FLOPs, images."""
+    """The result of one measurement. None: unknown, or not part of the mode.
+
+    Attributes:
+        mode: A key of MODES.
+        method: `config.method.name`.
+        preset: `config.preset`.
+        batch_size: Images per step.
+        dtype: `config.dtype`.
+        platform: `platform.describe_platform`.
+        date: Of the measurement.
+        steps: Steps that were timed.
+        seconds_a_step: Median of their times.
+        seconds_low: A tenth of the steps took less,
+        seconds_high: and a tenth took more.
+        images_per_second: By the mean time.
+        devices: JAX devices.
+        model_flops_a_step: FLOPs of the model on all devices.
+        compiler_flops_a_step: FLOPs on one device by XLA's count.
+        mfu: Model FLOPs utilization.
+        peak_bytes: Memory on the fullest device.
+        compile_seconds: Time of the compilation.
+        data_wait: Fraction of the time that a step waits for data.
+        images_per_cpu_second: Images per CPU second of this process.
+    """
 
     mode: str
     method: str
@@ -71,74 +107,75 @@ class Report:
     platform: str
     date: str
     steps: int
-    seconds_a_step: float  # the median
-    seconds_low: float  # a tenth of the steps took less,
-    seconds_high: float  # a tenth took more
-    images_per_second: float  # by the mean
+    seconds_a_step: float
+    seconds_low: float
+    seconds_high: float
+    images_per_second: float
     devices: int
     model_flops_a_step: float | None = None
-    compiler_flops_a_step: float | None = None  # of one device
+    compiler_flops_a_step: float | None = None
     mfu: float | None = None
-    peak_bytes: int | None = None  # of the fullest device
+    peak_bytes: int | None = None
     compile_seconds: float | None = None
     data_wait: float | None = None
     images_per_cpu_second: float | None = None
 
     @property
     def images_per_second_per_device(self) -> float:
-        """Of one device."""
+        """Speed of one device."""
         return self.images_per_second / self.devices
 
 
 # --- The modes ------------------------------------------------------------------------------------------------
 
 
-def step(config, timer: Timer) -> Report:
-    """The training step alone; with data.on_device, too, it is given its views."""
+def step(config: Any, timer: Timer) -> Report:
+    """The training step alone, on a given batch of views, also with data.on_device."""
     program = program_of(config, per_epoch=1000)
     compiled, facts = compile_step(program)
-    state, batch = program.new_state(), program.put(made_up_batch(config, program.method))
+    state, batch = program.new_state(), program.put(synthetic_batch(config, program.method))
 
-    def one():
+    def one() -> Any:
         nonlocal state
         state, values = compiled(state, batch)
         return values
 
     times = timer.device(one)
-    return reported(config, "step", times, **facts, **usage(facts, times))
+    return create_report(config, "step", times, **facts | usage(facts, times))
 
 
-def host(config, timer: Timer) -> Report:
-    """The input pipeline alone. Of many processes, this one's share of every batch."""
+def host(config: Any, timer: Timer) -> Report:
+    """The input pipeline alone: this process's part of every batch."""
     program, source = program_of(config, per_epoch=1000), open_source(config.data)
     with contextlib.closing(loop.open_batches(source, program, 0)) as batches:
         times, cpu = timer.host(lambda: next(batches))
     images = timer.steps * config.batch_size // jax.process_count()
-    return reported(config, "input", times, images_per_cpu_second=images / cpu)
+    return create_report(config, "input", times, images_per_cpu_second=images / cpu)
 
 
-def end_to_end(config, timer: Timer) -> Report:
-    """The loop of training, without evaluation and checkpoints."""
+def end_to_end(config: Any, timer: Timer) -> Report:
+    """The training loop without evaluation and checkpoints."""
     source = open_source(config.data)
     program = program_of(config, pipeline.steps_per_epoch(source, config.batch_size), source)
     compiled, facts = compile_step(program)
-    state, rate = program.new_state(), Throughput(config.batch_size)
+    state, throughput = program.new_state(), Throughput(config.batch_size)
     with contextlib.closing(loop.open_batches(source, program, 0)) as batches:
 
-        def one():
+        def one() -> Any:
             nonlocal state
-            with rate.waiting():
+            with throughput.waiting():
                 batch = next(batches)
             state, values = compiled(state, program.put(batch))
-            rate.step()
+            throughput.step()
             return values
 
         times = timer.device(one)
-    return reported(config, "end_to_end", times, data_wait=rate.data_wait(timer.steps), **facts, **usage(facts, times))
+    facts |= usage(facts, times)
+    return create_report(config, "end_to_end", times, data_wait=throughput.data_wait(timer.steps), **facts)
 
 
-def evaluate(config, timer: Timer) -> Report:
-    """Features of the training images, as many batches as asked for."""
+def evaluate(config: Any, timer: Timer) -> Report:
+    """The frozen encoder over the training images, one batch per step."""
     source = open_source(config.data)
     program = program_of(config, pipeline.steps_per_epoch(source, config.batch_size))
     mesh, method, state, size = program.mesh, program.method, program.new_state(), config.eval.batch_size
@@ -148,29 +185,31 @@ def evaluate(config, timer: Timer) -> Report:
         out_shardings=sharding.replicated(mesh),
     )
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    rate = Throughput(size)
-    with contextlib.ExitStack() as stack:
+    throughput = Throughput(size)
 
-        def read():
-            while True:  # a small data set again and again
-                batches = pipeline.eval_batches(source, "train", data_config=config.data, batch_size=size, **part)
-                yield from stack.enter_context(contextlib.closing(batches))
+    def read() -> Iterator[dict[str, np.ndarray]]:
+        while True:  # a small data set is read again and again
+            yield from pipeline.eval_batches(source, "train", data_config=config.data, batch_size=size, **part)
 
-        batches = read()
+    with contextlib.closing(read()) as batches:
 
-        def one():
-            with rate.waiting():
+        def one() -> Any:
+            with throughput.waiting():
                 batch = next(batches)
             images = sharding.put({"image": batch["image"]}, mesh)["image"]
-            rate.step()
+            throughput.step()
             return features(state, images)
 
         times = timer.device(one)
-    return reported(config, "evaluate", times, batch_size=size, data_wait=rate.data_wait(timer.steps))
+    return create_report(config, "evaluate", times, batch_size=size, data_wait=throughput.data_wait(timer.steps))
 
 
-def of_jpegs(config, folder: str, count: int):
-    """The config with `count` JPEGs as its data."""
+def with_jpegs(config: Any, folder: str, count: int) -> Any:
+    """Writes JPEGs into a folder and returns the config with them as its data.
+
+    Raises:
+        UserError: `count` is less than a batch.
+    """
     if count < config.batch_size:
         raise UserError(f"--jpegs={count} is less than batch_size={config.batch_size}: make at least one batch")
     jpegs.write(folder, count)
@@ -198,30 +237,23 @@ def program_of(config, per_epoch: int, source=None) -> Program:
     return Program.of(config, mesh, method, per_epoch, images)
 
 
-def compile_step(program) -> tuple:
-    """(the compiled step, what is known of it)."""
+def compile_step(program: Program) -> tuple[jax.stages.Compiled, dict[str, Any]]:
+    """(the compiled step, the fields of `Report` that follow from it)."""
     begin = time.monotonic()
     compiled = program.compile()
-    seconds = time.monotonic() - begin
-    compiler = (compiled.cost_analysis() or {}).get("flops")
-    facts = {"compiler_flops_a_step": compiler, "model_flops_a_step": program.model_flops()}
-    return compiled, facts | {"compile_seconds": seconds, "peak_bytes": bytes_of(compiled)}
+    return compiled, {
+        "compile_seconds": time.monotonic() - begin,
+        "compiler_flops_a_step": compiler_flops(compiled),
+        "model_flops_a_step": program.model_flops(),
+        "peak_bytes": peak_bytes(compiled),
+    }
 
 
-def bytes_of(compiled) -> int | None:
-    """What the step holds at once on a device, as the compiler laid it out."""
-    memory = compiled.memory_analysis()
-    if memory is None:
-        return None
-    new_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return memory.argument_size_in_bytes + new_outputs + memory.temp_size_in_bytes
-
-
-def made_up_batch(config, method) -> dict[str, np.ndarray]:
-    """This process's share of one batch of made-up images, with views and masks as the config draws them."""
+def synthetic_batch(config: Any, method: Method) -> dict[str, np.ndarray]:
+    """This process's part of a batch of synthetic images, with views and masks as the config draws them."""
     config = config.copy_and_resolve_references()
     local = config.batch_size // jax.process_count()
-    drawn = min(local, MADE_UP)
+    drawn = min(local, MAX_DRAWN)
     config.data.update({"source": "synthetic", "num_examples": drawn})
     if config.method.get("provider") == "maps":
         config.method.provider = "boundary"  # whose map it is changes nothing on the device
@@ -232,18 +264,18 @@ def made_up_batch(config, method) -> dict[str, np.ndarray]:
     return {key: np.resize(value, (local, *value.shape[1:])) for key, value in batch.items()}
 
 
-def usage(facts: dict, times: np.ndarray) -> dict:
-    """MFU, and the peak of memory where the backend counts it."""
-    found = {}
+def usage(facts: dict[str, Any], times: np.ndarray) -> dict[str, Any]:
+    """MFU, and peak memory where the backend counts it: fields of `Report`."""
+    fields = {}
     if peak := chips.peak_flops():
-        found["mfu"] = facts["model_flops_a_step"] / (float(times.mean()) * peak)
+        fields["mfu"] = facts["model_flops_a_step"] / (float(times.mean()) * peak)
     if counted := platform.peak_memory():
-        found["peak_bytes"] = counted
-    return found
+        fields["peak_bytes"] = counted
+    return fields
 
 
-def reported(config, mode: str, times: np.ndarray, *, batch_size: int = 0, **fields) -> Report:
-    """The report of steps that took `times`."""
+def create_report(config: Any, mode: str, times: np.ndarray, *, batch_size: int = 0, **fields: Any) -> Report:
+    """The report of steps that took `times` seconds; fields: the optional ones of `Report`."""
     batch_size = batch_size or config.batch_size
     low, median, high = np.quantile(times, [0.1, 0.5, 0.9])
     return Report(
@@ -275,7 +307,7 @@ def as_text(report: Report) -> str:
         "ms a step": f"{median} (four of five between {low} and {high}), {r.steps} steps",
     }
     if r.images_per_cpu_second is not None:
-        rows["images/s a core"] = f"{r.images_per_cpu_second:.1f} by processor time"
+        rows["images/s a core"] = f"{r.images_per_cpu_second:.1f} by CPU time"
     if r.data_wait is not None:
         rows["data wait"] = f"{r.data_wait:.1%} of the time"
     if r.model_flops_a_step is not None:

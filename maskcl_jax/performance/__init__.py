@@ -1,1 +1,1 @@
-"""What the hardware can do, and what a program asks of it."""
+"""What chips can do, and what a program needs of them."""

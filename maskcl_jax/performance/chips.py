@@ -1,12 +1,13 @@
-"""What an accelerator chip can do: its peak and its memory, for `compile_check` and the benchmark.
+"""Accelerator chips: peak FLOP/s and memory, for `compile_check` and MFU.
 
-Sources. TPU: Google's page of each generation (cloud.google.com/tpu/docs/v3 ... /v6e, /tpu7x) for peak and HBM;
-`usable_gib` is what the compiler itself names as available when it refuses a program (libtpu 0.0.42): the rest is
-reserved. GPU: NVIDIA's data sheets, the dense figure (half of the one "with sparsity"), with float32 accumulation; of
-V100 and T4, which have no bfloat16, that of float16.
+Sources: TPU peak and HBM from Google's page of each generation (cloud.google.com/tpu/docs/v3 ... /v6e, /tpu7x);
+`usable_gib` is what the compiler names as available when it refuses a program (libtpu 0.0.42), the rest is reserved.
+GPU: NVIDIA's data sheets, the dense figure (half of the one "with sparsity") with float32 accumulation; for V100 and
+T4, which have no bfloat16, that of float16.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 
@@ -15,8 +16,13 @@ import jax
 class Chip:
     """One kind of chip.
 
-    kind: `jax.Device.device_kind`, whole of a TPU, the end of it of a GPU. bf16_flops: peak FLOP/s of the whole chip.
-    hbm_gib, usable_gib: memory of the whole chip, GiB (a GPU's: the GB of its data sheet). devices: JAX devices it is.
+    Attributes:
+        name: Short name, of a TPU the generation in a topology's name.
+        kind: `jax.Device.device_kind`: all of it for a TPU, its end for a GPU.
+        bf16_flops: Peak FLOP/s of the whole chip.
+        hbm_gib: Memory of the whole chip in GiB (of a GPU the GB of its data sheet).
+        usable_gib: The part of it that a program may use; None if unknown.
+        devices: JAX devices per chip.
     """
 
     name: str
@@ -51,16 +57,16 @@ CHIPS = (
 )
 
 
-def chip_of(device_kind: str) -> Chip | None:
-    """The chip that a `jax.Device.device_kind` names; None where this table has none (of a laptop's, say)."""
+def find_chip(device_kind: str) -> Chip | None:
+    """The chip of a `jax.Device.device_kind`; None if the table does not have it (a laptop's GPU, for instance)."""
     for chip in CHIPS:
         if device_kind == chip.kind or (not chip.kind.startswith("TPU") and device_kind.endswith(f" {chip.kind}")):
             return chip
     return None
 
 
-def peak_flops(devices=None) -> float | None:
-    """bf16 FLOP/s of all devices (default: of the run) together; None where the chip is not in the table."""
+def peak_flops(devices: Sequence[jax.Device] | None = None) -> float | None:
+    """bf16 FLOP/s of all devices together (default: those of the run); None if the chip is not in the table."""
     devices = jax.devices() if devices is None else devices
-    chip = chip_of(devices[0].device_kind)
+    chip = find_chip(devices[0].device_kind)
     return None if chip is None else len(devices) * chip.bf16_flops / chip.devices

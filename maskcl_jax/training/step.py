@@ -13,6 +13,7 @@ from maskcl_jax.data import on_device
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Batch, LossOutput, Method, StepContext, interface
 from maskcl_jax.methods import create as create_method
+from maskcl_jax.models.kernels import resolve
 from maskcl_jax.performance import chips, flops
 from maskcl_jax.training import optimizer, sharding, train_state
 from maskcl_jax.training.train_state import TrainState
@@ -240,11 +241,12 @@ class Program:
         return self.model_flops() / self.config.batch_size if chips.peak_flops() else None
 
     def model_flops(self) -> float:
-        """`flops.matrix_flops` of one step on all devices together, without what `remat` does twice."""
-        if self.config.remat == "none":
+        """`flops.matrix_flops` of one step on all devices together, without what `remat` and kernels compute twice."""
+        c = self.config
+        if c.remat == "none" and resolve(c.kernels, self.mesh.devices.flat[0].platform) == "plain":
             return flops.matrix_flops(self.trace().jaxpr)
-        plain = self.config.copy_and_resolve_references()
-        plain.remat = "none"
+        plain = c.copy_and_resolve_references()
+        plain.remat, plain.kernels = "none", "plain"
         return Program.of(
             plain, self.mesh, create_method(plain, self.mesh), self.plan.per_epoch, self.images
         ).model_flops()

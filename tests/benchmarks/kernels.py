@@ -44,7 +44,7 @@ class Step:
         config.kernels = kind
         program = modes.program_of(config, per_epoch=1000)
         self.compiled = program.compile()
-        self.state, self.batch = program.new_state(), program.put(modes.made_up_batch(config, program.method))
+        self.state, self.batch = program.new_state(), program.put(modes.synthetic_batch(config, program.method))
 
     def seconds(self) -> tuple[float, float]:
         """(CPU time, wall-clock time) of one step."""

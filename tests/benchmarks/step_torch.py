@@ -90,7 +90,7 @@ def compiled(config):
     """One step of ours."""
     program = modes.program_of(config, per_epoch=1000)
     run = program.compile()
-    state, batch = program.new_state(), program.put(modes.made_up_batch(config, program.method))
+    state, batch = program.new_state(), program.put(modes.synthetic_batch(config, program.method))
 
     def step():
         nonlocal state
