@@ -145,6 +145,7 @@ def has_transformers() -> bool:
         ({"model.depth": 14, "model.stem": "imagenet", "data.channels": 4}, ["torchvision", "hf"]),
         ({**STOCK, "model.depth": 14, "data.channels": 1}, ["timm", "torchvision", "hf"]),
         ({"model.width": 64, "model.depth": 18}, ["mmpretrain"]),  # ResNet_CIFAR
+        ({**STOCK, "model.depth": 10, "model.stages": (1, 2, 1, 1)}, ["timm", "torchvision", "hf"]),
     ],
 )
 def test_unusual_resnets(fields, formats, strict, tmp_path):

@@ -107,8 +107,11 @@ TRANSFORMERS = {
     "classifier": (classifier, (IMAGES,), lambda model, x: model(x, train=True)),
 }
 OTHERS = {
-    "resnet": (functools.partial(ResNet, depth=14, width=8, stem="small"), (IMAGES,)),
-    "resnet-remat": (functools.partial(ResNet, depth=10, width=8, stem="small", remat="cheap"), (IMAGES,)),
+    "resnet": (functools.partial(ResNet, stages=(1, 2), width=8, stem="small"), (IMAGES,)),
+    "resnet-remat": (
+        functools.partial(ResNet, stages=(1, 1, 1), bottleneck=False, width=8, stem="small", remat="cheap"),
+        (IMAGES,),
+    ),
     "projector": (functools.partial(MLP, sizes=(16, 8), norms=("affine", "plain")), (MAPS[:, 0, 0],)),
     "mask-head": (functools.partial(MaskHead, blocks=1), (MAPS,)),
     "segmenter": (functools.partial(Segmenter, kind="decoder", num_classes=3, width=4), (MAPS, (8, 8))),
@@ -150,22 +153,30 @@ def inner(a, b):
 
 
 def check_forward_mode(params, apply, reverse):
-    """jvp of `apply` along a random direction: beside a difference quotient, and beside the vjp of `reverse`."""
-    shape, step = jax.eval_shape(apply, params), 1e-3
-    direction, towards = noise(params, 1, 0.0), noise(shape, 2, 0.0)
+    """jvp of `apply`: beside a difference quotient, and beside the vjp of `reverse`."""
+    towards, step = noise(jax.eval_shape(apply, params), 2, 0.0), 1e-2
 
     @jax.jit
     def compare():
-        _, tangent = jax.jvp(apply, (params,), (direction,))
         (gradient,) = jax.vjp(reverse, params)[1](towards)
+        # Half along the gradient: a random direction in so many dimensions is across it.
+        direction = jax.tree.map(jnp.add, unit(gradient), unit(noise(params, 1, 0.0)))
+        _, tangent = jax.jvp(apply, (params,), (direction,))
         ahead, behind = (apply(jax.tree.map(lambda p, d, by=by: p + by * d, params, direction)) for by in (step, -step))
-        scale = jnp.sqrt(inner(gradient, gradient) * inner(direction, direction))
+        scale = jnp.sqrt(inner(gradient, gradient))
         quotient = inner(towards, (ahead - behind) / (2 * step))
         return inner(towards, tangent) / scale, inner(gradient, direction) / scale, quotient / scale
 
     forward, backward, quotient = map(float, compare())
-    np.testing.assert_allclose(backward, forward, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(quotient, forward, rtol=5e-2)
+    assert forward > 0.5  # of about 1
+    np.testing.assert_allclose(backward, forward, rtol=1e-4)
+    np.testing.assert_allclose(quotient, forward, rtol=6e-2)  # ReLUs have kinks
+
+
+def unit(tree):
+    """A tree of length 1."""
+    length = jnp.sqrt(inner(tree, tree))
+    return jax.tree.map(lambda x: x / length, tree)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

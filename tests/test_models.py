@@ -7,15 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_train import tiny
 
+from maskcl_jax import config as config_lib
 from maskcl_jax.config import encoder_size
-from maskcl_jax.interchange import convert, layouts
+from maskcl_jax.errors import UserError
+from maskcl_jax.interchange import catalog, convert, layouts
+from maskcl_jax.methods import create
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.position import sincos_table
-from maskcl_jax.models.resnet import ResNet
+from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import masking
 from maskcl_jax.performance import flops
+from maskcl_jax.training import checkpoint
 
 
 def vit(**fields):
@@ -50,6 +55,11 @@ def test_published_sizes_have_published_parameter_counts():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 85_798_656 - 197 * 768
 
 
+def resnet(variant):
+    fields = encoder_size(variant)
+    return ResNet(**RESNETS[fields.pop("depth")]._asdict(), **fields)
+
+
 @pytest.mark.parametrize(
     ("variant", "count"),
     # torchvision's published counts without the classifier (width * classes + classes)
@@ -61,22 +71,60 @@ def test_published_sizes_have_published_parameter_counts():
     ],
 )
 def test_resnets_have_published_parameter_counts(variant, count):
-    model = ResNet(**encoder_size(variant))
+    model = resnet(variant)
     shapes = jax.eval_shape(lambda key: model.init(key, jnp.zeros((2, 64, 64, 3)), train=True), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
 
 
 @pytest.mark.parametrize(("variant", "size", "shape"), [("R50x2", 64, (2, 2, 4096)), ("R18/small", 32, (4, 4, 512))])
 def test_stems_and_widths(variant, size, shape):
-    model = ResNet(**encoder_size(variant))
+    model = resnet(variant)
     images = jnp.zeros((2, size, size, 1))
     out, _ = jax.eval_shape(lambda key: model.init_with_output(key, images, train=True), jax.random.key(0))
     assert out.shape == (2, *shape)
     assert (model.out_width, size // model.stride) == (shape[-1], shape[0])
 
 
+@pytest.mark.parametrize(
+    ("size", "stem", "shape"),
+    [
+        (ResNetSize((1, 2), True), "small", (16, 16, 64)),
+        (ResNetSize((2, 1, 3), False), "imagenet", (2, 2, 32)),
+        (ResNetSize((1, 1, 1, 1, 1), False), "small", (2, 2, 128)),
+    ],
+)
+def test_any_stages(size, stem, shape):
+    model = ResNet(**size._asdict(), width=8, stem=stem)
+    images = jnp.zeros((2, 32, 32, 3))
+    out, variables = jax.eval_shape(lambda key: model.init_with_output(key, images, train=True), jax.random.key(0))
+    assert out.shape == (2, *shape)
+    assert (model.out_width, 32 // model.stride) == (shape[-1], shape[0])
+    # The layout names every array of it, and no other; and its keys say which stages they are of.
+    rows = layouts.resnet(size)
+    assert {row.ours.replace("/encoder/", "/", 1) for row in rows} == convert.paths_of(variables).keys()
+    assert catalog.resnet_size([row.theirs for row in rows], "", layouts.TORCHVISION) == size
+
+
+def test_a_config_names_any_stages():
+    method = create(tiny("moco_v2", **{"model.depth": 14, "model.stages": (1, 2)}))
+    assert method.encoder.size == ((1, 2), True)
+    with pytest.raises(UserError, match=r"model\.stages=\(1, 0\) is out of range"):
+        create(tiny("moco_v2", **{"model.stages": (1, 0)}))
+    # A run of an earlier version has no such field, and goes on.
+    stored = config_lib.flat(tiny("moco_v2"))
+    del stored["model.stages"]
+    assert checkpoint.differences(tiny("moco_v2"), stored) == []
+    assert create(config_lib.unflat(stored)).encoder.size == create(tiny("moco_v2")).encoder.size
+
+
+def test_names_of_resnets():
+    assert ResNetSize((3, 4, 6, 3), True).name == "ResNet-50"
+    assert ResNetSize((4, 3, 6, 3), True).name == "ResNet-50 of 4-3-6-3 blocks"  # as deep, and another network
+
+
 def test_resnet_kernels_begin_as_he_et_al_say():
-    params = ResNet(depth=10, width=64, stem="small").init(jax.random.key(0), jnp.zeros((2, 8, 8, 3)), train=True)
+    model = ResNet(stages=(1,), bottleneck=False, stem="small")
+    params = jax.jit(functools.partial(model.init, train=True))(jax.random.key(0), jnp.zeros((2, 8, 8, 3)))
     kernel = params["params"]["layer1_0"]["conv1"]["kernel"]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.02)
 
@@ -237,7 +285,7 @@ def test_a_resnet_that_keeps_less_is_the_same_resnet():
     images = jnp.asarray(np.random.default_rng(1).standard_normal((4, 8, 8, 3)), jnp.float32)
     results = []
     for remat in ("none", "cheap", "blocks"):
-        model = ResNet(depth=10, width=8, stem="small", remat=remat)
+        model = ResNet(stages=(1, 1, 1, 1), bottleneck=False, width=8, stem="small", remat=remat)
         variables = filled(jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), images))
 
         def loss(params, model=model, variables=variables):

@@ -122,7 +122,8 @@ def completed(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     So the default of a new field must be what was done before the field existed.
     """
-    return flat(DEFAULTS) | dict(fields)
+    model = {"model.stages": []} if "model.stem" in fields else {}
+    return flat(DEFAULTS) | model | dict(fields)
 
 
 def unflat(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:

@@ -44,6 +44,8 @@ def build(argument: str | None, *, method: Mapping[str, Any], presets: Mapping[s
     set_model(config, {path[6:]: value for path, value in fields.items() if path.startswith("model.")}, "preset")
     if "patch_size" in config.model:
         set_model(config, {"attention": "xla"}, "default")  # or "cudnn": 16 bits, only on a GPU
+    elif "stages" not in config.model:
+        set_model(config, {"stages": ()}, "default")  # (): those of the named depth; else the blocks of each stage
     for path, value in fields.items():
         set_field(config, path, value, written=f"preset {preset!r}: {path}={value!r}", layer="preset")
     for key, text in options.items():

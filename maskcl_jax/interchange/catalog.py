@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 from maskcl_jax.interchange import layouts
 from maskcl_jax.interchange.layouts import Row
-from maskcl_jax.models.resnet import RESNET_DEPTHS
+from maskcl_jax.models.resnet import RESNETS, ResNetSize
 
 
 class Depths(NamedTuple):
     """How many of each a network has: all that the names of a state dict depend on.
 
-    encoder: blocks of a ViT, or the depth of a ResNet. head: layers of MoCo v2's projector. final_norm: whether the ViT
+    encoder: blocks of a ViT, or the size of a ResNet. head: layers of MoCo v2's projector. final_norm: whether the ViT
     has one (CMAE's target has none).
     """
 
-    encoder: int
+    encoder: int | ResNetSize
     decoder: int = 0
     feature_decoder: int = 0
     head: int = 2
@@ -27,8 +27,9 @@ class Layout(NamedTuple):
     """The names of one network in one code base.
 
     marker: a key by which it is known. counted: field of `Depths` -> what stands before the numbers of its blocks ({}
-    for a ResNet, whose depth follows from all its keys). prefixes: what may stand before every key of it; keys without
-    it are then another network's. others: a pattern of keys that may be left out: classifiers, another network.
+    for a ResNet). prefixes: what may stand before every key of it; keys without it are then another network's. others:
+    a pattern of keys that may be left out: classifiers, another network. stages: of a ResNet, what stands before the
+    keys of its blocks, and their names.
     """
 
     rows: Callable[[Depths], list[Row]]
@@ -36,6 +37,7 @@ class Layout(NamedTuple):
     counted: dict[str, str]
     prefixes: tuple[str, ...] = ("",)
     others: str = ""
+    stages: tuple[str, layouts.ConvNames] | None = None
 
 
 def vit(names: layouts.Names, *, prefixes: tuple[str, ...] = ("",), others: str) -> Layout:
@@ -52,7 +54,7 @@ def vit(names: layouts.Names, *, prefixes: tuple[str, ...] = ("",), others: str)
 def resnet(names: layouts.ConvNames, *, prefixes: tuple[str, ...] = ("",), others: str) -> Layout:
     """A ResNet alone."""
     marker = f"{names.stem[0]}.weight"
-    return Layout(lambda d: layouts.resnet(d.encoder, names=names), marker, {}, prefixes, others)
+    return Layout(lambda d: layouts.resnet(d.encoder, names=names), marker, {}, prefixes, others, ("", names))
 
 
 MAE_BLOCKS = {"encoder": "blocks.", "decoder": "decoder_blocks."}
@@ -102,7 +104,10 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     },
     "moco_v2": {
         "full": Layout(
-            lambda d: layouts.mocov2(d.encoder, d.head) + layouts.mocov2_queue(), "encoder_k.conv1.weight", {}
+            lambda d: layouts.mocov2(d.encoder, d.head) + layouts.mocov2_queue(),
+            "encoder_k.conv1.weight",
+            {},
+            stages=("encoder_q.", layouts.TORCHVISION),
         ),
         "resnet": resnet(layouts.TORCHVISION, prefixes=("", "encoder_q."), others=MOCO_OTHERS),
     },
@@ -121,7 +126,9 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
 def depths_of(keys, layout: Layout) -> Depths:
     """The depths of the network whose keys these are."""
     if not layout.counted:
-        return Depths(resnet_depth(keys, layout), head=sum("encoder_q.fc" in key and "weight" in key for key in keys))
+        return Depths(
+            resnet_size(keys, *layout.stages), head=sum("encoder_q.fc" in key and "weight" in key for key in keys)
+        )
     counts = {}
     for field, before in layout.counted.items():
         numbers = (re.match(rf"{re.escape(before)}(\d+)\.", key) for key in keys)
@@ -129,10 +136,14 @@ def depths_of(keys, layout: Layout) -> Depths:
     return Depths(**counts)
 
 
-def resnet_depth(keys, layout: Layout) -> int:
-    """The depth whose keys are the most like these."""
-
-    def strangers(depth: int) -> int:
-        return len({row.theirs for row in layout.rows(Depths(depth))} ^ set(keys))
-
-    return min(RESNET_DEPTHS, key=strangers)
+def resnet_size(keys, prefix: str, names: layouts.ConvNames) -> ResNetSize:
+    """The blocks that these keys name; a ResNet-10 where they name none, so that all of its keys are missing."""
+    block = re.escape(prefix + names.block).replace(r"\{stage\}", r"(\d+)").replace(r"\{i\}", r"(\d+)")
+    found = {(int(match[1]), int(match[2])) for match in (re.match(block, key) for key in keys) if match}
+    if not found:
+        return RESNETS[10]
+    count = 1 + max(stage for stage, _ in found) - names.first_stage
+    stages = [{i for stage, i in found if stage == names.first_stage + number} for number in range(count)]
+    third = names.layer[0].format(n=2 + names.first_conv)
+    bottleneck = any(re.match(block + re.escape(third), key) for key in keys)
+    return ResNetSize(tuple(1 + max(numbers, default=0) for numbers in stages), bottleneck)

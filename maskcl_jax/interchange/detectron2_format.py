@@ -13,8 +13,8 @@ def lacks(p: Product) -> str:
         return "detectron2 has no ResNet with the small stem"
     if p.channels != 3:
         return f"detectron2 reads color images, not {p.channels} channels"
-    if p.encoder.depth not in torchvision_format.STOCK:
-        return f"detectron2 has no ResNet-{p.encoder.depth}"
+    if not torchvision_format.is_stock(p):
+        return f"detectron2 has no {p.encoder.size.name}"
     return torchvision_format.unusual(p)
 
 
@@ -30,7 +30,7 @@ def settings(p: Product, weights: str) -> str:
     width = "" if p.bottleneck else "    RES2_OUT_CHANNELS: 64\n"
     return (
         f"MODEL:\n  WEIGHTS: {quoted(weights)}\n  PIXEL_MEAN: {mean}\n  PIXEL_STD: {std}\n  RESNETS:\n"
-        f"    DEPTH: {p.encoder.depth}\n    STRIDE_IN_1X1: False\n{width}INPUT:\n  FORMAT: RGB\n"
+        f"    DEPTH: {p.encoder.size.depth}\n    STRIDE_IN_1X1: False\n{width}INPUT:\n  FORMAT: RGB\n"
     )
 
 

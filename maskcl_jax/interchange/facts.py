@@ -8,6 +8,7 @@ from maskcl_jax.config import VIT_SIZES
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange.files import RECORD
 from maskcl_jax.models.layers import LAYER_NORM_EPS
+from maskcl_jax.models.resnet import RESNETS, ResNetSize
 
 # Width -> heads, where nothing else tells. No error would: the shapes are the same.
 HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()}
@@ -29,16 +30,23 @@ class Facts(NamedTuple):
     record: dict | None = None
 
 
-def of_tensors(state: dict[str, np.ndarray], keys: dict[str, str], depth: int) -> tuple[dict, int]:
-    """(fields of `config.model`, channels) of an encoder; keys: our path -> their key."""
+def of_tensors(state: dict[str, np.ndarray], keys: dict[str, str], encoder: int | ResNetSize) -> tuple[dict, int]:
+    """(fields of `config.model`, channels) of an encoder.
+
+    keys: our path -> their key. encoder: blocks of a ViT, or the size of a ResNet.
+    """
     if "params/encoder/conv1/kernel" in keys:
-        width, channels, size, _ = state[keys["params/encoder/conv1/kernel"]].shape
-        return {"depth": depth, "width": width, "stem": "imagenet" if size == 7 else "small"}, channels
+        width, channels, kernel, _ = state[keys["params/encoder/conv1/kernel"]].shape
+        named = next(depth for depth, size in RESNETS.items() if size.bottleneck == encoder.bottleneck)
+        depth = encoder.depth if encoder.is_named else named
+        stages = () if encoder.is_named else encoder.stages
+        stem = "imagenet" if kernel == 7 else "small"
+        return {"depth": depth, "stages": stages, "width": width, "stem": stem}, channels
     width, channels, patch, across = state[keys["params/encoder/patch_embed/kernel"]].shape
     if patch != across:
         raise UserError(f"patches of {patch}x{across} pixels: only square ones are known here")
     hidden = state[keys["params/encoder/blocks_0/mlp/fc1/bias"]].shape[0]
-    return {"width": width, "depth": depth, "mlp_ratio": hidden / width, "patch_size": patch}, channels
+    return {"width": width, "depth": encoder, "mlp_ratio": hidden / width, "patch_size": patch}, channels
 
 
 def of_texts(texts: dict[str, dict], model: dict, channels: int) -> Facts:

@@ -85,7 +85,7 @@ def mm_notes(p: Product, folder: str) -> str:
     """`notes` of OpenMMLab's formats: the `backbone` of a config."""
     init = f"init_cfg=dict(type='Pretrained', checkpoint='{folder}/checkpoint.pth')"
     if not p.is_vit:
-        fields = f"type='{mm_stem(p)}', depth={p.encoder.depth}, in_channels={p.channels}, style='pytorch'"
+        fields = f"type='{mm_stem(p)}', depth={p.encoder.size.depth}, in_channels={p.channels}, style='pytorch'"
         return f"In the config:\n\n```text\nbackbone=dict({fields}, {init})\n```\n"
     e = p.encoder
     arch = f"embed_dims={e.width}, num_layers={e.depth}, num_heads={e.heads}"
@@ -105,8 +105,8 @@ def mm_lacks(p: Product) -> str:
         return ""
     if p.format == "mmdet" and p.encoder.stem == "small":
         return "mmdet has no ResNet with the small stem"
-    if p.encoder.depth not in torchvision_format.STOCK:
-        return f"{p.format} has no ResNet-{p.encoder.depth}"
+    if not torchvision_format.is_stock(p):
+        return f"{p.format} has no {p.encoder.size.name}"
     return torchvision_format.unusual(p)
 
 

@@ -72,7 +72,7 @@ def resnet_config(p: Product) -> dict[str, Any]:
         "model_type": "resnet",
         "num_channels": p.channels,
         "embedding_size": e.width,
-        "hidden_sizes": [e.width * 2**i * (4 if p.bottleneck else 1) for i in range(4)],
+        "hidden_sizes": [e.width * 2**i * (4 if p.bottleneck else 1) for i in range(len(p.blocks))],
         "depths": p.blocks,
         "layer_type": "bottleneck" if p.bottleneck else "basic",
         "hidden_act": "relu",

@@ -95,7 +95,8 @@ def read(path: str, source: str) -> Weights:
     try:
         tree = convert.from_torch(state, [row for row in rows if row.transform != "table"], convert.Shape())
     except UserError as error:
-        raise UserError(f"{path} does not fit {source} ({kind}, depth {depths.encoder}): {error}") from None
+        depth = getattr(depths.encoder, "depth", depths.encoder)
+        raise UserError(f"{path} does not fit {source} ({kind}, depth {depth}): {error}") from None
     model, channels = facts.of_tensors(state, {row.ours: row.theirs for row in rows}, depths.encoder)
     told = [f"{path}: {len(keys)} tensors, {source}, {KINDS[kind]}"]
     told += [f"left out: {convert.listed(others)}"] if others else []

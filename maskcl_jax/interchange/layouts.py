@@ -6,7 +6,7 @@ A row is (our path, their key, transform). Our paths start with `params` or `bat
 
 from typing import NamedTuple
 
-from maskcl_jax.models.resnet import RESNET_DEPTHS
+from maskcl_jax.models.resnet import ResNetSize
 
 
 class Row(NamedTuple):
@@ -253,13 +253,13 @@ DETECTRON2 = ConvNames(
 
 
 def resnet(
-    depth: int, ours: str = "encoder", prefix: str = "", target: str = "", names: ConvNames = TORCHVISION
+    size: ResNetSize, ours: str = "encoder", prefix: str = "", target: str = "", names: ConvNames = TORCHVISION
 ) -> list[Row]:
     """A ResNet without its classifier; their keys begin with `prefix`.
 
     target: "target_" for an EMA target's. The shortcut of the first stage has a convolution in bottlenecks only.
     """
-    counts, bottleneck = RESNET_DEPTHS[depth]
+    counts, bottleneck = size
 
     def layer(a: str, suffix: str, theirs: tuple[str, str], above: str = "", **numbers) -> list[Row]:
         conv, bn = (f"{prefix}{above}{name.format(**numbers)}" for name in theirs)
@@ -278,11 +278,11 @@ def resnet(
     return rows
 
 
-def mocov2(depth: int, layers: int = 2) -> list[Row]:
+def mocov2(size: ResNetSize, layers: int = 2) -> list[Row]:
     """facebookresearch/moco `MoCo`: query and key encoder, each with its head as `fc`."""
     rows = []
     for target, theirs in (("", "encoder_q."), ("target_", "encoder_k.")):
-        rows += resnet(depth, prefix=theirs, target=target)
+        rows += resnet(size, prefix=theirs, target=target)
         for i in range(layers):  # of a torch Sequential; one layer alone is none
             name = f"{theirs}fc.{2 * i}" if layers > 1 else f"{theirs}fc"
             rows += linear(f"{target}params/projector/fc{i + 1}", name)

@@ -8,7 +8,6 @@ import numpy as np
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert
 from maskcl_jax.interchange.catalog import LAYOUTS, Depths
-from maskcl_jax.models.resnet import RESNET_DEPTHS
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import run as run_lib
 
@@ -59,12 +58,12 @@ class Product(NamedTuple):
     @property
     def blocks(self) -> list[int]:
         """Of a ResNet: blocks of each stage."""
-        return list(RESNET_DEPTHS[self.encoder.depth][0])
+        return list(self.encoder.stages)
 
     @property
     def bottleneck(self) -> bool:
         """Of a ResNet: whether its blocks are bottlenecks."""
-        return RESNET_DEPTHS[self.encoder.depth][1]
+        return self.encoder.bottleneck
 
     @property
     def moments(self) -> tuple[list[float], list[float]]:
@@ -123,7 +122,7 @@ def depths_of(run: run_lib.Run, tree: dict) -> Depths:
     """The depths of a run's networks."""
     encoder, decoders = tree["params"]["encoder"], run.method.decoders
     return Depths(
-        encoder=run.config.model.depth,
+        encoder=run.config.model.depth if isinstance(run.method.encoder, ViT) else run.method.encoder.size,
         decoder=decoders["decoder"].depth if "decoder" in decoders else 0,
         feature_decoder=decoders["feature_decoder"].depth if "feature_decoder" in decoders else 0,
         head=len(tree["params"].get("projector", {})),

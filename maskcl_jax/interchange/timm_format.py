@@ -67,8 +67,8 @@ def texts(p: Product) -> dict[str, str]:
         arguments, width = vit_arguments(p), p.encoder.width
         first, classifier = "patch_embed.proj", "head"
     else:
-        stock = p.encoder.depth in (18, 34, 50, 101)
-        architecture = f"resnet{p.encoder.depth}" if stock else "resnet50" if p.bottleneck else "resnet18"
+        stock = torchvision_format.is_stock(p)
+        architecture = f"resnet{p.encoder.size.depth}" if stock else "resnet50" if p.bottleneck else "resnet18"
         arguments, width = {"layers": p.blocks, "in_chans": p.channels}, p.encoder.out_width
         first, classifier = "conv1", "fc"
     mean, std = p.moments

@@ -6,8 +6,15 @@ from maskcl_jax.interchange.product import Product
 STOCK = (18, 34, 50, 101)
 
 
+def is_stock(p: Product) -> bool:
+    """Whether a ResNet's stages are those of a depth that every library has."""
+    return p.encoder.size.is_named and p.encoder.size.depth in STOCK
+
+
 def unusual(p: Product) -> str:
     """Why a ResNet is not one that every library has; "" where it is."""
+    if len(p.blocks) != 4:
+        return f"it has no ResNet of {len(p.blocks)} stages"
     if p.encoder.width != 64:
         return (
             f"it has no ResNet whose stem has {p.encoder.width} channels: --format=torchvision writes the lines for it"
@@ -20,8 +27,8 @@ def build(p: Product) -> str:
     e, block = p.encoder, "Bottleneck" if p.bottleneck else "BasicBlock"
     lines = ["import torch", "from torchvision.models import resnet"]
     lines.append(
-        f"model = resnet.resnet{e.depth}()"
-        if e.depth in STOCK
+        f"model = resnet.resnet{e.size.depth}()"
+        if is_stock(p)
         else f"model = resnet.ResNet(resnet.{block}, {p.blocks})"
     )
     if e.width != 64:

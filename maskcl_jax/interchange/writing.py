@@ -48,7 +48,7 @@ def architecture(p: Product) -> str:
     if p.is_vit:
         words = f"ViT, width {e.width}, {e.depth} blocks, {e.heads} heads, patches of {e.patch_size}x{e.patch_size}"
     else:
-        words = f"ResNet-{e.depth}, {e.width} channels in the {e.stem} stem"
+        words = f"{p.encoder.size.name}, {e.width} channels in the {e.stem} stem"
     return f"{words}, images of {p.size[0]}x{p.size[1]}x{p.channels}"
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.kernels import resolve
-from maskcl_jax.models.resnet import RESNET_DEPTHS, STEMS, ResNet, average_pool
+from maskcl_jax.models.resnet import RESNETS, STEMS, ResNet, average_pool
 from maskcl_jax.models.vit import ViT
 
 ATTENTIONS = ("xla", "cudnn")
@@ -63,14 +63,18 @@ def resnet(config: Any, *, bn_group_size: int = 0) -> ResNet:
     m = config.model
     if not hasattr(m, "stem"):
         raise UserError(f"method {config.method.name!r} needs a ResNet: write for instance variant=R50 or R18/small")
-    if m.depth not in RESNET_DEPTHS:
-        raise UserError(f"model.depth={m.depth} is unknown: use one of {', '.join(map(str, RESNET_DEPTHS))}")
+    if m.depth not in RESNETS:
+        raise UserError(f"model.depth={m.depth} is unknown: use one of {', '.join(map(str, RESNETS))}")
+    # Other stages than those of the named depth, whose kind of blocks they have.
+    stages = tuple(getattr(m, "stages", ())) or RESNETS[m.depth].stages
+    if min(stages) < 1:
+        raise UserError(f"model.stages={stages} is out of range: give the blocks of each stage, 1 or more")
     if m.width < 1:
         raise UserError(f"model.width={m.width} is out of range: use 1 or more")
     check_choice("model.stem", m.stem, STEMS)
     if config.scan:
         raise UserError("scan=True is for the blocks of a ViT, which are alike; a ResNet's are not: set it to False")
-    size = {"depth": m.depth, "width": m.width, "stem": m.stem}
+    size = {"stages": stages, "bottleneck": RESNETS[m.depth].bottleneck, "width": m.width, "stem": m.stem}
     return ResNet(**size, dtype=jnp.dtype(config.dtype), remat=config.remat, bn_group_size=bn_group_size)
 
 

@@ -9,13 +9,11 @@ import numpy as np
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods import StepContext
 from maskcl_jax.methods.mocov2 import MoCoV2
-from maskcl_jax.models.resnet import ResNet, average_pool
+from maskcl_jax.models.resnet import ResNet, ResNetSize, average_pool
 from maskcl_jax.ops import losses
 from maskcl_jax.training import train_state
 from maskcl_jax.verify.cases import Case, channels_last, config_of, named
 from maskcl_jax.verify.target_cases import stats
-
-DEPTHS = {("Bottleneck", (1, 1, 1, 1)): 14, ("Bottleneck", (3, 4, 6, 3)): 50, ("BasicBlock", (2, 2, 2, 2)): 18}
 
 
 def mixed(x: np.ndarray, first: int, second: int, shift: int) -> np.ndarray:
@@ -69,17 +67,17 @@ def channels_first(x):
 
 def resnet_forward(c: dict, weights: dict, inputs: dict) -> dict:
     """timm's ResNet in evaluation."""
-    depth = DEPTHS[c["block"], tuple(c["layers"])]
+    size = ResNetSize(tuple(c["layers"]), c["block"] == "Bottleneck")
     weights = {key: timm_weight(key, tuple(shape), c["salt"]) for key, shape in c["weight_shapes"].items()}
     outputs = {f"check_fill/{key}": weights[key].ravel()[:8] for key in FILLS}
-    rows = [row for row in layouts.resnet(depth) if not row.theirs.endswith("num_batches_tracked")]
+    rows = [row for row in layouts.resnet(size) if not row.theirs.endswith("num_batches_tracked")]
     tree = convert.from_torch({row.theirs: weights[row.theirs] for row in rows}, rows, convert.Shape())
     stats_of = with_counts(tree["batch_stats"]["encoder"])
     variables = {"params": tree["params"]["encoder"], "batch_stats": stats_of}
-    model = ResNet(depth=depth, width=c["stem_width"])
+    model = ResNet(**size._asdict(), width=c["stem_width"])
     stem, *stages = (
         channels_first(x)
-        for x in model.apply(variables, channels_last(inputs["images"]), train=False, method=ResNet.stages)
+        for x in model.apply(variables, channels_last(inputs["images"]), train=False, method=ResNet.stage_outputs)
     )
     outputs["stem_image0"] = stem[0, :8]
     for i, stage in enumerate(stages[:3], start=1):
@@ -106,7 +104,7 @@ def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
     fields |= {"projector.layers": 2 if c["mlp"] else 1, "projector.out": c["dim"]}
     config = config_of("moco_v2", c, model | {"data.image_size": (c["img_size"],) * 2}, **fields)
     method = MoCoV2(config)
-    rows, shape = layouts.mocov2(config.model.depth), convert.Shape()
+    rows, shape = layouts.mocov2(method.encoder.size), convert.Shape()
     params, state = jax.eval_shape(method.init, jax.random.key(0))
     of_params = [row for row in rows if row.ours.startswith(("params/", "target_params/"))]
     empty = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), params)
