@@ -53,6 +53,9 @@ DEFAULTS: dict[str, Any] = {
         "on_device": False,  # decoded images stay in device memory, and the step makes its views of them
         "cache_mb": 2048,  # MiB: a decoded split that fits is kept in host memory
         "threads": 0,  # of the input pipeline; 0: one per CPU core
+        # Processes that make training batches, instead of threads: a number, or auto, which takes some where an
+        # ingredient of a view computes in Python (saliency from pixels, color on the host, RandAugment).
+        "workers": "auto",
     },
     # MAE's augmentation: a crop and a flip, nothing else (facebookresearch/mae main_pretrain.py).
     "augment": {

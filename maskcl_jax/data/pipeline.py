@@ -7,23 +7,31 @@ and what is made of each from (seed, epoch, index of the example, name of the ra
 step n computes batch n directly, and threads, devices, processes and prefetching change nothing.
 """
 
+import collections
+import concurrent.futures
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from maskcl_jax.data import decode
 from maskcl_jax.data.order import EvalOrder, TrainOrder, chunk_size, local_size, subset
-from maskcl_jax.data.sources import Arrays, Source
+from maskcl_jax.data.sources import Arrays, Source, Split
 from maskcl_jax.errors import UserError
 from maskcl_jax.views import IMAGE, CenterCrop, View
 from maskcl_jax.views.base import open_views
 from maskcl_jax.views.batches import HostBatch
 
-AHEAD = 2  # batches that are made while the accelerator works
+AHEAD = 2  # batches that are joined while the accelerator works
 SKIPPED = "skipped"  # of a chunk: (name, reason) of the images that could not be read
+DIED = "Worker process was terminated unexpectedly"  # grain's words
+MAX_WORKERS = 16
+CORES_FOR_WORKERS = 4  # below, they only take turns with the training step
 SMALL = 64 * 64  # pixels: smaller decoded images are cropped faster than Python's lock changes hands
 
 
@@ -41,34 +49,58 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
 class Batches:
     """An iterator over host batches, dicts of arrays, made ahead of their use. Close it when done before the end."""
 
-    def __init__(self, dataset: grain.MapDataset, source: Source, *, chunks: int, threads: int):
+    def __init__(self, dataset: grain.MapDataset, source: Source, *, chunks: int, threads: int, workers: int = 0):
         """Starts to load.
 
         Args:
           dataset: chunks in order.
           source: notes the images that cannot be read.
           chunks: chunks a batch.
-          threads: that load chunks.
+          threads: that load chunks, where there are no workers.
+          workers: processes that load chunks, each in one thread.
         """
         self._source = source
-        reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, chunks))
-        joined = dataset.to_iter_dataset(reading).batch(chunks, batch_fn=_join)
-        self._batches = iter(grain.experimental.ThreadPrefetchIterDataset(joined, prefetch_buffer_size=AHEAD))
-        self._batches.start_prefetch()
+        if workers:
+            if not flags.FLAGS.is_parsed():  # grain reads its own, also where this is called as a library
+                flags.FLAGS.mark_as_parsed()
+            reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+            ready = -(-chunks // workers) + 1
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ready)
+            loaded = dataset.to_iter_dataset(reading).mp_prefetch(options, worker_init_fn=_end_with_parent)
+        else:
+            reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, chunks))
+            loaded = dataset.to_iter_dataset(reading)
+        self._batches = iter(loaded.batch(chunks, batch_fn=_join))
+        # Not grain's thread: it asks for the state of the workers first, which starts them one after the other.
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "data")
+        self._ahead = collections.deque(self._thread.submit(next, self._batches, None) for _ in range(AHEAD))
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = next(self._batches)
+        try:
+            batch = self._ahead.popleft().result()
+        except RuntimeError as error:
+            if DIED not in str(error):
+                raise
+            raise UserError(
+                f"a worker process of the input pipeline died ({str(error).split('. ')[0]}), perhaps for lack of "
+                "memory: set data.workers to fewer, or to 0"
+            ) from None
+        if batch is None:
+            self._ahead.append(concurrent.futures.Future())
+            self._ahead[-1].set_result(None)
+            raise StopIteration
+        self._ahead.append(self._thread.submit(next, self._batches, None))
         for name, reason in batch.pop(SKIPPED):
             self._source.skip(name, reason)
         return batch
 
     def close(self) -> None:
-        """Stops the threads and drops what they had ready."""
+        """Ends threads and processes, and drops what they had ready."""
+        self._thread.shutdown(cancel_futures=True)
         self._batches.close()
-        self._batches = iter(())  # an iterator of grain's that lives until the interpreter ends complains there
 
     def __enter__(self) -> "Batches":
         return self
@@ -114,7 +146,31 @@ def train_batches(
     opened = open_views(views, examples, data_config)
     load = TrainLoader(examples, opened, order, seed=seed, **_decoding(data_config))
     dataset = grain.MapDataset.source(order).map(load)
-    return Batches(dataset, source, chunks=order.local // chunk, threads=_threads(examples, opened, data_config))
+    workers, threads = processes_and_threads(examples, opened, data_config)
+    return Batches(dataset, source, chunks=order.local // chunk, threads=threads, workers=workers)
+
+
+def processes_and_threads(examples: Split, views: Sequence[View], data_config: Any) -> tuple[int, int]:
+    """(worker processes, threads) that load training batches.
+
+    `data.workers` and `data.threads`, where they are given. Otherwise worker processes where an ingredient computes in
+    Python, which only one thread of a process can do, and there are cores for them; else threads, one a core.
+
+    Raises:
+      UserError: `data.workers` is neither "auto" nor a number.
+    """
+    text, cores = str(data_config.workers), os.cpu_count() or 1
+    if text != "auto" and not text.isdecimal():
+        raise UserError(f"data.workers={text!r} is no number of processes: use auto, or 0 or more")
+    in_python = any(ingredient.host_only() for view in views for ingredient in view.ingredients)
+    workers = min(cores - 1, MAX_WORKERS) if in_python and cores >= CORES_FOR_WORKERS else 0
+    return (workers if text == "auto" else int(text)), _threads(examples, views, data_config)
+
+
+def describe_loading(source: Source, views: Sequence[View], data_config: Any) -> str:
+    """Who loads the training batches, for the first line of a run."""
+    workers, threads = processes_and_threads(source.split("train"), views, data_config)
+    return f"input by {workers} worker processes" if workers else f"input by {threads} threads"
 
 
 def eval_batches(
@@ -155,7 +211,7 @@ class TrainLoader:
     """Chunk -> a part of a training batch: pixels of every view, and the arrays of every ingredient."""
 
     def __init__(
-        self, examples: Any, views: Sequence[View], order: TrainOrder, *, seed: int, channels: int, exif: bool = False
+        self, examples: Split, views: Sequence[View], order: TrainOrder, *, seed: int, channels: int, exif: bool = False
     ):
         self.examples, self.views, self.order, self.seed = examples, views, order, seed
         self.decoding = {"channels": channels, "exif": exif}
@@ -196,7 +252,7 @@ class TrainLoader:
 class EvalLoader:
     """Chunk -> a part of an evaluation batch: the image as evaluations see it, padded."""
 
-    def __init__(self, examples: Any, view: View, *, channels: int, exif: bool = False):
+    def __init__(self, examples: Split, view: View, *, channels: int, exif: bool = False):
         self.examples, self.view = examples, view
         self.decoding = {"channels": channels, "exif": exif}
 
@@ -214,7 +270,7 @@ class EvalLoader:
         return {IMAGE: image, "label": label, "index": index, "valid": valid, SKIPPED: skipped}
 
 
-def load_views(batch: HostBatch, examples: Any, *, channels: int, exif: bool) -> dict[int, str]:
+def load_views(batch: HostBatch, examples: Split, *, channels: int, exif: bool) -> dict[int, str]:
     """Reads and decodes the images of a batch once each, and crops every view from them.
 
     Args:
@@ -271,10 +327,22 @@ def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _decoding(data_config: Any) -> dict[str, Any]:
     """How images are decoded."""
-    return {"channels": data_config.channels, "exif": data_config.get("exif", False)}
+    return {"channels": data_config.channels, "exif": data_config.exif}
 
 
-def _threads(examples: Any, views: Sequence[View], data_config: Any) -> int:
+def _end_with_parent(index: int, count: int) -> None:
+    """Lets a worker end when its parent has, however that ended."""
+    del index, count
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _threads(examples: Split, views: Sequence[View], data_config: Any) -> int:
     """Threads that load chunks: `data.threads`, or one a CPU core."""
     small = isinstance(examples, Arrays) and max(view.crop.size[0] * view.crop.size[1] for view in views) <= SMALL
     return data_config.threads or (1 if small else os.cpu_count() or 1)

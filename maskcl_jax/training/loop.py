@@ -81,9 +81,12 @@ def train(config, workdir: str) -> dict[str, str]:
         every_seconds=config.log.every_seconds,
         quiet=jax.process_index() != 0,
     )
+    loading = "input on the device"
+    if images is None:
+        loading = pipeline.describe_loading(source, method.views, config.data)
     live.say(
-        f"{config.method.name}, preset {config.preset} | {source.description} | {platform.describe_platform()} | "
-        f"{plan.total} steps of {config.batch_size} images | {workdir}"
+        f"{config.method.name}, preset {config.preset} | {source.description} | {loading} | "
+        f"{platform.describe_platform()} | {plan.total} steps of {config.batch_size} images | {workdir}"
     )
     shortened = optimizer.shortened_warmup(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
     for warning in filter(None, (platform.accelerator_fallback(), shortened)):

@@ -30,6 +30,7 @@ def sampled(view, indices, *, images=None, **options):
 
 def data_config(**fields):
     fixed = {"source": "", "name": "", "data_dir": "", "path": "", "test_path": "", "channels": 3}
+    fixed |= {"list": "", "test_list": "", "exif": False, "workers": 0}
     splits = {"train_split": "train", "test_split": "test", "eval_resize": 1.0, "cache_mb": 2048, "threads": 0}
     sizes = {"image_size": (32, 32), "num_examples": 64, "num_classes": 4}
     return ml_collections.ConfigDict(fixed | splits | sizes | fields)

@@ -61,9 +61,9 @@ class FolderSource(Source):
 
     def __init__(self, data_config: Any):
         super().__init__()
-        self._channels, self._exif = data_config.channels, data_config.get("exif", False)
+        self._channels, self._exif = data_config.channels, data_config.exif
         train, test = self._read(data_config, "list", "path"), ([], [])
-        if data_config.get("test_list") or data_config.test_path:
+        if data_config.test_list or data_config.test_path:
             labeled = any(label is not None for label in train[1])
             test = self._read(data_config, "test_list", "test_path", labeled=labeled)
         names = sorted({label for label in train[1] if label is not None}, key=_natural)
@@ -76,7 +76,7 @@ class FolderSource(Source):
             test = tuple([column[i] for i in np.flatnonzero(held)] for column in train)
             train = tuple([column[i] for i in np.flatnonzero(~held)] for column in train)
         self._splits_of = {"train": train, "test": test}
-        where = f"list {data_config.list}" if data_config.get("list") else f"folder {data_config.path}"
+        where = f"list {data_config.list}" if data_config.list else f"folder {data_config.path}"
         classes = f"{self.num_classes} classes" if names else "no labels"
         counts = f"{self.num_examples('train')} training and {self.num_examples('test')} test images"
         self.description = f"{where}, {counts}, {classes}"
@@ -93,7 +93,7 @@ class FolderSource(Source):
         self, data_config: Any, list_field: str, path_field: str, *, labeled: bool | None = None
     ) -> tuple[list[str], list[str | None]]:
         """(files, labels) that a list or a folder gives. labeled: whether sub-folders are classes; None: find out."""
-        if file := data_config.get(list_field):
+        if file := data_config[list_field]:
             files, labels = read_list(file, data_config.path, field=f"data.{list_field}")
             place = f"data.{list_field}={file!r}"
         else:
@@ -104,7 +104,7 @@ class FolderSource(Source):
             if not survey.images:
                 raise UserError(_no_images(root, survey))
             if path_field == "path":
-                check_layout(root, survey.images, has_test=bool(data_config.test_path or data_config.get("test_list")))
+                check_layout(root, survey.images, has_test=bool(data_config.test_path or data_config.test_list))
             files, labels = label_by_folder(root, survey.images, labeled=labeled)
             place = f"folder {root}"
         self._check_readable(place, files)
@@ -129,7 +129,7 @@ class FolderSource(Source):
     def _check_classes(self, labels: Sequence[str | None], data_config: Any) -> None:
         unknown = sorted({label for label in labels if label is not None} - set(self.class_names))
         if self.num_classes and unknown:
-            test = data_config.get("test_list") or data_config.test_path
+            test = data_config.test_list or data_config.test_path
             raise UserError(
                 f"the test images in {test!r} have the class {unknown[0]!r}, which is no class of the training images: "
                 "both need the same classes"

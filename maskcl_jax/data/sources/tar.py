@@ -57,7 +57,7 @@ class TarSource(Source):
         images, reason = self._members["train"].images, ""
         for index in range(len(images)):
             try:
-                decode.decode(images[index], data_config.channels, exif=data_config.get("exif", False))
+                decode.decode(images[index], data_config.channels, exif=data_config.exif)
                 return
             except Exception as error:  # the decoders raise a dozen types
                 reason = reason or decode.reason_of(error)

@@ -1,0 +1,175 @@
+"""Worker processes of the input pipeline: the same batches, no orphans, one line where one dies."""
+
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers.views import assert_same, data_config, view_of
+from PIL import Image
+
+from maskcl_jax.data import pipeline
+from maskcl_jax.data.sources import open_source
+from maskcl_jax.errors import UserError
+from maskcl_jax.views import CellMask, CellRule, Color, PatchMask, RandAugment
+
+RULE = CellRule(name="query", ratio=(0.3, 0.5))
+VIEWS = [
+    view_of(
+        (32, 32),
+        CellMask(grid=4, provider="boundary", spread=0.5, rules=(RULE,)),
+        PatchMask(kind="random", num_patches=16, num_visible=4, block=2, grid=(4, 4)),
+        Color(applied_on="host"),
+        name="query",
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """30 images of several sizes in two classes; number 7 cannot be read."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for i in range(30):
+        path = root / "ab"[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40 + i, 50, 3), dtype=np.uint8)).save(path)
+    (root / "b" / "07.png").write_bytes(b"rubbish")
+    return root
+
+
+def config_of(folder, **fields):
+    return data_config(**{"source": "folder", "path": str(folder), "test_path": str(folder)} | fields)
+
+
+def take(folder, count, *, views=VIEWS, batch_size=12, start=0, process=(0, 1), **fields):
+    """(batches, names of what was skipped)."""
+    config = config_of(folder, **fields)
+    source = open_source(config)
+    options = {"batch_size": batch_size, "seed": 3, "start_step": start}
+    options |= {"process_index": process[0], "process_count": process[1]}
+    with pipeline.train_batches(source, views, data_config=config, **options) as batches:
+        return [next(batches) for _ in range(count)], set(source.skipped)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(folder, workers):
+    straight, skipped = take(folder, 5, threads=2)
+    assert skipped == {str(folder / "b" / "07.png")}  # named, though another process met it
+    made, by_workers = take(folder, 5, workers=workers)
+    assert_same(made, straight)
+    assert by_workers == skipped
+    assert_same(take(folder, 2, workers=workers, start=3)[0], straight[3:])
+
+
+def test_threads_and_processes_change_nothing(folder):
+    straight, _ = take(folder, 5, threads=1)
+    assert_same(take(folder, 5, threads=3)[0], straight)
+    parts = [take(folder, 5, threads=1, process=(i, 2))[0] for i in range(2)]
+    joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts, strict=True)]
+    assert_same(joined, straight)
+
+
+def test_images_in_memory_go_to_workers_too():
+    config = data_config(source="synthetic", num_examples=22, image_size=(16, 16))
+    batches = []
+    for workers in (0, 2):
+        config.workers = workers
+        feed = pipeline.train_batches(open_source(config), VIEWS, data_config=config, batch_size=8, seed=0)
+        with feed:
+            batches.append([next(feed) for _ in range(3)])
+    assert_same(*batches)
+
+
+def test_a_worker_that_dies_is_one_line(folder):
+    config = config_of(folder, workers=2)
+    with pipeline.train_batches(open_source(config), VIEWS, data_config=config, batch_size=12, seed=0) as feed:
+        next(feed)
+        victim = next(child for child in multiprocessing.active_children() if "grain" in child.name)
+        os.kill(victim.pid, signal.SIGKILL)
+        with pytest.raises(UserError, match=r"a worker process .* died .*exit code -9.*fewer") as caught:
+            for _ in range(40):
+                next(feed)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_in_a_worker_is_that_error(folder, tmp_path):
+    for i in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    config = config_of(tmp_path, workers=1)
+    source = open_source(config)
+    source.split("train")
+    for file in tmp_path.iterdir():
+        file.write_bytes(b"gone")
+    with (
+        pipeline.train_batches(source, VIEWS, data_config=config, batch_size=2, seed=0) as feed,
+        pytest.raises(UserError, match="none of the 4 images can be decoded"),
+    ):
+        next(feed)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie that nobody waits for does not."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+PARENT = """
+import multiprocessing, sys, time
+sys.path.insert(0, "tests")
+import test_workers as t
+if __name__ == "__main__":
+    config = t.config_of(sys.argv[1], workers=2)
+    feed = t.pipeline.train_batches(t.open_source(config), t.VIEWS, data_config=config, batch_size=12, seed=0)
+    next(feed)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    if sys.argv[2] == "end":
+        feed.close()
+    else:
+        time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("how", ["killed", "end"])
+def test_no_worker_outlives_its_run(folder, tmp_path, how):
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    root = pathlib.Path(__file__).parents[1]
+    env = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"}
+    command = [sys.executable, str(program), str(folder), how]
+    with subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True) as parent:
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(children) == 2
+        if how == "killed":
+            assert all(alive(pid) for pid in children)
+            parent.kill()
+        parent.wait(timeout=60)
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in children)
+
+
+def test_who_loads_is_chosen_by_what_the_views_need(folder, monkeypatch):
+    config = config_of(folder, workers="auto")
+    source = open_source(config)
+    plain = [view_of((32, 32), PatchMask(kind="random", num_patches=16, num_visible=4), Color())]
+    on_host = [view_of((32, 32), RandAugment())]
+    for cores, heavy in ((2, "2 threads"), (8, "7 worker processes"), (64, "16 worker processes")):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert pipeline.describe_loading(source, plain, config) == f"input by {cores} threads"
+        for views in (VIEWS, on_host):
+            assert pipeline.describe_loading(source, views, config) == f"input by {heavy}"
+    config.workers = "3"
+    assert pipeline.describe_loading(source, plain, config) == "input by 3 worker processes"
+    for text in ("-1", "many", "1.5"):
+        config.workers = text
+        with pytest.raises(UserError, match=f"data.workers='{text}' is no number of processes: use auto, or 0 or more"):
+            pipeline.describe_loading(source, plain, config)
