@@ -294,6 +294,5 @@ def test_a_tiny_step_is_compiled_for_four_chips():
     assert result["chips"] == 4
     assert result["state_bytes"] == pytest.approx(3 * 4 * result["parameters"], rel=0.01)  # AdamW has two moments
     assert result["collectives"]["all-reduce"]["bytes"] >= 2 * result["parameters"]
-    assert result["compiler_flops"] == pytest.approx(
-        result["matrix_flops"], rel=0.5
-    )  # beside tiny products the rest is much
+    # Beside the matrix products XLA counts all the rest, of a tiny model a good part.
+    assert 1.0 < result["compiler_flops"] / result["matrix_flops"] < 2.0

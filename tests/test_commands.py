@@ -1,0 +1,29 @@
+"""`python -m maskcl_jax` lists every command of the package, and nothing else."""
+
+import pathlib
+import subprocess
+import sys
+
+import maskcl_jax
+from maskcl_jax.__main__ import COMMANDS
+
+PACKAGE = pathlib.Path(maskcl_jax.__file__).parent
+
+
+def test_the_table_has_every_module_that_can_be_run():
+    files = [path for path in PACKAGE.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text()]
+    modules = {".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__main__") for path in files}
+    assert modules - {"__main__"} == set(COMMANDS)
+
+
+def test_the_command_prints_the_table():
+    done = subprocess.run([sys.executable, "-m", "maskcl_jax"], capture_output=True, text=True, check=True)
+    for name, summary in COMMANDS.items():
+        (line,) = [line for line in done.stdout.splitlines() if f"maskcl_jax.{name} " in line]
+        assert line.endswith(summary)
+
+
+def test_an_argument_is_refused_in_one_line():
+    done = subprocess.run([sys.executable, "-m", "maskcl_jax", "train"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: argument 'train' is not understood: run one of the commands above\n"
