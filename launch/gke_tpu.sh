@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice of a GKE cluster, as a JobSet. Pre-empted or broken, it is started again and goes on.
+# Trains on a TPU slice of a GKE cluster, as a JobSet. Preempted or failed, it is restarted and continues.
 #
 #   launch/gke_tpu.sh --name=cmae --topology=v5e:4x4 --image=IMAGE --bucket=BUCKET --config=configs/cmae.py:imagenet \
 #     [--data=BUCKET/FOLDER] [--service-account=S] [--spot=yes] [--chips-per-host=4] [--restarts=100] [--dry-run] \
 #     [-- flags of maskcl_jax.main]
 #
-# Of kubectl's present cluster, which has JobSet, the Cloud Storage FUSE driver, a node pool of this topology, and a
-# service account of Kubernetes that may write to BUCKET. IMAGE is of launch/Dockerfile. The run lies in gs://BUCKET/cmae.
-# --dry-run prints the YAML. Again: goes on with a run that failed, leaves one that is going alone.
+# Uses kubectl's current cluster, which must have JobSet, the Cloud Storage FUSE driver, a node pool of this topology,
+# and a Kubernetes service account that may write to BUCKET. IMAGE is built from launch/Dockerfile. The run is in
+# gs://BUCKET/cmae.
+# --dry-run prints the YAML. Called again it continues a run that failed and leaves one that is running alone.
 # Watch: kubectl logs -f -l jobset.sigs.k8s.io/jobset-name=cmae,batch.kubernetes.io/job-completion-index=0
-# Stop, saved: kubectl delete jobset cmae
+# Stop (saves first): kubectl delete jobset cmae
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/arguments.sh

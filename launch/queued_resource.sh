@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Asks for TPUs in the queue, spot by default, trains as soon as there are some, and asks again when they were taken away.
+# Requests TPUs from the queue (spot by default), trains when they are ready, and requests new ones after preemption.
 #
 #   launch/queued_resource.sh --name=cmae --zone=ZONE --topology=v5e:4x4 --bucket=BUCKET \
 #     --config=configs/cmae.py:imagenet [--data=BUCKET/FOLDER] [--project=P] [--runtime-version=V] [--spot=no] \
 #     [--every=60] [--dry-run] [-- flags of maskcl_jax.main]
 #
-# Stays and looks every so many seconds until the run is done, then gives the TPUs back. Ended, it changes nothing: the
-# TPUs train on; the same command again goes on looking. The run lies in gs://BUCKET/cmae.
+# Polls every --every seconds until the run is done, then deletes the TPUs. Ending this script does not end the run; the
+# same command polls again. The run is in gs://BUCKET/cmae.
 # Watch: gcloud compute tpus tpu-vm ssh cmae --zone=ZONE --worker=0 --command='journalctl -fu maskcl_jax'
-# Stop: end this, then gcloud compute tpus queued-resources delete cmae --zone=ZONE --force
+# Stop: end this script, then gcloud compute tpus queued-resources delete cmae --zone=ZONE --force
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/arguments.sh
@@ -29,7 +29,7 @@ if [[ -n $project ]]; then where+=(--project="$project"); fi
 queue=(gcloud compute tpus queued-resources)
 outcome=gs://$bucket/$name/outcome
 
-# The VMs run this whenever they start.
+# Its startup script runs whenever a VM boots.
 request() {
   local options=(--node-id="$name" --accelerator-type="$accelerator_type" --runtime-version="$runtime_version")
   if [[ $spot == yes ]]; then options+=(--spot); fi
@@ -58,11 +58,11 @@ while true; do
   state=$("${queue[@]}" describe "$name" "${where[@]}" --format='value(state.state)' 2> /dev/null || true)
   case ${state:-NONE} in
     NONE)
-      gcloud storage rm --quiet "$outcome" 2> /dev/null || true # of a run before
+      gcloud storage rm --quiet "$outcome" 2> /dev/null || true # of an earlier run
       request
       ;;
     SUSPENDED | FAILED)
-      echo "the TPUs were taken away ($state): asking again"
+      echo "the TPUs were preempted ($state): requesting new ones"
       run "${queue[@]}" delete "$name" "${where[@]}" --force --quiet
       continue
       ;;
@@ -71,7 +71,7 @@ while true; do
       case $status in
         "") ;;
         0) give_back "done: gs://$bucket/$name" 0 ;;
-        *) give_back "error: the run ended with status $status, see its log in gs://$bucket/$name" 1 ;;
+        *) give_back "error: the run ended with status $status, see the log in gs://$bucket/$name" 1 ;;
       esac
       ;;
   esac

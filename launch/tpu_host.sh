@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What one host of a TPU does, as root: mounts the buckets, installs, trains in the background. Called by the launchers.
+# Runs on each host of a TPU as root: mounts the buckets, installs, trains in the background. The launchers call it.
 #
 #   launch/tpu_host.sh --name=NAME --bucket=BUCKET --config=CONFIG [--data=BUCKET/FOLDER] [--dry-run] [-- flags of main]
 #
-# A second call leaves a run that is going alone, and goes on with one that is not.
+# A second call leaves a run that is running alone, and continues one that is not.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/arguments.sh
@@ -21,7 +21,7 @@ gcsfuse_version=3.11.1
 python_version=3.12
 
 if ! $dry_run && systemctl is-active --quiet maskcl_jax; then
-  echo "a run is going on this host: journalctl -fu maskcl_jax"
+  echo "a run is active on this host: journalctl -fu maskcl_jax"
   exit 0
 fi
 
@@ -31,7 +31,7 @@ if $dry_run || ! command -v gcsfuse > /dev/null; then
   run apt-get install -y -qq /srv/gcsfuse.deb
 fi
 
-# mount BUCKET FOLDER OPTIONS...
+# mount_bucket BUCKET FOLDER OPTIONS...
 mount_bucket() {
   local from=$1 to=$2
   shift 2
@@ -39,7 +39,7 @@ mount_bucket() {
   run mkdir -p "$to"
   run gcsfuse --implicit-dirs "$@" "$from" "$to"
 }
-# No host may remember what a folder held a minute ago: the others have written to it.
+# No host may cache the contents of a folder: the others write to it.
 mount_bucket "$bucket" "$runs" --metadata-cache-ttl-secs=0
 if [[ -n $data ]]; then mount_bucket "${data%%/*}" "$images" -o ro; fi
 
@@ -47,7 +47,7 @@ run python3 -m pip install -q uv
 run python3 -m uv venv -q --allow-existing --python="$python_version" /srv/venv
 run python3 -m uv pip install -q --python=/srv/venv/bin/python "${root}[tpu]"
 
-# The service's own signal goes to until_done.sh alone, which passes it on once: a second one would end a run unsaved.
+# The service sends its signal only to until_done.sh, which passes it on once: a second one would end the run unsaved.
 if ! $dry_run; then systemctl reset-failed maskcl_jax 2> /dev/null || true; fi
 run mkdir -p "$runs/$name"
 run systemd-run --quiet --unit=maskcl_jax --working-directory="$root" \

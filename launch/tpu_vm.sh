@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains on a TPU VM, or on all hosts of a pod slice. Makes it where it does not exist. The same command again goes on.
+# Trains on a TPU VM or on all hosts of a pod slice, which it creates if needed. The same command continues the run.
 #
 #   launch/tpu_vm.sh --name=cmae --zone=ZONE --topology=v5e:4x4 --bucket=BUCKET --config=configs/cmae.py:imagenet \
 #     [--data=BUCKET/FOLDER] [--project=P] [--runtime-version=V] [--spot=yes] [--dry-run] [-- flags of maskcl_jax.main]
 #
-# The run lies in gs://BUCKET/cmae. What is committed here is what is trained.
+# The run is in gs://BUCKET/cmae. The last commit of this repository is what runs.
 # Watch: gcloud compute tpus tpu-vm ssh cmae --zone=ZONE --worker=0 --command='journalctl -fu maskcl_jax'
-# Stop, saved: ... --worker=all --command='sudo systemctl stop maskcl_jax'. It costs until
+# Stop (saves first): ... --worker=all --command='sudo systemctl stop maskcl_jax'. The VM costs money until
 # gcloud compute tpus tpu-vm delete cmae --zone=ZONE
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

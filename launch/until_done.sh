@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs a command until it is done: again where it was stopped and saved, a few times where it broke.
+# Runs a command until it is done: again after it was stopped and saved, and a few times after a failure.
 #
 #   launch/until_done.sh python -m maskcl_jax.main --config=... --workdir=...
 #
-# Exit status of the command: 0 done; 2 what was written cannot work: both end this. 143 (stopped by SIGTERM and saved)
-# runs it again after MASKCL_PAUSE (default 30) seconds, anything else too, but MASKCL_RESTARTS (default 3) times in all.
-# A SIGTERM to this script goes on to the command, and ends this when that is saved. Where MASKCL_OUTCOME names a file,
-# the last status is written there: a watcher on another machine reads it.
+# The exit status of the command decides. 0 (done) and 2 (the command cannot work as written) end this script. 143
+# (stopped by SIGTERM and saved) runs the command again after MASKCL_PAUSE seconds (default 30); so does any other
+# status, at most MASKCL_RESTARTS times in all (default 3). A SIGTERM to this script is passed to the command and ends
+# the script when that has saved. MASKCL_OUTCOME may name a file for the last status, which a watcher on another machine
+# reads.
 set -euo pipefail
 
 (($#)) || { echo "error: the command is missing" >&2; exit 2; }
@@ -27,12 +28,12 @@ trap stop TERM INT
 
 if [[ -n $outcome ]]; then rm -f "$outcome"; fi
 while true; do
-  # In a session of its own, so that Ctrl-C does not reach it too: a second signal would end it unsaved.
+  # In its own session, so that Ctrl-C does not reach it too: a second signal would end it unsaved.
   setsid "$@" &
   child=$!
   status=0
   wait "$child" || status=$?
-  # A signal ends the wait before the command has saved.
+  # A signal interrupts `wait` before the command has saved.
   while kill -0 "$child" 2> /dev/null; do
     status=0
     wait "$child" || status=$?
@@ -41,10 +42,10 @@ while true; do
   if $stopping; then exit "$status"; fi
   case $status in
     0 | 2) finish "$status" ;;
-    143) echo "stopped and saved: going on in $pause s" >&2 ;;
+    143) echo "stopped and saved: continuing in $pause s" >&2 ;;
     *)
       if ((restarts-- <= 0)); then finish "$status"; fi
-      echo "ended with status $status: going on from the newest checkpoint in $pause s" >&2
+      echo "ended with status $status: continuing from the newest checkpoint in $pause s" >&2
       ;;
   esac
   sleep "$pause" &

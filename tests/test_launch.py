@@ -11,6 +11,7 @@ import yaml
 from stand_ins import ARGUMENTS, CONFIG, LAUNCH, ROOT, Machine
 
 from maskcl_jax import compile_check
+from maskcl_jax.config import DATA
 from maskcl_jax.errors import UserError
 from maskcl_jax.training import checkpoint
 
@@ -63,21 +64,21 @@ def test_arguments_that_are_missing_or_unknown(machine, script):
 @pytest.mark.parametrize(
     ("script", "argument", "words"),
     [
-        ("tpu_vm", "--name=No_Name", "--name=No_Name is no name"),
+        ("tpu_vm", "--name=No_Name", "--name=No_Name is not a name"),
         ("tpu_vm", "--topology=v5e:3x3", "--topology=v5e:3x3 is unknown: write v5e: or v6e: with one of 2x2 "),
         ("tpu_vm", "--topology=v4", "--topology=v4 is unknown"),
         ("tpu_vm", "--bucket=gs://my-runs", "without gs://"),
         ("tpu_vm", "--bucket=", "--bucket is missing"),
-        ("tpu_vm", "--data=images", "--data=images names no folder"),
+        ("tpu_vm", "--data=images", "--data=images has no folder"),
         ("tpu_vm", "--spot=maybe", "neither yes nor no"),
-        ("queued_resource", "--every=soon", "--every=soon is no number"),
+        ("queued_resource", "--every=soon", "--every=soon is not a number"),
         ("gke_tpu", "--chips-per-host=3", "does not divide the 16 chips"),
-        ("gke_tpu", "--image=two words", "is no name of an image"),
+        ("gke_tpu", "--image=two words", "is not the name of an image"),
         ("gke_gpu", "--gpu=h100", "write for instance nvidia-h100-80gb"),
-        ("gke_gpu", "--nodes=0", "--nodes=0 is no number"),
-        ("slurm", "--time=soon", "--time=soon is no time"),
-        ("slurm", "--gpus-per-node=x", "--gpus-per-node=x is no number"),
-        ("gpu_node", "--gpus=all", "--gpus=all is no list of numbers"),
+        ("gke_gpu", "--nodes=0", "--nodes=0 is not a number"),
+        ("slurm", "--time=soon", "--time=soon is not a time"),
+        ("slurm", "--gpus-per-node=x", "--gpus-per-node=x is not a number"),
+        ("gpu_node", "--gpus=all", "--gpus=all is not a list of numbers"),
     ],
 )
 def test_values_that_cannot_be(machine, script, argument, words):
@@ -100,13 +101,20 @@ def bash(lines):
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("preset", "field"), [("folder", "path"), ("imagenet100,epochs=5", "path"), ("imagenet", "data_dir")]
-)
-def test_data_goes_where_the_preset_looks(preset, field):
-    assert bash(f'data_flags configs/mae.py:{preset} DIR; echo "${{data_arguments[@]}}"') == [
-        f"--config.data.{field}=DIR"
+FIELDS = {"folder": "path", "npz": "path", "tar": "path", "tfds": "data_dir"}  # by `data.source`
+
+
+@pytest.mark.parametrize("preset", [name for name, data in DATA.items() if data["source"] in FIELDS])
+@pytest.mark.parametrize("option", ["", ",epochs=5"])
+def test_the_data_folder_is_passed_in_the_field_that_the_preset_reads(preset, option):
+    assert bash(f'data_flags configs/mae.py:{preset}{option} DIR; echo "${{data_arguments[@]}}"') == [
+        f"--config.data.{FIELDS[DATA[preset]['source']]}=DIR"
     ]
+
+
+@pytest.mark.parametrize("config", ["configs/mae.py", "configs/mae.py:folder", "mae", "mae:folder"])
+def test_a_config_is_given_by_its_file_or_its_name(config):
+    assert bash(f"root={ROOT}; check_config {config}; echo accepted") == ["accepted"]
 
 
 def test_a_list_of_words_is_json():

@@ -1,4 +1,4 @@
-"""The launchers called again: what goes on, what is left alone, what is asked for anew."""
+"""The launchers called again: what continues, what is left alone, what is requested anew."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def machine(tmp_path):
         ("cmae Failed", ["get", "delete", "apply"]),
     ],
 )
-def test_a_second_call_goes_on_or_leaves_alone(machine, state, verbs):
+def test_a_second_call_continues_a_run_or_leaves_it_alone(machine, state, verbs):
     machine.answer("gcloud", "echo True")
     machine.answer("kubectl", f'if [[ $1 == get ]]; then echo -n "{state}"; fi; cat > /dev/null')
     status, _, errors = machine.run("gke_tpu", *TPU_JOB)
@@ -87,7 +87,7 @@ fi""",
 
 # --- SLURM ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (143, True), (2, False)])
-def test_a_slurm_job_goes_back_to_the_queue_where_it_was_stopped(machine, status, requeued):
+def test_a_slurm_job_that_was_stopped_is_requeued(machine, status, requeued):
     machine.answer("srun", f'echo "$JAX_LOCAL_DEVICE_IDS"; exit {status}')
     machine.answer("scontrol", "exit 0")
     got, told, _ = machine.run("slurm_job", CONFIG, SLURM_JOB_ID="17", SLURM_GPUS_ON_NODE="4")
