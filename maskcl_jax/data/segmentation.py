@@ -169,8 +169,8 @@ class Pairs:
             raise UserError(f"{name} measures {image.shape[:2]} and its mask {mask.shape}: they must be equal")
         crop = view.crop.sample(view, example, *np.array(mask.shape)[:, None])[0]
         top, left, height, width, flip = crop.tolist()
-        classes = Image.fromarray(self.classes_of(mask[top : top + height, left : left + width]))
-        classes = np.asarray(classes.resize(view.crop.size[::-1], Image.Resampling.NEAREST))
+        region = Image.fromarray(self.classes_of(mask[top : top + height, left : left + width]))
+        classes = np.asarray(region.resize(view.crop.size[::-1], Image.Resampling.NEAREST))
         return cropped(image, view, crop, (0, 0)), classes[:, ::-1] if flip else classes
 
 

@@ -30,14 +30,14 @@ class Part(Source):
     def load(self, split: str) -> Split:
         """The images of a split, as training sees them."""
         origin, indices = self.parts[split]
-        split = self.source.split(origin)
-        return split if indices is None else split.take(indices)
+        data = self.source.split(origin)
+        return data if indices is None else data.take(indices)
 
     def evaluated(self, name: str) -> Split:
         """The images of a split, as an evaluation sees them."""
         origin, indices = self.parts[name]
-        split = self.source.evaluated(origin)
-        return split if indices is None else split.take(indices)
+        data = self.source.evaluated(origin)
+        return data if indices is None else data.take(indices)
 
 
 def choose(labels: np.ndarray, amount: str, *, seed: int, names: tuple[str, ...] = ()) -> np.ndarray:

@@ -19,13 +19,13 @@ class Budget(NamedTuple):
     """How long a classifier is trained.
 
     Attributes:
-        count: training images.
+        n_train: training images.
         batch_size: of all devices together.
         total_steps: of the run.
         steps_per_epoch: whole batches in the training images.
     """
 
-    count: int
+    n_train: int
     batch_size: int
     total_steps: int
     steps_per_epoch: int

@@ -8,7 +8,7 @@ import jax
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.evaluate import features, finetune, frozen, linear, results, segment, settings
-from maskcl_jax.evaluate.session import Session, open_session
+from maskcl_jax.evaluate.session import Columns, Session, open_session
 from maskcl_jax.training import checkpoint
 from maskcl_jax.training.run import restore_run
 
@@ -46,7 +46,8 @@ def evaluate(
     evaluations = settings.create(protocol, config, data=data, overrides=overrides)
     step = evaluations[0].step
     run = restore_run(workdir, None if step < 0 else step)
-    records, cache = [], {}
+    records: list[dict[str, Any]] = []
+    cache: dict[tuple[str, str], Columns] = {}
     for chosen in evaluations:
         session = open_session(run, chosen, cache)
         start = time.monotonic()

@@ -90,7 +90,9 @@ def collect(session: Session, path: pathlib.Path, origin: dict[str, Any]) -> Non
         parts.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(parts / "origin.json", json.dumps(origin))
     size = session.settings.batch_size
-    files, rows, compute = [], [], session.feature_fn()
+    files: list[pathlib.Path] = []
+    rows: list[tuple] = []
+    compute = session.feature_fn()
     with session.batches(session.settings.split, size) as batches:
         for number, batch in enumerate(batches):
             file = parts / f"{number // PART:05d}-{size}.npz"

@@ -38,7 +38,7 @@ def run_finetune(session: Session) -> dict[str, Any]:
         lambda start: batches.train_batches(session.source, s, batch_size=budget.batch_size, start=start),
     )
     entry = results.accuracy(*tuning.count(state))
-    entry |= {"n_train": budget.count, "batch_size": budget.batch_size, "epochs": budget.epochs}
+    entry |= {"n_train": budget.n_train, "batch_size": budget.batch_size, "epochs": budget.epochs}
     return {"entries": [entry | {"init": s.init}]}
 
 
@@ -144,10 +144,12 @@ class Tuning:
 
     def count(self, state: dict[str, Any]) -> tuple[int, int]:
         """(correct predictions on the test split, the number of its labeled images): each image once."""
-        session, correct, seen = self.session, 0, []
+        session, correct = self.session, 0
+        seen: list[np.ndarray] = []
         for batch in session.batches("test", session.settings.eval_batch_size):
             batch_correct, labels = self.count_batch(state, session.put(batch))
-            correct, seen = correct + int(whole(batch_correct)), [*seen, whole(labels)]
+            correct += int(whole(batch_correct))
+            seen.append(whole(labels))
         labels = np.concatenate(seen)
         session.refuse(checks.labels_problem(labels[labels >= 0], "test"))
         return correct, int((labels >= 0).sum())

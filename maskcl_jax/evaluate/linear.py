@@ -35,7 +35,7 @@ def run_linear(session: Session) -> dict[str, Any]:
     source = batches.with_holdout(session.source, s) if s.holdout else session.source
     budget = batches.budget_of(s, source.num_examples("train"), session.mesh)
     heads = Heads(session, budget)
-    session.check_encoder(iter(session.batches("test", s.eval_batch_size)), heads.features)
+    session.check_encoder(session.batches("test", s.eval_batch_size), heads.features)
     state = fit(
         session,
         heads,
@@ -54,7 +54,7 @@ def run_linear(session: Session) -> dict[str, Any]:
     correct, n = heads.count(state, session.source, "test")
     entry = results.accuracy(int(correct[best]), n)
     entry |= {"base_lr": s.factors[best] * s.optimizer.base_lr, "batch_size": budget.batch_size}
-    entry |= {"epochs": budget.epochs} | held_out | {"n_train": budget.count}
+    entry |= {"epochs": budget.epochs} | held_out | {"n_train": budget.n_train}
     return {"entries": [entry]} | values
 
 
@@ -131,10 +131,12 @@ class Heads:
 
     def count(self, state: dict[str, Any], source: Source, split: str) -> tuple[np.ndarray, int]:
         """((heads,) correct predictions on a split, the number of its labeled images): each image once."""
-        session, correct, seen = self.session, np.zeros(len(self.factors), np.int64), []
+        session, correct = self.session, np.zeros(len(self.factors), np.int64)
+        seen: list[np.ndarray] = []
         for batch in session.batches(split, session.settings.eval_batch_size, source):
             batch_correct, labels = self.count_batch(state, session.encoder.variables, session.put(batch))
-            correct, seen = correct + whole(batch_correct), [*seen, whole(labels)]
+            correct += whole(batch_correct)
+            seen.append(whole(labels))
         labels = np.concatenate(seen)
         session.refuse(checks.labels_problem(labels[labels >= 0], split))
         return correct, int((labels >= 0).sum())

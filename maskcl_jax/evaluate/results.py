@@ -102,9 +102,9 @@ def outcome(values: dict[str, Any]) -> dict[str, str]:
     """The columns `result` (figure and interval), `n` and `details` of an entry."""
     if "accuracy" in values:
         percent = [100 * values[key] for key in ("accuracy", "low", "high")]
-        figure, shown = "{:.2f} % ({:.2f}-{:.2f})".format(*percent), ("accuracy", "low", "high", "n_test")
+        figure, shown = "{:.2f} % ({:.2f}-{:.2f})".format(*percent), {"accuracy", "low", "high", "n_test"}
     else:
-        figure, shown = f"mIoU {100 * values['miou']:.2f} %", ("miou", "n_test", "iou")
+        figure, shown = f"mIoU {100 * values['miou']:.2f} %", {"miou", "n_test", "iou"}
     details = ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in values.items()

@@ -39,7 +39,7 @@ def run_segment(session: Session) -> dict[str, Any]:
         lambda start: pairs.train_batches(batch_size=budget.batch_size, start=start, **part),
     )
     confusion, images = head.count(state, pairs.eval_batches("test", batch_size=s.eval_batch_size, **part))
-    entry = scores(confusion) | {"n_test": images, "n_train": budget.count, "classes": pairs.num_classes}
+    entry = scores(confusion) | {"n_test": images, "n_train": budget.n_train, "classes": pairs.num_classes}
     entry |= {"batch_size": budget.batch_size, "epochs": budget.epochs, "ignored": pairs.ignored("test")}
     return {"entries": [entry]}
 

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from maskcl_jax.data import pipeline, subsets
-from maskcl_jax.data.segmentation import Pairs, open_pairs
+from maskcl_jax.data.segmentation import open_pairs
 from maskcl_jax.data.sources import SPLITS, Encoded, Source, open_source
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import checks, knn
@@ -30,7 +30,7 @@ class Session(NamedTuple):
         run: that is evaluated.
         encoder: its network, for the images of this evaluation.
         feature: the kind of feature.
-        source: of the images; its train split holds the labeled subset only. Segmentation: images with masks.
+        source: a Source, its train split the labeled subset only; for segmentation the `Pairs` of images and masks.
         mesh: all devices.
         folder: where results go.
         cache: features already computed in this process, for the protocols that run one after the other.
@@ -41,7 +41,7 @@ class Session(NamedTuple):
     run: Run
     encoder: encoder_lib.Encoder
     feature: str
-    source: Source | Pairs
+    source: Any
     mesh: jax.sharding.Mesh
     folder: pathlib.Path
     cache: dict[tuple[str, str], Columns]
@@ -52,7 +52,7 @@ class Session(NamedTuple):
         """The name of the evaluation's files."""
         return name_of(self.settings, self.run.step)
 
-    def batches(self, split: str, batch_size: int, source: Source | None = None) -> Any:
+    def batches(self, split: str, batch_size: int, source: Source | None = None) -> pipeline.Batches:
         """Every image of a split once, as evaluations see it."""
         return pipeline.eval_batches(
             source or self.source,
@@ -96,7 +96,7 @@ class Session(NamedTuple):
         batches = self.batches(split, self.settings.batch_size)
         return knn.feature_batches(self.feature_fn(), batches, self.put)
 
-    def check_encoder(self, batches: Iterator[dict[str, np.ndarray]], compute: Callable) -> None:
+    def check_encoder(self, batches: pipeline.Batches, compute: Callable[[Any, jax.Array], jax.Array]) -> None:
         """Refuses an encoder whose outputs on the first batch of images are all equal.
 
         Args:

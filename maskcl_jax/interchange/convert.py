@@ -166,7 +166,7 @@ def has_path(tree: dict[str, Any], path: str) -> bool:
 
 def paths_of(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """{"a/b": leaf, ...} of nested dicts."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for name, value in tree.items():
         path = f"{above}{name}"
         leaves |= paths_of(value, f"{path}/") if isinstance(value, Mapping) else {path: value}

@@ -42,7 +42,7 @@ def place_tables(
         raise UserError(f"method.name={config.method.name!r} trains a ResNet and the weights are a ViT's")
     table = tables["params/encoder/pos_embed"]
     grid = grid_of(table.shape[1] - 1, facts, encoder)
-    check_decoders(tables, grid, method)
+    check_decoders(tables, grid, method.decoders)
     order = order_of(table, grid) if grid == encoder.grid else None
     if order is not None and encoder.positions != "learned":
         if order == encoder.positions:
@@ -93,13 +93,13 @@ def order_of(table: np.ndarray, grid: tuple[int, int]) -> str | None:
     return None
 
 
-def check_decoders(tables: dict[str, np.ndarray], grid: tuple[int, int], method: methods.Method) -> None:
-    """Raises UserError for a decoder's table that is not the fixed one which the method's decoder computes."""
+def check_decoders(tables: Mapping[str, np.ndarray], grid: tuple[int, int], decoders: Mapping[str, Any]) -> None:
+    """Raises UserError for a decoder's table that is not the fixed one which the run's decoder computes."""
     for path, table in tables.items():
         name = convert.network_of(path)
-        decoder = method.decoders.get(name)
+        decoder = decoders.get(name)
         if name != "encoder" and decoder is not None and order_of(table, grid) != decoder.positions:
             raise UserError(
                 f"{name}: its position table {table.shape} is not the sine-cosine table (order {decoder.positions}) of "
-                f"{grid[0]}x{grid[1]} patches that {method.config.method.name} decodes with"
+                f"{grid[0]}x{grid[1]} patches that the run decodes with"
             )
