@@ -26,14 +26,14 @@ PARAMS = {
         ("kernels", {"encoder/fc/kernel", "projector/bn1/scale"}),
     ],
 )
-def test_what_decays(rule, expected):
+def test_which_parameters_decay(rule, expected):
     tx = optimizer.create(config(weight_decay=0.5, decay_on=rule), lambda step: 0.1)
     updates, _ = tx.update(jax.tree.map(np.zeros_like, PARAMS), tx.init(PARAMS), PARAMS)
     flat, _ = jax.tree_util.tree_flatten_with_path(updates)
     assert {"/".join(k.key for k in path) for path, leaf in flat if abs(leaf).max() > 0} == expected
 
 
-def test_what_is_frozen_does_not_even_decay():
+def test_frozen_parameters_do_not_decay_either():
     tx = optimizer.create(config(weight_decay=0.5, decay_on="all"), lambda step: 0.1, frozen=(("encoder", "fc"),))
     updates, _ = tx.update(jax.tree.map(np.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
     flat, _ = jax.tree_util.tree_flatten_with_path(updates)
@@ -56,7 +56,7 @@ def test_warmup_cosine_meets_its_corners(step, value):
     np.testing.assert_allclose(got, value, atol=1e-6)
 
 
-def test_no_warmup_begins_at_the_peak():
+def test_without_warmup_it_starts_at_the_peak():
     np.testing.assert_allclose(optimizer.warmup_cosine(0, peak=2.0, warmup=0, total=10), 2.0)
 
 
@@ -68,7 +68,7 @@ def test_the_peak_follows_the_linear_scaling_rule():
     np.testing.assert_allclose(schedule(10), 1.2e-3, rtol=1e-6)
 
 
-def test_a_rate_that_falls_once_an_epoch():
+def test_a_learning_rate_that_falls_once_per_epoch():
     c = config(base_lr=1.0, warmup_epochs=0.0, per_epoch=True)
     c.batch_size = 256
     schedule = optimizer.learning_rate(c, total_steps=30, steps_per_epoch=10)
@@ -138,7 +138,7 @@ def test_adamw_decays_matrices_and_tokens_only():
     np.testing.assert_allclose(params["bias"], adamw_by_hand(2.0, grads, decay=0.0, **rule), rtol=1e-5)
 
 
-def test_sgd_is_torchs():
+def test_sgd_is_that_of_torch():
     tx = optimizer.create(config(name="sgd", weight_decay=0.1, momentum=0.9, decay_on="all"), lambda step: 0.5)
     w = jnp.asarray(1.0)
     state, mine, velocity = tx.init(w), 1.0, 0.0

@@ -12,89 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.meshes import MESHES
+from helpers.processes import environment
+from helpers.tiny import filled, tiny
 from helpers.views import batch_of
-from test_train import environment, filled, tiny
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.data import pipeline
-from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import LossOutput, StepContext
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.training import checkpoint, loop, optimizer, sharding, train_state
-from maskcl_jax.training.step import accumulate, make_train_step
-
-MESHES = {"one": (1, 1, 1), "data": (8, 8, 1), "fsdp": (8, 1, 8), "both": (8, 4, 2)}  # devices, data, fsdp
-STEPS = 5
+from maskcl_jax.training.step import accumulate
 
 CHILD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import test_sharding
-test_sharding.write_steps(*sys.argv[2:])
+from helpers import meshes
+meshes.write_steps(*sys.argv[2:])
 """
-
-
-class Job:
-    """A tiny run on one mesh: its state, its step, its batches."""
-
-    def __init__(self, c, devices: int, data: int, fsdp: int):
-        c.mesh.data, c.mesh.fsdp = data, fsdp
-        self.c, self.method = c, create_method(c)
-        self.mesh = sharding.create_mesh(c.mesh, jax.devices()[:devices])
-        # Adam divides a gradient by its own size. Before a BatchNorm a bias has none but rounding: eps hides that.
-        c.optimizer.eps = 0.01
-        rate = c.optimizer.base_lr * c.batch_size / 256  # the recipe's; far above it rounding grows tenfold a step
-        tx = optimizer.create(c, lambda step: rate, frozen=self.method.frozen)
-        init = create_method(c)
-        self.method.init = lambda key: filled(init)
-        self.new = lambda: train_state.create(self.method, tx, jax.random.key(0))
-        self.shapes = jax.eval_shape(self.new)
-        self.placed = sharding.place_state(self.shapes, self.mesh)
-        numbers = {"seed": 0, "total_steps": 10, "accumulation": c.accumulation}
-        step = make_train_step(self.method, tx, lambda step: rate, placed=self.placed, **numbers)
-        self.step = jax.jit(step, out_shardings=(self.placed, sharding.replicated(self.mesh)))
-
-    def begin(self):
-        return jax.device_put(self.new(), self.placed)
-
-    def go(self, state, start: int, steps: int):
-        """(state after so many steps, the last one's metrics)."""
-        c = self.c
-        options = {"data_config": c.data, "batch_size": c.batch_size, "seed": 0, "start_step": start}
-        with pipeline.train_batches(open_source(c.data), self.method.views, **options) as batches:
-            for _ in range(steps):
-                state, metrics = self.step(state, sharding.put(next(batches), self.mesh))
-        return state, metrics
-
-
-def leaves_of(tree) -> dict[str, np.ndarray]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
-
-
-def write_steps(folder: str, name: str, *labels: str) -> None:
-    """Five steps on some of the meshes, and what the last one's checkpoint is on half the devices; a file each."""
-    sharding.MIN_SIZE = 64  # nearly everything is split: the test is about that
-    folder, facts = pathlib.Path(folder), {}
-    for label in labels:
-        job = Job(tiny(name), *MESHES[label])
-        state, metrics = job.go(job.begin(), 0, STEPS)
-        np.savez(folder / f"{label}.npz", **leaves_of((state, metrics)))
-        lying = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-        assert lying == sharding.bytes_per_device(job.shapes, job.placed)
-        facts[label] = lying
-    checkpoints = checkpoint.Checkpoints(folder / "run")
-    checkpoints.save(STEPS, state)
-    checkpoints.close()
-    checkpoints = checkpoint.Checkpoints(folder / "run")
-    half = Job(tiny(name), 4, 1, 4)
-    restored = checkpoints.restore(sharding.placed_shapes(half.shapes, half.placed))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
-    assert jax.tree.map(lambda leaf: leaf.sharding, restored) == half.placed
-    facts["made_on"] = checkpoints.made_on()
-    checkpoints.close()
-    (folder / "facts.json").write_text(json.dumps(facts))
 
 
 def run_child(folder, name: str, *labels: str) -> dict:
@@ -109,7 +44,7 @@ def differences(folder, label: str) -> dict[str, float]:
     """The largest difference to one device of each array, in units of what float32 may do to it."""
     one, many = (dict(np.load(folder / f"{file}.npz")) for file in ("one", label))
     assert one.keys() == many.keys()
-    noise = {key: 5e-6 + 1e-4 * np.sqrt(np.mean(np.float64(value) ** 2)) for key, value in one.items()}  # as test_train
+    noise = {key: 5e-6 + 1e-4 * np.sqrt(np.mean(np.float64(value) ** 2)) for key, value in one.items()}
     return {key: float(np.abs(many[key] - value).max() / noise[key]) for key, value in one.items()}
 
 
@@ -180,7 +115,7 @@ def test_the_largest_dimension_that_divides_is_split():
     mesh = jax.sharding.AbstractMesh((2, 4), sharding.AXES)
 
     def rule(*shape):
-        return tuple(sharding.split_by_size(shape, mesh).spec)
+        return tuple(sharding.fsdp_sharding(shape, mesh).spec)
 
     assert rule(384, 1152) == (None, "fsdp")
     assert rule(512, 512) == (None, "fsdp")
@@ -194,13 +129,13 @@ def test_the_largest_dimension_that_divides_is_split():
     ("shape", "found"), [((-1, 1), (8, 1)), ((-1, 4), (2, 4)), ((2, -1), (2, 4)), ((4, 2), (4, 2)), ((1, 8), (1, 8))]
 )
 def test_the_mesh_takes_all_devices(shape, found):
-    assert sharding.filled(shape, 8) == found
+    assert sharding.fill_shape(shape, 8) == found
 
 
 @pytest.mark.parametrize("shape", [(-1, 3), (3, 2), (2, 2), (16, 1), (-1, 16), (0, 8), (-1, -1), (-2, 8)])
 def test_a_mesh_that_does_not_multiply_to_the_devices_is_refused(shape):
     with pytest.raises(UserError, match=rf"mesh\.data={shape[0]}, mesh\.fsdp={shape[1]}"):
-        sharding.filled(shape, 8)
+        sharding.fill_shape(shape, 8)
 
 
 def test_a_batch_must_divide_into_micro_batches():

@@ -1,4 +1,7 @@
-"""Optimisers from a config: schedule, decay rule, optax chain."""
+"""Optimizers from a config: learning rate schedule, weight decay rules, optax chain."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +10,23 @@ import optax
 from maskcl_jax.errors import UserError
 
 
-def warmup_cosine(step, *, peak: float, warmup: float, total: float, minimum: float = 0.0):
+def warmup_cosine(
+    step: jax.typing.ArrayLike, *, peak: float, warmup: float, total: float, minimum: float = 0.0
+) -> jax.Array:
     """Linear warm-up from 0 to `peak`, then half a cosine down to `minimum`.
 
-    `step`, `warmup` and `total` share one unit, whichever (steps, or epochs with fractions): the value depends on
-    their ratios alone. The first step has value 0. Source: facebookresearch/mae `util/lr_sched.py`.
+    Args:
+        step: Where in the run, from 0. It shares its unit (steps, or epochs with fractions) with `warmup` and `total`:
+            the value depends on their ratios only.
+        peak: The highest value.
+        warmup: Length of the warm-up.
+        total: Length of the run.
+        minimum: The value at the end.
+
+    Returns:
+        The learning rate; 0 at step 0 if there is a warm-up.
+
+    Source: facebookresearch/mae `util/lr_sched.py`.
     """
     step = jnp.asarray(step, jnp.float32)
     rising = peak * step / max(warmup, 1e-9)
@@ -20,12 +35,12 @@ def warmup_cosine(step, *, peak: float, warmup: float, total: float, minimum: fl
     return jnp.where(step < warmup, rising, falling)
 
 
-def warmup_steps(config, *, total_steps: int, steps_per_epoch: int) -> int:
+def warmup_steps(config: Any, *, total_steps: int, steps_per_epoch: int) -> int:
     """Steps of warm-up: `warmup_epochs`, but at most half of the run (our choice, for very short runs)."""
     return min(round(config.optimizer.warmup_epochs * steps_per_epoch), total_steps // 2)
 
 
-def shortened_warmup(config, *, total_steps: int, steps_per_epoch: int) -> str | None:
+def shortened_warmup(config: Any, *, total_steps: int, steps_per_epoch: int) -> str | None:
     """A warning where `warmup_epochs` is more than half of the run, which `warmup_steps` shortens; None elsewhere."""
     wanted = round(config.optimizer.warmup_epochs * steps_per_epoch)
     used = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
@@ -37,12 +52,22 @@ def shortened_warmup(config, *, total_steps: int, steps_per_epoch: int) -> str |
     )
 
 
-def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
-    """The schedule step -> learning rate; its peak is base_lr * batch_size / 256 (the linear scaling rule).
+def learning_rate(config: Any, *, total_steps: int, steps_per_epoch: int) -> optax.Schedule:
+    """The schedule of a run: warm-up and cosine to a peak of base_lr * batch_size / 256 (the linear scaling rule).
 
-    With `per_epoch` the rate of an epoch's first step holds to its end (facebookresearch/moco `adjust_learning_rate`);
-    a warm-up, which is not in that recipe, rises with every step. With `milestones`, which only evaluations have, the
-    rate is a tenth from each of these epochs on, and no cosine.
+    With `optimizer.per_epoch` the value of an epoch's first step holds for the whole epoch; the warm-up, which that
+    recipe does not have, rises with every step. With `optimizer.milestones`, which only evaluations have, the learning
+    rate is divided by ten at each of these epochs instead.
+
+    Args:
+        config: Reads `optimizer` and `batch_size`.
+        total_steps: Length of the run.
+        steps_per_epoch: Steps per epoch.
+
+    Returns:
+        step -> learning rate.
+
+    Source: facebookresearch/moco `adjust_learning_rate`, for `per_epoch`.
     """
     o = config.optimizer
     warmup = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
@@ -51,7 +76,7 @@ def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
         steps = jnp.asarray([epoch * steps_per_epoch for epoch in milestones])
         return lambda step: peak * 0.1 ** jnp.sum(jnp.asarray(step) >= steps)
 
-    def schedule(step):
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         if o.per_epoch:
             step = jnp.where(step < warmup, step, jnp.maximum(step // steps_per_epoch * steps_per_epoch, warmup))
         return warmup_cosine(step, peak=peak, warmup=warmup, total=total_steps, minimum=o.min_lr)
@@ -59,46 +84,52 @@ def learning_rate(config, *, total_steps: int, steps_per_epoch: int):
     return schedule
 
 
-def decayed(params):
-    """MAE's rule, as a mask for optax: every tensor of more than one dimension decays.
+def map_with_names(params: Any, function: Callable[[tuple[str, ...], jax.Array], Any]) -> Any:
+    """The tree of function(path, leaf), path being the names of a leaf from the root."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(tuple(k.key for k in path), leaf), params)
 
-    So biases and norms do not; cls and mask tokens, stored as (1, 1, D), do, as in the released code (timm's
-    `add_weight_decay` as facebookresearch/mae calls it).
+
+# --- Weight decay: which parameters decay, as masks for optax --------------------------------------------------
+
+
+def decayed(params: Any) -> Any:
+    """MAE's rule: every tensor of more than one dimension decays.
+
+    So biases and norms do not; cls and mask tokens, stored as (1, 1, D), do.
+
+    Source: timm `add_weight_decay` as facebookresearch/mae calls it.
     """
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def decayed_by_name(params):
-    """CMAE's rule: kernels and the scales of BatchNorm; neither biases, LayerNorms nor tokens (names without `ln`,
-    `bias`, `pos_embed`, `mask_token`, `cls_token` in its configs)."""
+def decayed_by_name(params: Any) -> Any:
+    """CMAE's rule: kernels and the scales of BatchNorm decay; biases, LayerNorms and tokens do not.
 
-    def decays(path, _):
-        *_, layer, name = ("", *(key.key for key in path))
+    Source: the names that CMAE's configs exclude: `ln`, `bias`, `pos_embed`, `mask_token`, `cls_token`.
+    """
+
+    def decays(path: tuple[str, ...], _: jax.Array) -> bool:
+        *_, layer, name = ("", *path)
         return name == "kernel" or (name == "scale" and layer.startswith("bn"))
 
-    return jax.tree_util.tree_map_with_path(decays, params)
+    return map_with_names(params, decays)
 
 
-def decayed_without_tokens(params):
-    """MAE's rule in fine-tuning: tensors of more than one dimension, but for the cls token and the position table."""
-    return where(params, lambda path, leaf: leaf.ndim > 1 and path[-1] not in ("cls_token", "pos_embed"))
+def decayed_without_tokens(params: Any) -> Any:
+    """MAE's rule for fine-tuning: tensors of more than one dimension, except the cls token and the position table."""
+    return map_with_names(params, lambda path, leaf: leaf.ndim > 1 and path[-1] not in ("cls_token", "pos_embed"))
 
 
-def decayed_but_named(params):
-    """CMAE's rule in fine-tuning: all but the encoder's norms, biases, cls token and position table; `fc_norm` does."""
+def decayed_but_named(params: Any) -> Any:
+    """CMAE's rule for fine-tuning: all except biases, cls token, position table and the norms; `fc_norm` decays."""
 
-    def decays(path, _):
+    def decays(path: tuple[str, ...], _: jax.Array) -> bool:
         return path[-1] not in ("bias", "cls_token", "pos_embed") and path[-2] not in ("norm", "norm1", "norm2")
 
-    return where(params, decays)
+    return map_with_names(params, decays)
 
 
-def where(params, chosen):
-    """The tree of chosen(path, leaf), path being a tuple of names."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: chosen(tuple(k.key for k in path), leaf), params)
-
-
-DECAY_RULES = {
+DECAY_RULES: dict[str, Callable[[Any], Any]] = {
     "matrices": decayed,
     "kernels": decayed_by_name,
     "finetune_mae": decayed_without_tokens,
@@ -107,34 +138,38 @@ DECAY_RULES = {
 }
 
 
-def frozen_mask(params, frozen):
-    """True for parameters whose path begins with one of `frozen`."""
-
-    def is_frozen(path, _):
-        names = tuple(key.key for key in path)
-        return any(names[: len(prefix)] == prefix for prefix in frozen)
-
-    return jax.tree_util.tree_map_with_path(is_frozen, params)
+# --- Transformations --------------------------------------------------------------------------------------------
 
 
-def layer_scales(params, decay: float):
-    """The factor of each parameter's learning rate: decay^(depth + 1 - layer) in a ViT {encoder, fc_norm, head}.
+def frozen_mask(params: Any, frozen: tuple[tuple[str, ...], ...]) -> Any:
+    """True for the parameters whose path begins with one of `frozen`."""
+    return map_with_names(params, lambda path, _: any(path[: len(prefix)] == prefix for prefix in frozen))
 
-    Layer 0: cls token, positions, patch embedding; i + 1: block i; depth + 1: all after them, of factor 1. Source:
-    facebookresearch/mae `util/lr_decay.py`. A ResNet's stem and stages 1 to 4 are its layers (our choice).
+
+def layer_scales(params: Any, decay: float) -> Any:
+    """Layer-wise learning rate decay: the factor decay^(depth + 1 - layer) of each parameter.
+
+    Layer 0 has cls token, positions and patch embedding, layer i + 1 block i, layer depth + 1 everything after the
+    blocks, with factor 1. A ResNet's stem and stages 1 to 4 are its layers (our choice).
+
+    Args:
+        params: Parameters {encoder, head, ...}; `fc_norm` and what else is outside the encoder comes last.
+        decay: Factor per layer.
+
+    Source: facebookresearch/mae `util/lr_decay.py`.
     """
-    names = {name: layer_number(name) for name in params["encoder"]}
-    last = 1 + max(number for number in names.values() if number is not None)
+    layers = {name: layer_number(name) for name in params["encoder"]}
+    last = 1 + max(index for index in layers.values() if index is not None)
 
-    def scale(path, _):
-        number = names[path[1]] if path[0] == "encoder" else None
-        return decay ** (last - (last if number is None else number))
+    def scale(path: tuple[str, ...], _: jax.Array) -> float:
+        index = layers[path[1]] if path[0] == "encoder" else None
+        return decay ** (last - (last if index is None else index))
 
-    return where(params, scale)
+    return map_with_names(params, scale)
 
 
 def layer_number(name: str) -> int | None:
-    """Which layer an encoder's part belongs to: `blocks_3` -> 4, `layer2_0` -> 2; None: after all blocks."""
+    """The layer of an encoder's part: `blocks_3` -> 4, `layer2_0` -> 2; None for what follows the last block."""
     if name in ("cls_token", "pos_embed", "patch_embed", "conv1", "bn1"):
         return 0
     kind, _, number = name.partition("_")
@@ -143,15 +178,25 @@ def layer_number(name: str) -> int | None:
     return int(kind.removeprefix("layer")) if kind.startswith("layer") else None
 
 
-def scale_updates(scales) -> optax.GradientTransformation:
-    """Updates times a tree of factors, last in a chain: the rate, and with it the decay, of each parameter."""
+def scale_updates(scales: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """Multiplies updates by scales(params), last in a chain: it scales the learning rate, and the decay with it."""
     return optax.stateless(lambda updates, params: jax.tree.map(jnp.multiply, updates, scales(params)))
 
 
-def lars_mae(schedule, *, momentum: float, weight_decay: float, mask) -> optax.GradientTransformation:
-    """LARS as facebookresearch/mae `util/lars.py` and moco-v3 have it: momentum, then the rate.
+def lars_mae(
+    schedule: optax.Schedule, *, momentum: float, weight_decay: float, mask: Any
+) -> optax.GradientTransformation:
+    """LARS that applies momentum first, then the learning rate.
 
-    optax.lars, as SimCLR's, multiplies by the rate first: another rule as soon as the rate changes.
+    optax.lars, as SimCLR's, multiplies by the learning rate first: another rule as soon as that changes.
+
+    Args:
+        schedule: Learning rate.
+        momentum: Of the accumulated updates.
+        weight_decay: Of the parameters of `mask`,
+        mask: which are also the ones that the trust ratio scales.
+
+    Source: facebookresearch/mae `util/lars.py`, facebookresearch/moco-v3 `moco/optimizer.py`.
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay, mask=mask),
@@ -161,13 +206,20 @@ def lars_mae(schedule, *, momentum: float, weight_decay: float, mask) -> optax.G
     )
 
 
-def create(config, schedule, *, frozen: tuple[tuple[str, ...], ...] = ()) -> optax.GradientTransformation:
+def create(
+    config: Any, schedule: optax.Schedule, *, frozen: tuple[tuple[str, ...], ...] = ()
+) -> optax.GradientTransformation:
     """The optax chain of `config.optimizer`.
 
-    Fields: name ("adamw" | "sgd" | "lars" | "lars_mae"), b1, b2, eps, mu_dtype (AdamW), momentum (SGD, LARS),
-    weight_decay, decay_on (of DECAY_RULES), clip_norm (0 = none). LARS scales the parameters that decay, no others.
-    layer_decay: see `layer_scales`; only fine-tuning has it. frozen: paths of parameters that never change, by decay
-    neither.
+    Args:
+        config: Reads `optimizer`: name ("adamw" | "sgd" | "lars" | "lars_mae"), b1, b2, eps, mu_dtype (AdamW), momentum
+            (SGD, LARS), weight_decay, decay_on (a key of DECAY_RULES), clip_norm (0: none), and in fine-tuning
+            layer_decay (see `layer_scales`). LARS scales the parameters that decay, no others.
+        schedule: Learning rate.
+        frozen: Path prefixes of parameters that never change, not by weight decay either.
+
+    Raises:
+        UserError: The name or the decay rule is unknown.
     """
     o = config.optimizer
     if o.decay_on not in DECAY_RULES:

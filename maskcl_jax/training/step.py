@@ -116,14 +116,16 @@ def make_train_step(
         seed: `config.seed`.
         total_steps: Of the run.
         accumulation: Micro-batches per step.
-        placed: Where the state's arrays lie (`sharding.place_state`), if it may be split over `fsdp`.
+        placed: Where the state's arrays lie (`sharding.state_sharding`), if it may be split over `fsdp`.
         views: Of the method, if the batch is `images` and `index` and the step makes them itself (`data.on_device`).
     """
 
     def loss(params, batch, context):
         if placed is not None:
-            params = sharding.gathered(params, placed.params)
-            context = context._replace(target_params=sharding.gathered(context.target_params, placed.target_params))
+            params = sharding.gather_params(params, placed.params)
+            context = context._replace(
+                target_params=sharding.gather_params(context.target_params, placed.target_params)
+            )
         out = method.loss(params, batch, context)
         interface.check_output(method, out, context.model_state)
         return out
@@ -191,7 +193,7 @@ class Program:
             return train_state.create(method, tx, key)
 
         shapes = jax.eval_shape(make_state, jax.random.key(0))
-        placed = sharding.place_state(shapes, mesh)
+        placed = sharding.state_sharding(shapes, mesh)
         numbers = {"seed": config.seed, "total_steps": plan.total, "accumulation": config.accumulation}
         step = jax.jit(
             make_train_step(
@@ -200,7 +202,7 @@ class Program:
             donate_argnums=0,
             out_shardings=(placed, sharding.replicated(mesh)),
         )
-        shapes = sharding.placed_shapes(shapes, placed)
+        shapes = sharding.with_sharding(shapes, placed)
         parts = {"plan": plan, "shapes": shapes, "placed": placed, "make_state": make_state, "step": step}
         return cls(config=config, mesh=mesh, method=method, images=images, **parts)
 
