@@ -5,9 +5,9 @@
     python -m maskcl_jax.main --config=configs/macrl.py:fashion_mnist,data_dir=DIR        (also cifar10, cifar100)
         A tfds data set prepared in DIR.
     python -m maskcl_jax.main --config=configs/macrl.py:folder,path=DIR
-        Any folder of images, labelled by sub-folders or not; ViT-S/16, one GPU.
+        Any folder of images, labeled by sub-folders or not; ViT-S/16, one GPU.
     python -m maskcl_jax.main --config=configs/macrl.py:tiny_imagenet,path=DIR/train
-        Tiny-ImageNet as it is unpacked: one folder a class; ViT-Ti/8, one GPU.
+        Tiny-ImageNet as it is unpacked: one folder per class; ViT-Ti/8, one GPU.
     python -m maskcl_jax.main --config=configs/macrl.py:imagenet,data_dir=DIR
         ViT-B/16 under MAE's recipe, 300 epochs. Nothing says that the paper ran it. Not run by us.
     ... --config.method.mode=shared      the second branch: shared | ema_keys | ema_full

@@ -5,9 +5,9 @@
     python -m maskcl_jax.main --config=configs/mae.py:fashion_mnist,data_dir=DIR        (also cifar10, cifar100)
         A tfds data set prepared in DIR.
     python -m maskcl_jax.main --config=configs/mae.py:tiny_imagenet,path=DIR/train
-        Tiny-ImageNet as it is unpacked: one folder a class; ViT-Ti/8, one GPU.
+        Tiny-ImageNet as it is unpacked: one folder per class; ViT-Ti/8, one GPU.
     python -m maskcl_jax.main --config=configs/mae.py:folder,path=DIR
-        Any folder of images, labelled by sub-folders or not; ViT-S/16, one GPU.
+        Any folder of images, labeled by sub-folders or not; ViT-S/16, one GPU.
     python -m maskcl_jax.main --config=configs/mae.py:imagenet,data_dir=DIR
         The released recipe: ViT-B/16, 1600 epochs, batch 4096 (64 V100 in the original). Not run by us.
     ... :imagenet,variant=L/16,epochs=800      another encoder, another length

@@ -3,16 +3,16 @@
     python -m maskcl_jax.main --config=configs/maskco.py
         Embedded photographs, a small ResNet, two CPU cores, minutes.
     python -m maskcl_jax.main --config=configs/maskco.py:fashion_mnist,data_dir=DIR
-        A tfds data set prepared in DIR, one object an image.
+        A tfds data set prepared in DIR, one object per image.
     python -m maskcl_jax.main --config=configs/maskco.py:scenes,data_dir=DIR
-        The same images, four to a scene, measured on each of the four; `:embedded_scenes` is that of the photographs.
+        The same images, four to a scene, evaluated on each of the four; `:embedded_scenes` is that of the photographs.
         The baseline of either is configs/moco_v2.py with the same words.
     python -m maskcl_jax.main --config=configs/maskco.py:cifar10,data_dir=DIR               (also cifar100)
         ResNet-18, 200 epochs, one GPU. Not run by us.
     python -m maskcl_jax.main --config=configs/maskco.py:folder,path=DIR
-        Any folder of images, labelled by sub-folders or not; ResNet-50, one GPU.
+        Any folder of images, labeled by sub-folders or not; ResNet-50, one GPU.
     python -m maskcl_jax.main --config=configs/maskco.py:coco,data_dir=DIR
-        COCO's training images, ResNet-50, 800 epochs. It has no label an image: no online evaluation. Not run by us.
+        COCO's training images, ResNet-50, 800 epochs. Its images have no label: no online evaluation. Not run by us.
     python -m maskcl_jax.main --config=configs/maskco.py:imagenet,data_dir=DIR
         ResNet-50, 200 epochs, batch 256: MoCo v2's recipe. Not run by us.
     python -m maskcl_jax.main --config=configs/maskco.py:imagenet100,path=DIR/train,test_path=DIR/val

@@ -5,15 +5,15 @@
     python -m maskcl_jax.main --config=configs/moco_v2.py:fashion_mnist,data_dir=DIR
         A tfds data set prepared in DIR.
     python -m maskcl_jax.main --config=configs/moco_v2.py:scenes,data_dir=DIR               (also embedded_scenes)
-        The same images, four to a picture, measured on each of the four: where two crops show different things.
+        The same images, four to a scene, evaluated on each of the four: where two crops show different things.
     python -m maskcl_jax.main --config=configs/moco_v2.py:cifar10,data_dir=DIR              (also cifar100)
         The authors' demo on one device: ResNet-18, 200 epochs. Not run by us.
     python -m maskcl_jax.main --config=configs/moco_v2.py:folder,path=DIR
-        Any folder of images, labelled by sub-folders or not; ResNet-50, one GPU.
+        Any folder of images, labeled by sub-folders or not; ResNet-50, one GPU.
     python -m maskcl_jax.main --config=configs/moco_v2.py:imagenet,data_dir=DIR
         The released recipe: ResNet-50, 200 epochs, batch 256 (8 V100, 53 hours in the original). Not run by us.
     python -m maskcl_jax.main --config=configs/moco_v2.py:coco,data_dir=DIR
-        COCO's training images, 800 epochs. It has no label an image: no online evaluation. Not run by us.
+        COCO's training images, 800 epochs. Its images have no label: no online evaluation. Not run by us.
     python -m maskcl_jax.main --config=configs/moco_v2.py:imagenet100,path=DIR/train,test_path=DIR/val
         The same on a folder of 100 of its classes.
     ... :imagenet,variant=R18,epochs=800       another encoder, another length

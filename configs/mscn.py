@@ -7,7 +7,7 @@
     python -m maskcl_jax.main --config=configs/mscn.py:imagenet100,path=DIR/train,test_path=DIR/val
         ResNet-50, 100 classes of ImageNet, 200 epochs, batch 128. Not run by us.
     python -m maskcl_jax.main --config=configs/mscn.py:folder,path=DIR                          (also imagenet)
-        Any folder of images, labelled by sub-folders or not; ResNet-50, one GPU.
+        Any folder of images, labeled by sub-folders or not; ResNet-50, one GPU.
     ... --config.method.framework=simclr       instead of MoCo v2
     ... --config.total_steps=4                 a smoke run of any of these
 

@@ -7,7 +7,7 @@
     python -m maskcl_jax.main --config=configs/saliency_masking.py:imagenet100,path=DIR/train,test_path=DIR/val
         The paper's run: ResNet-50, 100 classes of ImageNet, 200 epochs, batch 128 (4 GPUs). Not run by us.
     python -m maskcl_jax.main --config=configs/saliency_masking.py:folder,path=DIR              (also imagenet)
-        Any folder of images, labelled by sub-folders or not; ResNet-50, one GPU.
+        Any folder of images, labeled by sub-folders or not; ResNet-50, one GPU.
     ... --config.method.strategy=blur          what fills masked cells: high_pass | blur | mean
     ... --config.method.masked=both            which view is masked: query | key | both | none
     ... --config.method.num_hard=0             without the hard negative

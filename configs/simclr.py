@@ -5,7 +5,7 @@
     python -m maskcl_jax.main --config=configs/simclr.py:fashion_mnist,data_dir=DIR        (also cifar10, cifar100)
         A tfds data set prepared in DIR.
     python -m maskcl_jax.main --config=configs/simclr.py:folder,path=DIR
-        Any folder of images, labelled by sub-folders or not; ResNet-50, one GPU.
+        Any folder of images, labeled by sub-folders or not; ResNet-50, one GPU.
     python -m maskcl_jax.main --config=configs/simclr.py:imagenet,data_dir=DIR
         The released recipe: ResNet-50, 100 epochs, batch 4096, LARS (32 TPU v3 cores in the original). Not run by us.
     python -m maskcl_jax.main --config=configs/simclr.py:imagenet100,path=DIR/train,test_path=DIR/val

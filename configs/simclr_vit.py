@@ -5,9 +5,9 @@
     python -m maskcl_jax.main --config=configs/simclr_vit.py:fashion_mnist,data_dir=DIR        (also cifar10, cifar100)
         A tfds data set prepared in DIR.
     python -m maskcl_jax.main --config=configs/simclr_vit.py:tiny_imagenet,path=DIR/train
-        Tiny-ImageNet as it is unpacked: one folder a class; ViT-Ti/8, one GPU.
+        Tiny-ImageNet as it is unpacked: one folder per class; ViT-Ti/8, one GPU.
     python -m maskcl_jax.main --config=configs/simclr_vit.py:folder,path=DIR
-        Any folder of images, labelled by sub-folders or not; ViT-S/16, one GPU.
+        Any folder of images, labeled by sub-folders or not; ViT-S/16, one GPU.
     python -m maskcl_jax.main --config=configs/simclr_vit.py:imagenet,data_dir=DIR
         ViT-B/16, 300 epochs, batch 4096. Not run by us.
 

@@ -1,4 +1,4 @@
-"""What ends a run without being a fault of the program; the command line (`cli.run`) shows it as one line."""
+"""Errors that are the user's to fix, shown as one line by the command line (`cli.run`), and checks that raise them."""
 
 import errno
 import re

@@ -25,27 +25,27 @@ def machine(tmp_path):
 @pytest.mark.parametrize("script", sorted(ARGUMENTS))
 def test_a_dry_run_says_all_and_does_nothing(machine, script):
     data = "--data=images/tfds" if "cmae" in ARGUMENTS[script][0] else "--data=images"
-    status, told, errors = machine.run(script, *ARGUMENTS[script], data, "--dry-run", "--", "--config.seed=7")
+    status, printed, errors = machine.run(script, *ARGUMENTS[script], data, "--dry-run", "--", "--config.seed=7")
     assert (status, errors, machine.calls) == (0, "", [])
-    assert "configs/cmae.py:imagenet" in told
-    assert "--config.seed=7" in told
-    assert "cmae" in told
+    assert "configs/cmae.py:imagenet" in printed
+    assert "--config.seed=7" in printed
+    assert "cmae" in printed
     if script.startswith(("gke", "tpu_host")):
-        assert "--config.data.data_dir=/mnt/" in told
+        assert "--config.data.data_dir=/mnt/" in printed
 
 
 @pytest.mark.parametrize("script", sorted(ARGUMENTS))
 def test_help_is_the_head_of_the_file(machine, script):
-    status, told, _ = machine.run(script, "--help")
+    status, printed, _ = machine.run(script, "--help")
     assert status == 0
-    assert f"launch/{script}.sh --" in told
-    assert "set -e" not in told
+    assert f"launch/{script}.sh --" in printed
+    assert "set -e" not in printed
 
 
 def refused(machine, script, *arguments):
     """The one line that a launcher refuses with."""
-    status, told, errors = machine.run(script, *arguments, "--dry-run")
-    assert (status, told, machine.calls) == (2, "", [])
+    status, printed, errors = machine.run(script, *arguments, "--dry-run")
+    assert (status, printed, machine.calls) == (2, "", [])
     (line,) = errors.splitlines()
     assert line.startswith("error: ")
     return line
@@ -87,12 +87,12 @@ def test_values_that_cannot_be(machine, script, argument, words):
 
 def test_topologies_are_those_of_compile_check(machine):
     names = [f"{generation}:{shape}" for generation, shapes in compile_check.TOPOLOGIES.items() for shape in shapes]
-    told = bash(f'for t in {" ".join(names)}; do parse_topology $t; echo "$t $chips $accelerator_type"; done')
-    assert [line.split()[0] for line in told] == names
-    assert "v4:2x2x4 16 v4-32" in told
-    assert "v5e:16x16 256 v5litepod-256" in told
-    assert "v5p:2x2x1 4 v5p-8" in told
-    assert "v6e:2x4 8 v6e-8" in told
+    printed = bash(f'for t in {" ".join(names)}; do parse_topology $t; echo "$t $chips $accelerator_type"; done')
+    assert [line.split()[0] for line in printed] == names
+    assert "v4:2x2x4 16 v4-32" in printed
+    assert "v5e:16x16 256 v5litepod-256" in printed
+    assert "v5p:2x2x1 4 v5p-8" in printed
+    assert "v6e:2x4 8 v6e-8" in printed
 
 
 def bash(lines):
@@ -173,10 +173,10 @@ def check(value, schema, path="jobset"):
 
 
 def jobset(machine, script, *more):
-    status, told, errors = machine.run(script, *ARGUMENTS[script], *more, "--dry-run", "--", "--config.note=a&b 'c'")
+    status, printed, errors = machine.run(script, *ARGUMENTS[script], *more, "--dry-run", "--", "--config.note=a&b 'c'")
     assert (status, errors) == (0, "")
-    assert "@" not in told
-    value = yaml.safe_load(told)
+    assert "@" not in printed
+    value = yaml.safe_load(printed)
     check(value, JOBSET)
     pod = value["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["args"][-1] == "--config.note=a&b 'c'"

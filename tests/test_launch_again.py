@@ -76,12 +76,12 @@ elif [[ $2 == cat ]]; then
 fi""",
     )
     machine.answer("sleep", "exit 0")
-    status, told, errors = machine.run("queued_resource", *CLOUD)
+    status, printed, errors = machine.run("queued_resource", *CLOUD)
     assert status == 0, errors
     queue = [call.split()[4] for call in machine.calls if "queued-resources" in call]
     looks = ["describe"]
     assert queue == [*looks, "create", *looks, *looks, "delete", *looks, "create", *looks, *looks, "delete"]
-    assert "done: gs://my-runs/cmae" in told
+    assert "done: gs://my-runs/cmae" in printed
     assert "--spot" in next(call for call in machine.calls if "queued-resources create" in call)
 
 
@@ -90,9 +90,9 @@ fi""",
 def test_a_slurm_job_that_was_stopped_is_requeued(machine, status, requeued):
     machine.answer("srun", f'echo "$JAX_LOCAL_DEVICE_IDS"; exit {status}')
     machine.answer("scontrol", "exit 0")
-    got, told, _ = machine.run("slurm_job", CONFIG, SLURM_JOB_ID="17", SLURM_GPUS_ON_NODE="4")
+    got, printed, _ = machine.run("slurm_job", CONFIG, SLURM_JOB_ID="17", SLURM_GPUS_ON_NODE="4")
     assert got == status
-    assert told.strip() == "0,1,2,3"
+    assert printed.strip() == "0,1,2,3"
     assert ("scontrol requeue 17" in machine.calls) == requeued
 
 

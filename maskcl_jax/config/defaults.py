@@ -1,4 +1,4 @@
-"""The values that configs share: defaults, data presets, named pieces, sizes of encoders."""
+"""The values that configs share: defaults, data presets, named settings, sizes of encoders."""
 
 import re
 from typing import Any

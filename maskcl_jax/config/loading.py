@@ -110,7 +110,7 @@ def find_file(name: str) -> pathlib.Path:
     if pathlib.Path(name).is_file():
         return pathlib.Path(name)
     package = pathlib.Path(__file__).parents[1]
-    # In an installed package configs/ lies inside it, in the repository beside it.
+    # An installed package contains configs/; in the repository it is beside the package.
     known = {file.stem: file for folder in (package.parent, package) for file in sorted(folder.glob("configs/*.py"))}
     stem = name.removeprefix("configs/").removesuffix(".py")
     if stem not in known:

@@ -26,7 +26,7 @@ class Range:
     ordered: bool = False
 
     def holds(self, number: float) -> bool:
-        """Whether a number lies inside; what is not finite never does."""
+        """Whether a number is inside; one that is not finite never is."""
         over_low = number > self.low if self.above else number >= self.low
         under_high = number < self.high if self.below else number <= self.high
         return over_low and under_high and math.isfinite(number)
@@ -88,6 +88,7 @@ RANGES = {
     # Networks.
     "model.width": AT_LEAST_1,
     "model.depth": AT_LEAST_1,
+    "model.stages": AT_LEAST_1,  # blocks of each stage
     "model.heads": AT_LEAST_1,
     "model.patch_size": AT_LEAST_1,
     "model.mlp_ratio": POSITIVE,
