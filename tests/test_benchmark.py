@@ -11,8 +11,7 @@ from helpers.processes import environment
 from helpers.tiny import CONFIGS, ROOT, tiny
 from PIL import Image
 
-from maskcl_jax.benchmark import modes
-from maskcl_jax.data import jpegs
+from maskcl_jax.benchmark import jpegs, modes
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 from maskcl_jax.performance import chips, flops

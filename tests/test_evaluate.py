@@ -14,10 +14,21 @@ from helpers.untrained import made, run_of, save_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from maskcl_jax.data import subsets
 from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
-from maskcl_jax.evaluate import checks, features, finetune, fit, frozen, knn, linear, results, session, settings
+from maskcl_jax.evaluate import (
+    checks,
+    features,
+    finetune,
+    fit,
+    frozen,
+    knn,
+    linear,
+    results,
+    session,
+    settings,
+    subsets,
+)
 from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate.evaluation import evaluate
 from maskcl_jax.interchange import check

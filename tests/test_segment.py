@@ -10,10 +10,10 @@ from helpers.untrained import made
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from maskcl_jax.data import segmentation
 from maskcl_jax.data.sources import Encoded, open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches, segment, session, settings
+from maskcl_jax.evaluate import segmentation_data as segmentation
 from maskcl_jax.models.segmenter import Segmenter
 
 COUNT = 23

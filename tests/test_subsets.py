@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from maskcl_jax.data import subsets
 from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import subsets
 
 LABELS = np.repeat([0, 1, 2], [200, 40, 3])
 

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.data import jpegs, on_device, pipeline
+from maskcl_jax.benchmark import jpegs
+from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Method

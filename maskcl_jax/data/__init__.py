@@ -1,5 +1,5 @@
-"""The host side: from photographs to batches of uint8 views and masks, the same for every run of one config.
+"""The host side: from images in files to batches of uint8 views, the same for every run of one config.
 
-Reading order: `pipeline` (what the training loop calls), `sources` (where images come from), `order` (which
-images make batch n), `crops` and `masks` (what is drawn at random), `arrays` and `decoding` (the pixels).
+Reading order: `pipeline` (what the training loop calls), `sources` (where images come from), `order` (which images make
+batch n), `decode` (the pixels). What is drawn at random lies in `maskcl_jax.views`.
 """

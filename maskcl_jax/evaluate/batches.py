@@ -7,10 +7,10 @@ import ml_collections
 import numpy as np
 import optax
 
-from maskcl_jax.data import pipeline, subsets
+from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import Source
 from maskcl_jax.errors import UserError
-from maskcl_jax.evaluate import checks
+from maskcl_jax.evaluate import checks, subsets
 from maskcl_jax.training import optimizer, sharding
 from maskcl_jax.views import RandAugment, RandomResizedCrop, View
 

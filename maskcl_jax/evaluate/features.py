@@ -11,10 +11,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.data import subsets
 from maskcl_jax.data.sources import SPLITS
 from maskcl_jax.errors import UserError, check_choice
-from maskcl_jax.evaluate import checks, knn
+from maskcl_jax.evaluate import checks, knn, subsets
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import checkpoint, sharding, visualize
 

@@ -9,12 +9,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from maskcl_jax.data import pipeline, subsets
-from maskcl_jax.data.segmentation import open_pairs
+from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import SPLITS, Encoded, Source, open_source
 from maskcl_jax.errors import UserError, check_choice
-from maskcl_jax.evaluate import checks, knn
+from maskcl_jax.evaluate import checks, knn, subsets
 from maskcl_jax.evaluate import encoder as encoder_lib
+from maskcl_jax.evaluate.segmentation_data import open_pairs
 from maskcl_jax.evaluate.settings import name_of
 from maskcl_jax.training import checkpoint, sharding
 from maskcl_jax.training.run import Run

@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from maskcl_jax.benchmark import jpegs  # noqa: E402
 from maskcl_jax.config.loading import load  # noqa: E402
-from maskcl_jax.data import jpegs  # noqa: E402
 from maskcl_jax.methods import create  # noqa: E402
 from maskcl_jax.views.batches import HostBatch  # noqa: E402
 

@@ -18,7 +18,8 @@ import time
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from maskcl_jax.data import jpegs, pipeline  # noqa: E402
+from maskcl_jax.benchmark import jpegs  # noqa: E402
+from maskcl_jax.data import pipeline  # noqa: E402
 from maskcl_jax.data.sources import open_source  # noqa: E402
 from maskcl_jax.methods import create  # noqa: E402
 

@@ -27,7 +27,8 @@ import torch  # noqa: E402
 from PIL import Image, ImageFilter, ImageOps  # noqa: E402
 from torchvision import datasets, transforms  # noqa: E402
 
-from maskcl_jax.data import jpegs, pipeline  # noqa: E402
+from maskcl_jax.benchmark import jpegs  # noqa: E402
+from maskcl_jax.data import pipeline  # noqa: E402
 from maskcl_jax.data.sources import embedded, open_source  # noqa: E402
 from maskcl_jax.methods import create  # noqa: E402
 

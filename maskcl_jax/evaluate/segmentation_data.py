@@ -12,12 +12,13 @@ import grain
 import numpy as np
 from PIL import Image
 
-from maskcl_jax.data import decode, subsets
+from maskcl_jax.data import decode
 from maskcl_jax.data.order import Chunk, EvalOrder, TrainOrder
 from maskcl_jax.data.pipeline import SKIPPED, Batches, cropped
 from maskcl_jax.data.sources.folder import find_images
 from maskcl_jax.data.sources.tfds import Examples, Prepared
 from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import subsets
 from maskcl_jax.views import CenterCrop, Crop, RandomResizedCrop, View
 from maskcl_jax.views.batches import HostBatch
 
