@@ -112,7 +112,19 @@ def test_text_is_read_as_the_type_of_the_field(text, old, value):
 
 
 @pytest.mark.parametrize(
-    ("text", "old"), [("3.5", 1), ("nan", 1), ("many", 0.5), ("yes", True), ("", 1), ("a,b", (1, 1)), ("1.5x2", (1, 1))]
+    ("text", "old"),
+    [
+        ("3.5", 1),
+        ("nan", 1),
+        ("many", 0.5),
+        ("yes", True),
+        ("", 1),
+        ("a,b", (1, 1)),
+        ("x", (1, 1)),
+        ("64x", (1, 1)),
+        ("1,,2", (1, 1)),
+        ("1.5x2", (1, 1)),
+    ],
 )
 def test_text_of_another_type_is_refused(text, old):
     with pytest.raises(ValueError):

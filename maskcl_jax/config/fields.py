@@ -85,8 +85,8 @@ def read_value(text: str, old: Any) -> Any:
             raise ValueError(text)
         return text.lower() in ("true", "1")
     if isinstance(old, tuple):
-        items = [item.strip() for item in re.split("[,x]", text.strip("()[] ")) if item.strip()]
-        return tuple(read_value(item, old[0] if old else 0) for item in items)
+        inside = text.strip("()[] ").removesuffix(",")
+        return tuple(read_value(item, old[0] if old else 0) for item in re.split("[,x]", inside) if inside)
     if isinstance(old, int) and re.search("[.eE]", text):
         number = float(text)
         if not number.is_integer():

@@ -1,9 +1,7 @@
 """The settings of one evaluation: a recipe by name, the run's data or others, and the overrides of the command line."""
 
-import ast
 import hashlib
 import json
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -111,32 +109,9 @@ def override(settings: ConfigDict, text: str) -> None:
             f"--config.{path} is not a field of {settings.protocol}{config_lib.suggestion(path, fields)}: it has "
             f"{', '.join(f for f in fields if not f.startswith('data.') and f not in FIXED)}, and data.*"
         )
-    *parents, name = path.split(".")
-    section = settings
-    for parent in parents:
-        section = section[parent]
-    try:
-        if not equals:
-            raise ValueError
-        section[name] = parsed(value, section[name])
-    except (ValueError, SyntaxError, TypeError):
-        kind = type(section[name]).__name__
-        raise UserError(f"--config.{text} has no valid value: write --config.{path}=VALUE, a {kind}") from None
-
-
-def parsed(text: str, old: Any) -> Any:
-    """Text as the type of `old`: a tuple is written 1,2,3 (or 64x32 for sizes)."""
-    if isinstance(old, bool):
-        return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-    if isinstance(old, tuple):
-        value = ast.literal_eval(text.replace("x", ","))
-        return value if isinstance(value, tuple) else (value,)
-    if isinstance(old, int | float):
-        number = ast.literal_eval(text)
-        if isinstance(number, bool) or (isinstance(old, int) and number != int(number)):
-            raise ValueError(text)
-        return type(old)(number)
-    return text
+    if not equals:
+        raise UserError(f"--config.{path} has no value: write --config.{path}=VALUE")
+    config_lib.set_field(settings, path, value, written=f"--config.{text}")
 
 
 def with_labels(settings: ConfigDict, amount: str) -> ConfigDict:
