@@ -130,30 +130,6 @@ def test_one_step_is_the_same_on_1_and_on_8_devices(name, tmp_path):
         np.testing.assert_allclose(eight[key], value, atol=noise, rtol=0, err_msg=key)
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
-    c = f"--config={CONFIGS['mae']}:synthetic,total_steps=100000,batch_size=8"
-    arguments = command(
-        c,
-        f"--workdir={tmp_path}",
-        "--config.eval.pictures=0",
-        "--config.log.every_steps=1",
-        "--config.model.depth=1",
-    )
-    process = subprocess.Popen(
-        arguments, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    for line in process.stdout:
-        if "/100000" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    rest = process.stdout.read()
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM, rest
-    assert "is saved; the same command goes on there" in rest
-    saved = checkpoint.Checkpoints(tmp_path).latest()
-    assert saved >= 1
-    assert f"step {saved} is saved" in rest
-
-
 def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
     overrides = {**fields_of("ccmim"), "total_steps": 24, "log.every_seconds": 0.0, "eval.pictures": 0}
     arguments = [f"--config={CONFIGS['ccmim']}:synthetic", *(f"--config.{k}={v}" for k, v in overrides.items())]

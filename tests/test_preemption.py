@@ -1,0 +1,70 @@
+"""SIGTERM and Ctrl-C: the step that runs is saved, and the same command takes the remaining steps only."""
+
+import os
+import signal
+
+from helpers.processes import Processes, arguments_of
+from helpers.tiny import fields_of, rows_without_speed
+
+from maskcl_jax.training.preemption import StopSignal
+
+TOTAL = 300
+FIELDS = {"total_steps": TOTAL, "eval.pictures": 0, "log.every_seconds": 0.0, "checkpoint.every_epochs": 0.0}
+
+
+def printed_steps(run: Processes) -> list[int]:
+    """The steps that a run reports, in order."""
+    return [int(line.partition("/")[0]) for line in run.lines[0] if f"/{TOTAL}  " in line]
+
+
+def stop(arguments: list[str], number: signal.Signals) -> int:
+    """Starts a run and sends it a signal; returns the step that it saved."""
+    run = Processes(arguments)
+    run.until("5/")
+    run.processes[0].send_signal(number)
+    assert run.wait() == [128 + number], run.text()
+    saved = printed_steps(run)[-1]
+    assert 5 <= saved < TOTAL
+    assert run.lines[0][-1].startswith(f"stopped by {number.name}: step {saved} is saved")
+    return saved
+
+
+def test_after_sigterm_the_same_command_takes_the_remaining_steps(tmp_path):
+    arguments = arguments_of("mae", tmp_path / "run", fields_of("mae") | FIELDS)
+    saved = stop(arguments, signal.SIGTERM)
+    resumed = Processes(arguments)
+    assert resumed.wait() == [0], resumed.text()
+    assert f"resumed from step {saved}" in resumed.lines[0]
+    assert printed_steps(resumed) == list(range(saved + 1, TOTAL + 1))
+
+    straight = Processes(arguments_of("mae", tmp_path / "straight", fields_of("mae") | FIELDS))
+    assert straight.wait() == [0], straight.text()
+    assert rows_without_speed(tmp_path / "run") == rows_without_speed(tmp_path / "straight")
+
+
+def test_ctrl_c_saves_too(tmp_path):
+    saved = stop(arguments_of("mae", tmp_path, fields_of("mae") | FIELDS), signal.SIGINT)
+    assert (tmp_path / "checkpoints" / str(saved)).is_dir()
+
+
+def test_the_first_signal_is_remembered_and_the_second_ends_the_process():
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append("second"))
+    try:
+        with StopSignal() as stop:
+            assert not stop.due(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.due(2)
+            assert stop.signal == signal.SIGTERM
+            assert received == []
+            os.kill(os.getpid(), signal.SIGTERM)  # the handler of before
+            assert received == ["second"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_handlers_of_before_are_back_afterwards():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignal():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
