@@ -17,7 +17,7 @@ from maskcl_jax.methods import create
 from maskcl_jax.performance import chips, flops
 from maskcl_jax.training import platform, sharding
 from maskcl_jax.training.step import Program
-from maskcl_jax.views import batch_shapes
+from maskcl_jax.views.base import batch_shapes
 
 FEW = modes.Timer(steps=3, warmup=1)
 

@@ -9,7 +9,9 @@ from PIL import Image
 
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import Arrays, Source, open_source
-from maskcl_jax.views import Boxes, Overlap, boxes
+from maskcl_jax.views import boxes
+from maskcl_jax.views.boxes import Boxes
+from maskcl_jax.views.crop import Overlap
 
 SHARED = Boxes(shared_with="query", count=3, side=(0.25, 0.5))
 VIEWS = [

@@ -14,7 +14,8 @@ from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create, options
 from maskcl_jax.ops import color
-from maskcl_jax.views import Color, batch_shapes
+from maskcl_jax.views.base import batch_shapes
+from maskcl_jax.views.color import Color
 
 RNG = np.random.default_rng(0)
 

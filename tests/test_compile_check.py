@@ -22,7 +22,7 @@ from maskcl_jax.methods import METHODS, create
 from maskcl_jax.performance import chips, flops
 from maskcl_jax.performance.compiled import Traffic, array_bytes, count_collectives
 from maskcl_jax.training import sharding
-from maskcl_jax.views import batch_shapes
+from maskcl_jax.views.base import batch_shapes
 
 # As libtpu writes it: a loop with one gather that is in two fusions, a fused reduce-scatter, an asynchronous pair.
 PROGRAM = """HloModule jit_f, entry_computation_layout={(f32[6,512]{1,0})->f32[]}

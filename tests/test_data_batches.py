@@ -13,8 +13,11 @@ from PIL import Image
 from maskcl_jax.data import order, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import BlockMask, CenterCrop, Color, Ingredient, PatchMask, View, batch_shapes, describe
-from maskcl_jax.views.crop import ATTEMPTS
+from maskcl_jax.views.base import Ingredient, View, batch_shapes, describe
+from maskcl_jax.views.block_mask import BlockMask
+from maskcl_jax.views.color import Color
+from maskcl_jax.views.crop import ATTEMPTS, CenterCrop
+from maskcl_jax.views.patch_mask import PatchMask
 
 VIEWS = [
     view_of((16, 16), PatchMask(kind="random", num_patches=16, num_visible=4), name="query"),

@@ -22,7 +22,8 @@ from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import optimizer
 from maskcl_jax.verify import verify_file
 from maskcl_jax.verify.__main__ import SHIPPED
-from maskcl_jax.views import RandAugment, randaugment
+from maskcl_jax.views import randaugment
+from maskcl_jax.views.randaugment import RandAugment
 
 TIMM = RandAugment(fill=(124, 116, 104))
 

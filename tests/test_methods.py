@@ -13,7 +13,8 @@ from helpers.views import batch_of
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, create
 from maskcl_jax.ops import losses, masking
-from maskcl_jax.views import Color, PatchMask
+from maskcl_jax.views.color import Color
+from maskcl_jax.views.patch_mask import PatchMask
 
 N = 16  # patches of `tiny`
 

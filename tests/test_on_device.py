@@ -21,8 +21,12 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 from maskcl_jax.ops.resize import resized_crops
 from maskcl_jax.training import checkpoint, loop
-from maskcl_jax.views import Boxes, CellMask, Color, PatchMask, batch_shapes
+from maskcl_jax.views.base import batch_shapes
 from maskcl_jax.views.batches import DeviceBatch, HostBatch
+from maskcl_jax.views.boxes import Boxes
+from maskcl_jax.views.cell_mask import CellMask
+from maskcl_jax.views.color import Color
+from maskcl_jax.views.patch_mask import PatchMask
 
 
 def smooth(count, height, width, channels=3):

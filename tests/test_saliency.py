@@ -10,8 +10,8 @@ from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.ops import cells
-from maskcl_jax.views import CellMask, CellRule, saliency
-from maskcl_jax.views.cell_mask import SALIENCY
+from maskcl_jax.views import saliency
+from maskcl_jax.views.cell_mask import SALIENCY, CellMask, CellRule
 from maskcl_jax.views.saliency_maps import SaliencyMaps
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from helpers.views import batch_of, sampled, view_of
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 from maskcl_jax.ops import cells, fills, losses
-from maskcl_jax.views import CellMask, CellRule
+from maskcl_jax.views.cell_mask import CellMask, CellRule
 
 RNG = np.random.default_rng(0)
 

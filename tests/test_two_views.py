@@ -16,7 +16,8 @@ from maskcl_jax.methods.mae import MAE
 from maskcl_jax.ops import losses, masking
 from maskcl_jax.training import optimizer, train_state
 from maskcl_jax.training.step import make_train_step
-from maskcl_jax.views import Color, PatchMask
+from maskcl_jax.views.color import Color
+from maskcl_jax.views.patch_mask import PatchMask
 
 TARGETS = ("cmae", "macrl", "mocov3")
 

@@ -13,7 +13,7 @@ import pytest
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
-from maskcl_jax.methods import METHODS, cmae, mocov2
+from maskcl_jax.methods import METHODS, cmae, import_class, mocov2
 from maskcl_jax.models import attention, decoder, heads, kernels, layers, resnet, vit
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.position import sincos_table
@@ -257,7 +257,7 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 def test_dimensions_come_from_the_file(name):
     c = {"method": name, **OTHER_DIMENSIONS}
     switches = {"align_weight": 0.3, "temperature": 0.2, "projector_out": 6} if name == "ccmim" else {}
-    method = METHODS[name](cases.method_config(name, c, **switches))
+    method = import_class(METHODS[name])(cases.method_config(name, c, **switches))
     params, state = jax.jit(method.init)(jax.random.key(0))
     rows = {"mae": layouts.mae, "ccmim": layouts.ccmim}[name](1, 1)
     weights = convert.to_torch({"params": params, **state}, rows, cases.shape_of(method))

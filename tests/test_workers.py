@@ -16,7 +16,10 @@ from PIL import Image
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import CellMask, CellRule, Color, PatchMask, RandAugment
+from maskcl_jax.views.cell_mask import CellMask, CellRule
+from maskcl_jax.views.color import Color
+from maskcl_jax.views.patch_mask import PatchMask
+from maskcl_jax.views.randaugment import RandAugment
 
 RULE = CellRule(name="query", ratio=(0.3, 0.5))
 VIEWS = [

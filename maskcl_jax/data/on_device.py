@@ -16,7 +16,7 @@ from maskcl_jax.data.order import TrainOrder
 from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.ops.resize import resized_crops
-from maskcl_jax.views import View
+from maskcl_jax.views.base import View
 from maskcl_jax.views.batches import DeviceBatch
 
 IMAGES, INDEX = "images", "index"  # the keys of the batch that the step is given

@@ -23,9 +23,9 @@ from maskcl_jax.data import decode
 from maskcl_jax.data.order import EvalOrder, TrainOrder, chunk_size, local_size, subset
 from maskcl_jax.data.sources import Arrays, Source, Split
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import IMAGE, CenterCrop, View
-from maskcl_jax.views.base import open_views
+from maskcl_jax.views.base import IMAGE, View, open_views
 from maskcl_jax.views.batches import HostBatch
+from maskcl_jax.views.crop import CenterCrop
 
 AHEAD = 2  # batches that are joined while the accelerator works
 SKIPPED = "skipped"  # of a chunk: (name, reason) of the images that could not be read

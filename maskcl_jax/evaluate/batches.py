@@ -12,7 +12,9 @@ from maskcl_jax.data.sources import Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import checks, subsets
 from maskcl_jax.training import optimizer, sharding
-from maskcl_jax.views import RandAugment, RandomResizedCrop, View
+from maskcl_jax.views.base import View
+from maskcl_jax.views.crop import RandomResizedCrop
+from maskcl_jax.views.randaugment import RandAugment
 
 
 class Budget(NamedTuple):

@@ -19,8 +19,9 @@ from maskcl_jax.data.sources.folder import find_images
 from maskcl_jax.data.sources.tfds import Examples, Prepared
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import subsets
-from maskcl_jax.views import CenterCrop, Crop, RandomResizedCrop, View
+from maskcl_jax.views.base import Crop, View
 from maskcl_jax.views.batches import HostBatch
+from maskcl_jax.views.crop import CenterCrop, RandomResizedCrop
 
 # Feature names of tfds data sets, in order of preference.
 MASK_KEYS = ("segmentation_mask", "annotation", "segmentation_label", "mask")

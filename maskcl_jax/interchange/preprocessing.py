@@ -9,8 +9,9 @@ from maskcl_jax.data.decode import crop_and_resize
 from maskcl_jax.data.sources.embedded import photographs
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange.product import Product
-from maskcl_jax.views import CenterCrop, View
+from maskcl_jax.views.base import View
 from maskcl_jax.views.batches import HostBatch
+from maskcl_jax.views.crop import CenterCrop
 
 # Mean absolute difference in levels of 0..255: rounding, and libraries that resample in fixed point, stay below it.
 LEVELS = 0.5

@@ -8,30 +8,22 @@ from typing import Any
 from maskcl_jax.errors import UserError, check_choice, first_line
 from maskcl_jax.methods import interface
 from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
-from maskcl_jax.methods.ccmim import CCMIM
-from maskcl_jax.methods.cmae import CMAE
-from maskcl_jax.methods.macrl import MACRL
-from maskcl_jax.methods.mae import MAE
-from maskcl_jax.methods.maskco import MaskCo
-from maskcl_jax.methods.mocov2 import MoCoV2
-from maskcl_jax.methods.mocov3 import MoCoV3
-from maskcl_jax.methods.saliency_masking import SaliencyMasking
-from maskcl_jax.methods.simclr import SimCLR
 from maskcl_jax.ops import chunked
 
-METHODS: dict[str, type[Method]] = {
-    "mae": MAE,
-    "ccmim": CCMIM,
-    "cmae": CMAE,
-    "macrl": MACRL,
-    "mocov3": MoCoV3,
-    "moco_v2": MoCoV2,
-    "simclr": SimCLR,
-    "maskco": MaskCo,
-    "saliency_masking": SaliencyMasking,
+# Where each class is; imported only when chosen, as those of other packages are.
+METHODS = {
+    "mae": "maskcl_jax.methods.mae:MAE",
+    "ccmim": "maskcl_jax.methods.ccmim:CCMIM",
+    "cmae": "maskcl_jax.methods.cmae:CMAE",
+    "macrl": "maskcl_jax.methods.macrl:MACRL",
+    "mocov3": "maskcl_jax.methods.mocov3:MoCoV3",
+    "moco_v2": "maskcl_jax.methods.mocov2:MoCoV2",
+    "simclr": "maskcl_jax.methods.simclr:SimCLR",
+    "maskco": "maskcl_jax.methods.maskco:MaskCo",
+    "saliency_masking": "maskcl_jax.methods.saliency_masking:SaliencyMasking",
 }
 
-__all__ = ["METHODS", "Batch", "LossOutput", "Method", "StepContext", "create"]
+__all__ = ["METHODS", "Batch", "LossOutput", "Method", "StepContext", "create", "import_class"]
 
 
 def create(config: Any, mesh: Any = None) -> Method:
@@ -46,7 +38,7 @@ def create(config: Any, mesh: Any = None) -> Method:
         UserError: The name is unknown, the class is not a complete method, or fields do not go together.
     """
     name = config.method.name
-    method_class = METHODS[name] if name in METHODS else import_class(name)
+    method_class = import_class(METHODS.get(name, name))
     interface.check_class(name, method_class)
     method = method_class(config)
     interface.check_instance(name, method)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.views import View
+from maskcl_jax.views.base import View
 
 Batch = Mapping[str, jax.Array]  # what the views describe: see the table in `maskcl_jax.views`
 

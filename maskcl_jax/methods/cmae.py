@@ -21,7 +21,7 @@ from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.heads import KERNEL_INIT, MLP
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import chunked, losses, normalization
-from maskcl_jax.views import View
+from maskcl_jax.views.base import View
 
 REFERENCE_SIZE = 224  # pixels: what master_size and pixel_shift are written for; other sizes scale them
 

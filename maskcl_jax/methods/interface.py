@@ -9,7 +9,7 @@ import jax
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods.base import LossOutput, Method
-from maskcl_jax.views import View
+from maskcl_jax.views.base import View
 
 FUNCTIONS = tuple(
     name

@@ -18,7 +18,8 @@ from maskcl_jax.methods.mae import MAE
 from maskcl_jax.methods.networks import apply_in_training, init_heads
 from maskcl_jax.models.heads import MLP
 from maskcl_jax.ops import chunked, losses, normalization
-from maskcl_jax.views import PatchMask, View
+from maskcl_jax.views.base import View
+from maskcl_jax.views.patch_mask import PatchMask
 
 # What the EMA target mirrors, by mode.
 TARGETS = {"shared": (), "ema_keys": ("encoder", "projector"), "ema_full": ("encoder", "projector", "decoder")}

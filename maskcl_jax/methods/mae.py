@@ -15,7 +15,8 @@ from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import chunked, losses, masking, normalization
-from maskcl_jax.views import PatchMask, View
+from maskcl_jax.views.base import View
+from maskcl_jax.views.patch_mask import PatchMask
 
 
 class MAE(Method):

@@ -22,7 +22,9 @@ from maskcl_jax.models.heads import MaskHead
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.ops import losses, normalization, regions
 from maskcl_jax.ops.roi_align import roi_mean
-from maskcl_jax.views import Boxes, Overlap, View
+from maskcl_jax.views.base import View
+from maskcl_jax.views.boxes import Boxes
+from maskcl_jax.views.crop import Overlap
 
 BRANCHES = ("query", "both", "none")
 FILLS = ("zero", "noise", "mean")

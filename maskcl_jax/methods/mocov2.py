@@ -17,7 +17,7 @@ from maskcl_jax.methods.networks import apply_in_training, init_heads
 from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.ops import losses, normalization
-from maskcl_jax.views import View
+from maskcl_jax.views.base import View
 
 
 class MoCoV2(Method):

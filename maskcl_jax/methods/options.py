@@ -8,8 +8,10 @@ import jax
 from maskcl_jax.errors import UserError, check_choice, check_range
 from maskcl_jax.ops import color as color_ops
 from maskcl_jax.ops import masking, normalization
-from maskcl_jax.views import IMAGE, Color, Ingredient, PatchMask, RandomResizedCrop, View
-from maskcl_jax.views.color import APPLIED_ON
+from maskcl_jax.views.base import IMAGE, Ingredient, View
+from maskcl_jax.views.color import APPLIED_ON, Color
+from maskcl_jax.views.crop import RandomResizedCrop
+from maskcl_jax.views.patch_mask import PatchMask
 
 
 def view(config: Any, *, name: str = IMAGE, ingredients: Iterable[Ingredient | None] = (), **crop: Any) -> View:

@@ -7,8 +7,8 @@ from typing import Any
 from maskcl_jax.errors import UserError, check_choice, check_range
 from maskcl_jax.methods import encoders
 from maskcl_jax.ops import fills
-from maskcl_jax.views import CellMask, CellRule, View
-from maskcl_jax.views.cell_mask import SALIENCY
+from maskcl_jax.views.base import View
+from maskcl_jax.views.cell_mask import SALIENCY, CellMask, CellRule
 
 STRATEGIES = ("high_pass", "blur", "mean")
 MASKED = {"query": (0,), "key": (1,), "both": (0, 1), "none": ()}

@@ -17,7 +17,7 @@ from maskcl_jax.models.kernels import resolve
 from maskcl_jax.performance import chips, flops
 from maskcl_jax.training import optimizer, sharding, train_state
 from maskcl_jax.training.train_state import TrainState
-from maskcl_jax.views import View, batch_shapes
+from maskcl_jax.views.base import View, batch_shapes
 
 Loss = Callable[[Any, Batch, StepContext], LossOutput]
 

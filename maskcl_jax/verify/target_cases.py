@@ -11,7 +11,7 @@ from maskcl_jax.methods.mocov3 import MoCoV3
 from maskcl_jax.ops import masking
 from maskcl_jax.training import optimizer, train_state
 from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, named, reconstruction
-from maskcl_jax.views import PatchMask
+from maskcl_jax.views.patch_mask import PatchMask
 
 
 def stats(x) -> np.ndarray:

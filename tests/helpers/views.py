@@ -3,8 +3,9 @@
 import ml_collections
 import numpy as np
 
-from maskcl_jax.views import RandomResizedCrop, View
+from maskcl_jax.views.base import View
 from maskcl_jax.views.batches import HostBatch
+from maskcl_jax.views.crop import RandomResizedCrop
 
 
 def view_of(size, *ingredients, name="image", **crop):
