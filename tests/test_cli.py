@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_train import environment
+from helpers.processes import environment
 
 from maskcl_jax import cli, config
 from maskcl_jax.errors import UserError

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_models import vit
-from test_train import tiny
+from helpers.models import vit
+from helpers.tiny import tiny
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError

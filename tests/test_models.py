@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import tiny
+from helpers.models import vit
+from helpers.tiny import tiny
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.config import encoder_size
@@ -21,10 +22,6 @@ from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import masking
 from maskcl_jax.performance import flops
 from maskcl_jax.training import checkpoint
-
-
-def vit(**fields):
-    return ViT(**{"image_size": (16, 24), "channels": 3, "patch_size": 8, "width": 64, "depth": 2, "heads": 4} | fields)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.processes import environment
+from helpers.tiny import CONFIGS, ROOT, of_device, saved_state, tiny
 from helpers.views import host_batch, view_of
 from PIL import Image
-from test_train import CONFIGS, ROOT, environment, saved_state, tiny
 
 from maskcl_jax.data import decode, on_device
 from maskcl_jax.data.sources import open_source
@@ -58,14 +59,6 @@ def test_a_crop_is_pillows(interpolation, master, monkeypatch):
         # Pillow computes in fixed point: a value half way between two levels may fall to either side.
         assert np.abs(got[i] - expected).max() <= 1
         assert (got[i] != expected).mean() < 0.1
-
-
-def of_device(name):
-    """A tiny method whose views a device can make."""
-    c = tiny(name, **{"data.on_device": True})
-    if name in ("saliency_masking",):
-        c.method.provider = "center"
-    return c
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
@@ -164,7 +157,7 @@ CHILD = """
 import hashlib, json, sys
 sys.path.insert(0, "tests")
 import jax, numpy as np
-from test_on_device import of_device
+from helpers.tiny import of_device
 from maskcl_jax.training import sharding
 from maskcl_jax.data import decode, on_device
 from maskcl_jax.data.sources import open_source

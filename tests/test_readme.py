@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from helpers.processes import environment
+from helpers.tiny import ROOT
 from helpers.untrained import write_run
-from test_train import ROOT, environment
 
 RESNET = {"model.stem": "imagenet", "model.width": 64, "model.depth": 18}
 

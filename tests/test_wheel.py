@@ -7,7 +7,7 @@ import sys
 import zipfile
 
 import pytest
-from test_train import ROOT
+from helpers.tiny import ROOT
 
 
 @pytest.fixture(scope="module")

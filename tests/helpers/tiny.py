@@ -109,3 +109,11 @@ SPEED = ("images_per_second", "images_per_second_per_device", "data_wait", "mfu"
 def rows_without_speed(workdir) -> list[dict]:
     """The rows of metrics.jsonl that two runs have in common if they learn the same."""
     return [{k: v for k, v in row.items() if k not in SPEED} for row in rows(workdir)]
+
+
+def of_device(name):
+    """A tiny method whose views a device can make."""
+    c = tiny(name, **{"data.on_device": True})
+    if name in ("saliency_masking",):
+        c.method.provider = "center"
+    return c
