@@ -105,7 +105,7 @@ class MaskCo(MoCoV2):
             left_out |= jnp.eye(c.regions, boxes.shape[1], dtype=bool)  # its own key is the positive
             logits = logits.at[:, -boxes.shape[1] :].add(jnp.where(left_out, -jnp.inf, 0.0).reshape(len(q_raw), -1))
         # 4. Cross-entropy.
-        loss, accuracy = losses.first_of(logits)
+        loss, accuracy = losses.nce_from_logits(logits)
         return {
             "q_raw": q_raw,
             "k_raw": k_raw,

@@ -136,7 +136,7 @@ class MoCoV2(Method):
         # 3. The logits q k / tau: the positive first, then the keys that wait; this step's own enter later.
         logits = losses.queue_logits(q, k, state["queue"]["keys"], c.temperature)
         # 4. Cross-entropy.
-        loss, accuracy = losses.first_of(logits)
+        loss, accuracy = losses.nce_from_logits(logits)
         return {
             "q_raw": q,
             "k_raw": k,

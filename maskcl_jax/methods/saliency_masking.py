@@ -109,7 +109,7 @@ class SaliencyMasking(Method):
         hard_raw, queue = jnp.stack(hard, axis=1), context.model_state["queue"]["keys"]
         weighted = {"hard": hard_raw, "hard_weight": c.hard_weight}
         logits = losses.queue_logits(out["q_raw"], out["k_raw"], queue, c.temperature, **weighted)
-        loss, accuracy = losses.first_of(logits)
+        loss, accuracy = losses.nce_from_logits(logits)
         state = state | {"target_batch_stats": target_stats}
         return {"hard_raw": hard_raw, "logits": logits, "loss": loss, "accuracy": accuracy, "model_state": state}
 

@@ -36,28 +36,33 @@ class Attention(nn.Module):
         self.qkv = dense(3 * self.width, kernel_init=self.qkv_init, **options)
         self.proj = dense(self.width, kernel_init=xavier, **options)
 
-    def __call__(
-        self, x: jax.Array, *, rows: slice = ALL, return_cls_attention: bool = False
-    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    def __call__(self, x: jax.Array, *, rows: slice = ALL) -> jax.Array:
         """Mixes the tokens of each sequence.
 
         Args:
-          x: Tokens (B, T, D), the cls token first.
-          rows: Positions whose output is wanted; only they make queries.
-          return_cls_attention: Whether to return `cls_attention` too.
+          x: Tokens (B, T, D).
+          rows: Positions whose output is wanted; the others are only attended to.
 
         Returns:
-          (B, rows of T, D), and if asked for the attention of the cls token, (B, T - 1).
+          (B, rows of T, D).
         """
         q, k, v = self.queries_keys_values(x)
-        out = dot_product_attention(q[:, rows], k, v, attention=self.attention, kernels=self.kernels)
-        out = self.proj(out.reshape(*out.shape[:2], self.width))
-        return (out, cls_weights(q, k)) if return_cls_attention else out
+        return self.mix(q[:, rows], k, v)
+
+    def with_cls_attention(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Tokens (B, T, D), the cls token first -> (`__call__`, `cls_attention`)."""
+        q, k, v = self.queries_keys_values(x)
+        return self.mix(q, k, v), cls_weights(q, k)
 
     def cls_attention(self, x: jax.Array) -> jax.Array:
         """Tokens (B, T, D) -> what the cls token attends to, (B, T - 1) float32; see `cls_weights`."""
         q, k, _ = self.queries_keys_values(x)
         return cls_weights(q, k)
+
+    def mix(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        """Attention and projection; the shapes are those of `dot_product_attention`. (B, Q, D)."""
+        out = dot_product_attention(q, k, v, attention=self.attention, kernels=self.kernels)
+        return self.proj(out.reshape(*out.shape[:2], self.width))
 
     def queries_keys_values(self, x: jax.Array) -> list[jax.Array]:
         """(B, T, D) -> queries, keys and values, each (B, T, heads, head width)."""
@@ -96,9 +101,11 @@ def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     even = t + t % 2
     q, k, v = (jnp.pad(x, ((0, 0), (0, even - x.shape[1]), (0, 0), (0, 0))) for x in (q, k, v))
-    lengths = {"query_seq_lengths": count, "key_value_seq_lengths": t}
-    lengths = {name: jnp.full((b,), length, jnp.int32) for name, length in lengths.items()}
-    return jax.nn.dot_product_attention(q, k, v, **lengths, implementation="cudnn")[:, :count]
+    query_lengths, key_lengths = (jnp.full((b,), length, jnp.int32) for length in (count, t))
+    out = jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=query_lengths, key_value_seq_lengths=key_lengths, implementation="cudnn"
+    )
+    return out[:, :count]
 
 
 def cls_weights(q: jax.Array, k: jax.Array) -> jax.Array:

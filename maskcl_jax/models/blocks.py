@@ -39,30 +39,25 @@ class Block(nn.Module):
         self.norm2 = layer_norm(self.dtype, kernels=self.kernels)
         self.mlp = Mlp(self.width, int(self.width * self.mlp_ratio), self.dtype, self.kernels)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        branches: jax.Array | None = None,
-        *,
-        rows: slice = ALL,
-        return_cls_attention: bool = False,
-    ) -> jax.Array | tuple[jax.Array, jax.Array]:
+    def __call__(self, x: jax.Array, branches: jax.Array | None = None, *, rows: slice = ALL) -> jax.Array:
         """Attention, then the MLP, each added to its input.
 
         Args:
-          x: Tokens (B, T, D), the cls token first.
+          x: Tokens (B, T, D).
           branches: (2, B) factors of what attention and MLP add to each image (drop path); None: 1.
-          rows: Positions whose output is wanted; of the others only keys and values are computed.
-          return_cls_attention: Whether to return `cls_attention` too.
+          rows: Positions whose output is wanted; the others are only attended to.
 
         Returns:
-          (B, rows of T, D), and if asked for the attention of the cls token, (B, T - 1).
+          (B, rows of T, D).
         """
-        out = self.attn(self.norm1(x), rows=rows, return_cls_attention=return_cls_attention)
-        out, cls_attention = out if return_cls_attention else (out, None)
-        x = self.add(x[:, rows], out, branches, 0)
-        x = self.add(x, self.mlp(self.norm2(x)), branches, 1)
-        return (x, cls_attention) if return_cls_attention else x
+        x = self.add(x[:, rows], self.attn(self.norm1(x), rows=rows), branches, 0)
+        return self.add(x, self.mlp(self.norm2(x)), branches, 1)
+
+    def with_cls_attention(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Tokens (B, T, D), the cls token first -> (`__call__`, `cls_attention`)."""
+        out, cls_attention = self.attn.with_cls_attention(self.norm1(x))
+        x = self.add(x, out, None, 0)
+        return self.add(x, self.mlp(self.norm2(x)), None, 1), cls_attention
 
     def add(self, x: jax.Array, branch: jax.Array, branches: jax.Array | None, i: int) -> jax.Array:
         """x (B, T, D) plus what branch i (0: attention, 1: MLP) computes, times its factors."""
@@ -84,7 +79,8 @@ def run_blocks(blocks: Sequence[Block], x: jax.Array, *, remat: str, scan: bool,
       remat: What is kept of each block for the backward pass, which computes the rest again. "none": everything;
         "blocks": its input; "cheap": also the products with its weights.
       scan: Whether to compile one block, as a loop over the stacked parameters. They are stored as without it.
-      rows: Positions whose output is wanted; the last block computes no others.
+      rows: Positions whose output is wanted; the last block computes no others. What that saves: see `ViT.encode_cls`
+        and `Decoder`.
 
     Returns:
       (B, rows of T, D).

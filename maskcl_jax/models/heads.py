@@ -1,5 +1,6 @@
 """Heads between an encoder and a contrastive loss: MLPs on features, and MaskCo's head on a feature map."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -43,7 +44,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """(B, D) -> (B, sizes[-1])."""
-        norm = {"group_size": self.bn_group_size, "eps": self.bn_eps, "momentum": self.bn_momentum}
+        norm = functools.partial(BatchNorm, group_size=self.bn_group_size, eps=self.bn_eps, momentum=self.bn_momentum)
         last = len(self.sizes) - 1
         for i, (size, kind) in enumerate(zip(self.sizes, self.norms, strict=True)):
             options = {"use_bias": i in self.biases, "kernel_init": KERNEL_INIT[self.init_rule], "dtype": self.dtype}
@@ -51,7 +52,7 @@ class MLP(nn.Module):
                 options["bias_init"] = torch_bias_init(x.shape[-1])
             x = nn.Dense(size, **options, name=f"fc{i + 1}")(x)
             if kind != "none":
-                x = BatchNorm(affine=kind == "affine", **norm, name=f"bn{i + 1}")(x, train=train)
+                x = norm(affine=kind == "affine", name=f"bn{i + 1}")(x, train=train)
             x = nn.relu(x) if i < last else x
         return x
 

@@ -2,6 +2,13 @@
 
 "plain" is what flax and `jax.nn` offer; "fused" is this file, whose gradients keep less and copy less. Both compute the
 same values and gradients but for rounding, and have the same parameters. Only "plain" has forward mode (`jax.jvp`).
+
+What each gains is how much longer a training step takes a CPU without it, the others in place: CPU time, 2 cores,
+float32, November 2026, MAE and ccMIM on 64 patches (preset embedded, 4 blocks of width 96):
+
+    python tests/benchmarks/kernels.py --config=configs/mae.py:embedded
+
+All together: 53 to 56 % (MAE), 37 to 40 % (ccMIM). On GPU and TPU nothing is measured yet.
 """
 
 from typing import Any
@@ -54,7 +61,7 @@ def heads_first(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention of (B, heads, T, head width) arrays; the softmax is in float32.
+    """Attention of (B, heads, T, head width) arrays; the softmax is in float32. Gain: 7 % (MAE, ccMIM).
 
     The weights are divided by their sum after the product with v, and kept undivided, in the dtype of v: the gradient
     that JAX derives keeps them twice, in float32, and multiplies in it.
@@ -116,7 +123,7 @@ class LayerNorm(nn.Module):
 
 @jax.custom_vjp
 def normalize(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """LayerNorm over the last dimension, float32.
+    """LayerNorm over the last dimension, float32. Gain: 7 % (MAE), 5 % (ccMIM).
 
     Its gradient keeps x and scale and takes the moments again, where the one that JAX derives keeps float32 arrays of
     the size of x.
@@ -157,7 +164,7 @@ def dot_general(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(..., D) @ (D, E).
+    """(..., D) @ (D, E). Gain: 12 % (MAE), 7 % (ccMIM).
 
     The kernel's gradient is computed as it lies in memory, (D, E): JAX computes its transpose, whose operands a CPU
     first copies.
@@ -194,7 +201,7 @@ matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), matmul_backward)
 def gelu(x: jax.Array) -> jax.Array:
     """The counterpart of `jax.nn.gelu(x, approximate=False)`: x Phi(x), computed in float32.
 
-    Only x is kept for the backward pass.
+    Gain: 10 % (MAE), 8 % (ccMIM). Only x is kept for the backward pass.
     """
     x32 = x.astype(jnp.float32)
     return (x32 * normal_cdf(x32)).astype(x.dtype)

@@ -115,7 +115,11 @@ class ViT(nn.Module):
         return self.norm(x) if final_norm else x
 
     def encode_cls(self, tokens: jax.Array) -> jax.Array:
-        """Any subset of the patch tokens, (B, n, D) -> the cls token after the final norm, (B, D)."""
+        """Any subset of the patch tokens, (B, n, D) -> the cls token after the final norm, (B, D).
+
+        Without the slice of rows a step of MoCo v3 has 7.5 % more FLOPs (ViT-S/16, 224 pixels), and takes a CPU 25 %
+        longer with the 4 blocks of the preset embedded; one of ccMIM 0.9 % and 5 %.
+        """
         return self.encode(tokens, rows=CLS)[:, 0]
 
     def layers(self, tokens: jax.Array, branches: jax.Array | None = None) -> list[jax.Array]:
@@ -147,7 +151,7 @@ class ViT(nn.Module):
         wanted = sorted(range(self.depth)[i] for i in layers) if layers else list(range(self.depth))
         x, weights = self.prepend_cls(tokens), []
         for i, block in enumerate(self.blocks[: wanted[-1]]):
-            x, attention = block(x, return_cls_attention=True)
+            x, attention = block.with_cls_attention(x)
             if i in wanted:
                 weights.append(attention)
         return jnp.stack([*weights, self.blocks[wanted[-1]].cls_attention(x)])

@@ -113,7 +113,7 @@ def queue_logits(
     return jnp.concatenate(parts, axis=1) / temperature
 
 
-def first_of(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+def nce_from_logits(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(mean cross-entropy, top-1 accuracy) of logits (B, n) whose first column is the right one."""
     loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
     return loss, jnp.mean(jnp.argmax(logits, axis=1) == 0)
@@ -135,7 +135,7 @@ def queue_nce(
       (mean cross-entropy, top-1 accuracy).
     """
     if not in_batch:
-        return first_of(queue_logits(queries, keys, queue, temperature))
+        return nce_from_logits(queue_logits(queries, keys, queue, temperature))
     q, k = l2_normalize(queries), l2_normalize(keys)
     logits = jnp.matmul(q, jnp.concatenate([k, queue]).T, precision=HIGHEST) / temperature
     loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits))

@@ -18,7 +18,7 @@ def saliency_loss(c: dict, weights: dict, inputs: dict) -> dict:
         return losses.queue_logits(q, k_raw, queue["keys"], c["T"], hard=hard, hard_weight=c["rho"])
 
     logits = logits_of(q_raw)
-    loss, to_logits = jax.value_and_grad(lambda x: losses.first_of(x)[0])(logits)
+    loss, to_logits = jax.value_and_grad(lambda x: losses.nce_from_logits(x)[0])(logits)
     q, k, k_neg = (losses.l2_normalize(x) for x in (q_raw, k_raw, hard))
     # The last step to the normalised query by hand: `queue_logits` takes vectors before they are normalised.
     ways = [to_logits[:, :1] * k, to_logits[:, 1 : 1 + c["K"]] @ queue["keys"]]
@@ -31,12 +31,12 @@ def saliency_loss(c: dict, weights: dict, inputs: dict) -> dict:
         "logits": logits,
         "labels": np.zeros(c["batch"]),
         "loss": loss,
-        "loss_per_sample": jax.vmap(lambda row: losses.first_of(row[None])[0])(logits),
+        "loss_per_sample": jax.vmap(lambda row: losses.nce_from_logits(row[None])[0])(logits),
         "queue_after": after["keys"].T,
         "queue_ptr_after": after["pointer"][None],
     }
     grads = {
-        "q_raw": jax.grad(lambda q: losses.first_of(logits_of(q))[0])(q_raw),
+        "q_raw": jax.grad(lambda q: losses.nce_from_logits(logits_of(q))[0])(q_raw),
         "q": sum(ways) / c["T"],
     }
     return named(outputs, grads)
