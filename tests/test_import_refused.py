@@ -18,7 +18,7 @@ from helpers.weights import assert_encoder, mae_encoder, saved
 from maskcl_jax.errors import UserError
 from maskcl_jax.export import export_run
 from maskcl_jax.interchange import files
-from maskcl_jax.interchange.importing import import_run, imported
+from maskcl_jax.interchange.importing import build_run, import_run
 from maskcl_jax.training import run as run_lib
 
 
@@ -52,7 +52,7 @@ def test_what_checkpoints_hold_beside_weights_is_harmless(module, tmp_path, with
     with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "weights.pth", "w") as renamed:
         for name in new.namelist():
             renamed.writestr(name, new.read(name).replace(b"numpy._core.multiarray", f"{module}.multiarray".encode()))
-    assert_encoder(imported(str(tmp_path / "weights.pth"), "mae", tiny("mae")), made("mae"))
+    assert_encoder(build_run(str(tmp_path / "weights.pth"), "mae", tiny("mae")), made("mae"))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -83,7 +83,7 @@ def test_reasons_have_no_addresses_and_are_one_line():
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
 def test_half_precision_becomes_float32(half, tmp_path, without_compiling):
     state = {key: value.astype(jax.numpy.dtype(half)) for key, value in mae_encoder(tmp_path).items()}
-    run = imported(saved(tmp_path, state), "mae", tiny("mae"))
+    run = build_run(saved(tmp_path, state), "mae", tiny("mae"))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(run.state.params)} == {"float32"}
     kept = np.asarray(made("mae").state.params["encoder"]["cls_token"]).astype(state["cls_token"].dtype)
     np.testing.assert_array_equal(run.state.params["encoder"]["cls_token"], kept.astype(np.float32))
@@ -144,7 +144,7 @@ def test_wrong_heads_are_an_error_where_a_file_states_them(tmp_path, without_com
         export_run(made("mae"), format, str(tmp_path / format), check=False)
         (tmp_path / format / files.RECORD).unlink()
         with pytest.raises(UserError, match=r"model\.heads is 2 in the weights, 4 in the config"):
-            imported(str(tmp_path / format), format, tiny("mae", **{"model.heads": 4}))
+            build_run(str(tmp_path / format), format, tiny("mae", **{"model.heads": 4}))
 
 
 def test_files_that_are_none_are_said(tmp_path):

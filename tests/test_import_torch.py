@@ -16,7 +16,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.export import export, export_run
 from maskcl_jax.interchange import convert, facts, files, importing
 from maskcl_jax.interchange.catalog import LAYOUTS, Depths, depths_of
-from maskcl_jax.interchange.importing import import_run, imported
+from maskcl_jax.interchange.importing import build_run, import_run
 from maskcl_jax.methods import create
 from maskcl_jax.models.position import resize_position_table
 from maskcl_jax.training import checkpoint, loop
@@ -29,6 +29,8 @@ ROUNDS = [
     ("cmae", "hf", {"data.image_size": (24, 40), "eval.feature": "cls"}),
     *[(method, "torchvision", {}) for method in ("moco_v2", "simclr", "maskco", "saliency_masking")],
     *[("moco_v2", format, STOCK) for format in ("timm", "hf", "detectron2", "mmpretrain", "mmdet")],
+    ("moco_v2", "torchvision", {"model.depth": 14, "model.stages": (2, 1)}),
+    ("moco_v2", "hf", {**WIDE, "model.depth": 10, "model.stages": (1, 2, 1, 1)}),
 ]
 WHOLE = [
     *[(name, name, {}) for name in ("mae", "ccmim", "cmae", "mocov3", "moco_v2")],
@@ -48,10 +50,10 @@ def round_trip(name, format, fields, tmp_path, **options):
     """(arrays before, arrays after, what the import said) of a run that went out and came back."""
     run = made(name, **fields)
     export_run(run, format, str(tmp_path / "out"), check=False, **options)
-    back = imported(str(tmp_path / "out"), format)
+    back = build_run(str(tmp_path / "out"), format)
     assert config.flat(back.config) == config.flat(run.config)
     assert int(back.state.step) == 0
-    return everything(run.state), everything(back.state), back.told
+    return everything(run.state), everything(back.state), back.notes
 
 
 @pytest.mark.parametrize(("name", "format", "fields"), ROUNDS)
@@ -116,8 +118,8 @@ def test_the_official_cmae_keys_import_and_export(monkeypatch):
     state = cmae_state()
     assert len(state) == 458
     monkeypatch.setattr(files, "read_state", lambda path: (dict(state), {}))
-    weights = importing.read("cmae.pth", "cmae")
-    c = importing.fitted(weights, "cmae", None)
+    weights = importing.read_weights("cmae.pth", "cmae")
+    c = importing.config_for(weights, "cmae", None)
     assert (c.model.width, c.model.heads, c.model.patch_size, tuple(c.data.image_size)) == (768, 12, 16, (224, 224))
     tree, told = importing.place_tables(weights.tree, weights.tables, weights.facts, c)
     assert told == []
@@ -141,7 +143,7 @@ def test_the_official_cmae_keys_import_and_export(monkeypatch):
 def test_prefixes_are_stripped(prefix, tmp_path, without_compiling):
     state = mae_encoder(tmp_path)
     path = saved(tmp_path, {f"{prefix}{key}": value for key, value in state.items()}, "weights.pth")
-    assert_encoder(imported(path, "mae", tiny("mae")), made("mae"))
+    assert_encoder(build_run(path, "mae", tiny("mae")), made("mae"))
 
 
 @pytest.mark.parametrize(
@@ -152,8 +154,8 @@ def test_classifiers_are_left_out_and_named(source, prefix, others, tmp_path, wi
     export_run(made("mae"), source, str(tmp_path / "out"), check=False)
     state = {f"{prefix}{key}": value for key, value in files.read_state(str(tmp_path / "out"))[0].items()}
     path = saved(tmp_path, state | {key: np.zeros(3, np.float32) for key in others})
-    run = imported(path, source, tiny("mae"))
-    assert f"left out: {', '.join(others)}" in run.told
+    run = build_run(path, source, tiny("mae"))
+    assert f"left out: {', '.join(others)}" in run.notes
     assert_encoder(run, made("mae"))
 
 
@@ -164,11 +166,31 @@ def test_moco_v2_files_of_every_kind(tmp_path, without_compiling):
     bare = {key: value for key, value in query.items() if not key.endswith("num_batches_tracked")}
     for i, (tensors, source) in enumerate([(state, "torchvision"), (query, "moco_v2"), (bare, "torchvision")]):
         path = saved(tmp_path, tensors, f"{i}.pth")
-        run = imported(path, source, tiny("moco_v2"))
-        assert run.told[1].startswith("left out: encoder_k.bn1.bias" if i == 0 else "left out: fc.0.bias, fc.0.weight")
+        run = build_run(path, source, tiny("moco_v2"))
+        assert run.notes[1].startswith("left out: encoder_k.bn1.bias" if i == 0 else "left out: fc.0.bias, fc.0.weight")
         assert_encoder(run, made("moco_v2"))
     stats = run.state.model_state["batch_stats"]["encoder"]
     assert int(stats["bn1"]["count"]) == 0  # files of old do not say
+
+
+@pytest.mark.parametrize("fields", [{"model.depth": 14, "model.stages": (2, 1)}, {"model.stages": (1, 1, 1)}])
+def test_a_resnet_of_any_stages_is_known_by_its_keys(fields, tmp_path, without_compiling):
+    run = made("moco_v2", **fields)
+    export_run(run, "torchvision", str(tmp_path / "out"), check=False)
+    path = saved(tmp_path, files.read_state(str(tmp_path / "out"))[0])
+    back = build_run(path, "torchvision")
+    assert back.config.model.stages == fields["model.stages"]
+    assert create(back.config).encoder.size == run.method.encoder.size
+    assert back.config.model.width == 4
+    assert_encoder(back, run)
+    with pytest.raises(UserError, match=r"ResNet-\d+ of [\d-]+ blocks in the weights, ResNet-10 in the config"):
+        build_run(path, "torchvision", tiny("moco_v2"))
+
+
+def test_stages_may_be_given_where_the_depth_says_the_same(tmp_path, without_compiling):
+    export_run(made("moco_v2"), "torchvision", str(tmp_path / "out"), check=False)
+    path = saved(tmp_path, files.read_state(str(tmp_path / "out"))[0])
+    assert_encoder(build_run(path, "torchvision", tiny("moco_v2", **{"model.stages": (1, 1, 1, 1)})), made("moco_v2"))
 
 
 def test_the_decoder_of_transformers_5_is_known(tmp_path, without_compiling):
@@ -176,20 +198,20 @@ def test_the_decoder_of_transformers_5_is_known(tmp_path, without_compiling):
     state = files.read_state(str(tmp_path / "out"))[0]
     renamed = {k.replace("decoder.decoder_layers.", "decoder.decoder_encoder.layer."): v for k, v in state.items()}
     assert renamed.keys() != state.keys()
-    assert imported(saved(tmp_path, renamed), "hf", tiny("mae")).fresh == []
+    assert build_run(saved(tmp_path, renamed), "hf", tiny("mae")).initialized == []
 
 
 def test_a_position_table_of_another_size_is_resized(tmp_path, without_compiling):
     path = saved(tmp_path, mae_encoder(tmp_path))
-    run = imported(path, "mae", tiny("mae", **{"data.image_size": (48, 24)}))
-    assert "positions: resized from 4x4 to 6x3, now a parameter" in run.told
+    run = build_run(path, "mae", tiny("mae", **{"data.image_size": (48, 24)}))
+    assert "positions: resized from 4x4 to 6x3, now a parameter" in run.notes
     table = run.state.params["encoder"]["pos_embed"]
     old = convert.fixed_table(32, (4, 4), "mae")[0]
     np.testing.assert_array_equal(table[0], resize_position_table(old, (4, 4), (6, 3)))
     # And a run with such a table goes out and comes back.
     learned = run_lib.Run(run.config, create(run.config), run.state, "runs/learned")
     export_run(learned, "mae", str(tmp_path / "again"), check=False)
-    assert_encoder(imported(str(tmp_path / "again"), "mae"), learned)
+    assert_encoder(build_run(str(tmp_path / "again"), "mae"), learned)
 
 
 def test_an_imported_run_trains(tmp_path, monkeypatch):
@@ -215,9 +237,9 @@ def test_a_folder_of_timm_gives_timms_feature(name, tmp_path, without_compiling)
     model = timm.create_model(name, **options).eval()
     torch.nn.init.normal_(model.pos_embed)
     timm.models.save_for_hf(model, str(tmp_path / "hub"), model_args=options | {"embed_dim": model.embed_dim})
-    run = imported(str(tmp_path / "hub"), "timm")
-    assert "positions: kept as a parameter" in run.told
-    assert ("left out: head.bias, head.weight" in run.told) == small
+    run = build_run(str(tmp_path / "hub"), "timm")
+    assert "positions: kept as a parameter" in run.notes
+    assert ("left out: head.bias, head.weight" in run.notes) == small
     assert run.config.model.heads == (6 if small else 3)
     assert run.config.eval.feature == ("mean" if small else "cls")
     run.config.dtype = "float32"

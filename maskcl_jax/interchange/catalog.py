@@ -1,7 +1,7 @@
 """Which layouts a code base or tool has: one for its ViT, its ResNet, or its whole pre-training model."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from maskcl_jax.interchange import layouts
@@ -10,10 +10,14 @@ from maskcl_jax.models.resnet import RESNETS, ResNetSize
 
 
 class Depths(NamedTuple):
-    """How many of each a network has: all that the names of a state dict depend on.
+    """The sizes that the names of a state dict depend on.
 
-    encoder: blocks of a ViT, or the size of a ResNet. head: layers of MoCo v2's projector. final_norm: whether the ViT
-    has one (CMAE's target has none).
+    Attributes:
+        encoder: blocks of a ViT, or the stages of a ResNet.
+        decoder: blocks of the decoder.
+        feature_decoder: blocks of CMAE's second decoder.
+        head: layers of MoCo v2's projector.
+        final_norm: whether the ViT has one (CMAE's target does not).
     """
 
     encoder: int | ResNetSize
@@ -26,10 +30,13 @@ class Depths(NamedTuple):
 class Layout(NamedTuple):
     """The names of one network in one code base.
 
-    marker: a key by which it is known. counted: field of `Depths` -> what stands before the numbers of its blocks ({}
-    for a ResNet). prefixes: what may stand before every key of it; keys without it are then another network's. others:
-    a pattern of keys that may be left out: classifiers, another network. stages: of a ResNet, what stands before the
-    keys of its blocks, and their names.
+    Attributes:
+        rows: depths -> the table.
+        marker: a key by which the network is recognized.
+        counted: field of `Depths` -> the prefix of its numbered blocks; {} for a ResNet.
+        prefixes: that every key of the network may have; keys without it are then another network's.
+        others: a pattern of keys that may be left out: classifiers, another network.
+        stages: of a ResNet, the prefix of the keys of its blocks, and their names.
     """
 
     rows: Callable[[Depths], list[Row]]
@@ -65,7 +72,7 @@ CMAE_BLOCKS = {
 }
 MOCO_OTHERS = r"fc\..*|encoder_[qk]\..*|queue(_ptr)?"
 
-# Of each name the whole models come first: their markers are the rarer ones.
+# Whole models come first: their markers are the rarer ones.
 LAYOUTS: dict[str, dict[str, Layout]] = {
     "timm": {
         "vit": vit(layouts.TIMM, others=r"head\..*"),
@@ -123,7 +130,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
 }
 
 
-def depths_of(keys, layout: Layout) -> Depths:
+def depths_of(keys: Sequence[str], layout: Layout) -> Depths:
     """The depths of the network whose keys these are."""
     if not layout.counted:
         return Depths(
@@ -136,14 +143,14 @@ def depths_of(keys, layout: Layout) -> Depths:
     return Depths(**counts)
 
 
-def resnet_size(keys, prefix: str, names: layouts.ConvNames) -> ResNetSize:
+def resnet_size(keys: Sequence[str], prefix: str, names: layouts.ConvNames) -> ResNetSize:
     """The blocks that these keys name; a ResNet-10 where they name none, so that all of its keys are missing."""
     block = re.escape(prefix + names.block).replace(r"\{stage\}", r"(\d+)").replace(r"\{i\}", r"(\d+)")
-    found = {(int(match[1]), int(match[2])) for match in (re.match(block, key) for key in keys) if match}
-    if not found:
+    blocks = {(int(match[1]), int(match[2])) for match in (re.match(block, key) for key in keys) if match}
+    if not blocks:
         return RESNETS[10]
-    count = 1 + max(stage for stage, _ in found) - names.first_stage
-    stages = [{i for stage, i in found if stage == names.first_stage + number} for number in range(count)]
+    count = 1 + max(stage for stage, _ in blocks) - names.first_stage
+    stages = [{i for stage, i in blocks if stage == names.first_stage + number} for number in range(count)]
     third = names.layer[0].format(n=2 + names.first_conv)
     bottleneck = any(re.match(block + re.escape(third), key) for key in keys)
     return ResNetSize(tuple(1 + max(numbers, default=0) for numbers in stages), bottleneck)

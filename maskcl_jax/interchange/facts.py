@@ -1,6 +1,7 @@
-"""What files of weights say of the network: read off the tensors, and off the JSON files beside them."""
+"""What files of weights say of the network: the shapes of the tensors, and the JSON files beside them."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,30 +11,48 @@ from maskcl_jax.interchange.files import RECORD
 from maskcl_jax.models.layers import LAYER_NORM_EPS
 from maskcl_jax.models.resnet import RESNETS, ResNetSize
 
-# Width -> heads, where nothing else tells. No error would: the shapes are the same.
+# Width -> heads, where no file states them. Wrong heads would be no error: the shapes are the same.
 HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()}
 MOCO_V3_HEADS = HEADS | {384: 12}  # facebookresearch/moco-v3 `vits.py`
 
 
 class Facts(NamedTuple):
-    """model: fields of `config.model`; heads only where a file states them. The others are None where nothing tells.
+    """What is known of an encoder; None where no file states it.
 
-    record: the config of the run that was exported, flat.
+    Attributes:
+        model: fields of `config.model`; heads only where a file states them.
+        channels: of the images.
+        size: (height, width) of the images.
+        mean: of the pixels in 0..1.
+        std: of the pixels in 0..1.
+        feature: "cls" or "mean".
+        record: the config of the run that was exported, flat.
     """
 
-    model: dict
+    model: dict[str, Any]
     channels: int
     size: tuple[int, int] | None = None
-    mean: tuple | None = None
-    std: tuple | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     feature: str | None = None
-    record: dict | None = None
+    record: dict[str, Any] | None = None
 
 
-def of_tensors(state: dict[str, np.ndarray], keys: dict[str, str], encoder: int | ResNetSize) -> tuple[dict, int]:
-    """(fields of `config.model`, channels) of an encoder.
+def of_tensors(
+    state: dict[str, np.ndarray], keys: dict[str, str], encoder: int | ResNetSize
+) -> tuple[dict[str, Any], int]:
+    """Reads an encoder's size off its tensors.
 
-    keys: our path -> their key. encoder: blocks of a ViT, or the size of a ResNet.
+    Args:
+        state: their key -> array.
+        keys: our path -> their key.
+        encoder: blocks of a ViT, or the stages of a ResNet.
+
+    Returns:
+        (fields of `config.model`, channels of the images).
+
+    Raises:
+        UserError: for patches that are not square.
     """
     if "params/encoder/conv1/kernel" in keys:
         width, channels, kernel, _ = state[keys["params/encoder/conv1/kernel"]].shape
@@ -44,13 +63,21 @@ def of_tensors(state: dict[str, np.ndarray], keys: dict[str, str], encoder: int 
         return {"depth": depth, "stages": stages, "width": width, "stem": stem}, channels
     width, channels, patch, across = state[keys["params/encoder/patch_embed/kernel"]].shape
     if patch != across:
-        raise UserError(f"patches of {patch}x{across} pixels: only square ones are known here")
+        raise UserError(f"patches of {patch}x{across} pixels: only square ones are supported")
     hidden = state[keys["params/encoder/blocks_0/mlp/fc1/bias"]].shape[0]
     return {"width": width, "depth": encoder, "mlp_ratio": hidden / width, "patch_size": patch}, channels
 
 
-def of_texts(texts: dict[str, dict], model: dict, channels: int) -> Facts:
-    """Those facts, and what the JSON files add."""
+def resnet_name(depth: int, stages: Sequence[int]) -> str:
+    """The name of the ResNet of a config's `model.depth` and `model.stages` (none: those of the depth)."""
+    if depth not in RESNETS:
+        return f"unknown ResNet-{depth}"
+    named = RESNETS[depth]
+    return ResNetSize(tuple(stages) or named.stages, named.bottleneck).name
+
+
+def of_texts(texts: dict[str, dict[str, Any]], model: dict[str, Any], channels: int) -> Facts:
+    """The facts of `of_tensors`, and what the JSON files {name: content} add."""
     if RECORD in texts:
         record = texts[RECORD]
         return Facts(model, channels, record=record.get("config", {}))
@@ -62,8 +89,8 @@ def of_texts(texts: dict[str, dict], model: dict, channels: int) -> Facts:
     return Facts(model, channels)
 
 
-def of_timm(config: dict, model: dict, channels: int) -> Facts:
-    """timm's config.json."""
+def of_timm(config: dict[str, Any], model: dict[str, Any], channels: int) -> Facts:
+    """The facts with those of timm's config.json."""
     arguments, pretrained = config.get("model_args", {}), config.get("pretrained_cfg", config)
     if "num_heads" in arguments:
         model = model | {"heads": arguments["num_heads"]}
@@ -79,8 +106,10 @@ def of_timm(config: dict, model: dict, channels: int) -> Facts:
     )
 
 
-def of_transformers(config: dict, preprocessor: dict, model: dict, channels: int) -> Facts:
-    """transformers' config.json and preprocessor_config.json."""
+def of_transformers(
+    config: dict[str, Any], preprocessor: dict[str, Any], model: dict[str, Any], channels: int
+) -> Facts:
+    """The facts with those of transformers' config.json and preprocessor_config.json."""
     ours = {"hidden_act": "relu" if config["model_type"] == "resnet" else "gelu", "downsample_in_bottleneck": False}
     for field, value in ours.items():
         if config.get(field, value) != value:
@@ -96,28 +125,28 @@ def of_transformers(config: dict, preprocessor: dict, model: dict, channels: int
     )
 
 
-def eps_warning(texts: dict[str, dict]) -> str:
-    """What to say of a transformers model whose LayerNorm is not quite ours; "" where nothing."""
+def eps_warning(texts: dict[str, dict[str, Any]]) -> str:
+    """A warning for a transformers model whose LayerNorm is not quite ours; "" for others."""
     eps = texts.get("config.json", {}).get("layer_norm_eps", LAYER_NORM_EPS)
     if eps == LAYER_NORM_EPS:
         return ""
     return f"layer_norm_eps was {eps:g} there and is {LAYER_NORM_EPS:g} here: features differ slightly"
 
 
-def pair(size) -> tuple[int, int] | None:
-    """A side, or two, as two."""
+def pair(size: Any) -> tuple[int, int] | None:
+    """(height, width) of one side or two; None where one is unknown."""
     if size is None or (isinstance(size, list | tuple) and None in size):
         return None
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def moments(values) -> tuple | None:
-    """Means or deviations as the config has them."""
+def moments(values: Any) -> tuple[float, ...] | None:
+    """Means or stds of the channels, as the config has them."""
     return None if values is None else tuple(values)
 
 
 def heads_of(facts: Facts, method: str) -> int:
-    """The heads of a ViT: stated, or those of the size of this width. Raises UserError where nothing tells."""
+    """The heads of a ViT: as a file states them, or those of the published size of this width. Else UserError."""
     if "heads" in facts.model:
         return facts.model["heads"]
     known = MOCO_V3_HEADS if method == "mocov3" else HEADS

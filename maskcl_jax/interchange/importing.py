@@ -1,4 +1,4 @@
-"""A run of ours from weights of others: known, renamed, completed with first values, and saved at step 0."""
+"""Makes a run of other code bases' weights: recognized, renamed, completed with initial values, saved at step 0."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from maskcl_jax import config as config_lib
 from maskcl_jax import methods
@@ -17,7 +18,7 @@ from maskcl_jax.interchange.positions import place_tables
 from maskcl_jax.interchange.product import KINDS
 from maskcl_jax.training import checkpoint, optimizer, train_state
 
-# The method that a run of an encoder from a tool gets, where nothing tells another.
+# The method of a run by the source of its weights; DEFAULT is for tools that have none.
 METHODS = {"mae": "mae", "ccmim": "ccmim", "cmae": "cmae", "mocov3": "mocov3", "moco_v2": "moco_v2"}
 DEFAULT = {"vit": "mae", "resnet": "moco_v2", "full": "mae"}
 
@@ -25,7 +26,12 @@ DEFAULT = {"vit": "mae", "resnet": "moco_v2", "full": "mae"}
 class Weights(NamedTuple):
     """Weights under our names.
 
-    tree: ours. tables: our path -> a position table as they store it. facts: of the encoder. notes: what to tell.
+    Attributes:
+        kind: "vit", "resnet" or "full" (see `catalog`).
+        tree: our arrays, without position tables.
+        tables: our path -> a position table as they store it.
+        facts: what the files say of the encoder.
+        notes: lines for the user.
     """
 
     kind: str
@@ -36,47 +42,74 @@ class Weights(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """A run before it is saved. kind: of the weights. fresh: the parts with first values. told: what to tell."""
+    """A run before it is saved.
 
-    config: Any
+    Attributes:
+        config: of the run.
+        state: at step 0.
+        kind: of the weights.
+        initialized: the parts with initial values.
+        notes: lines for the user.
+    """
+
+    config: ConfigDict
     state: train_state.TrainState
     kind: str
-    fresh: list[str]
-    told: list[str]
+    initialized: list[str]
+    notes: list[str]
 
 
-def import_run(path: str, source: str, out: str, config=None) -> list[str]:
-    """Makes `out` a run at step 0 of `imported`; returns what to tell the user.
+def import_run(path: str, source: str, out: str, config: ConfigDict | None = None) -> list[str]:
+    """Writes the run that `build_run` makes of weights.
 
-    Raises UserError, and leaves nothing, where something does not fit.
+    Args:
+        path: of the weights, see `build_run`.
+        source: a key of `LAYOUTS`.
+        out: the new run's folder.
+        config: see `build_run`.
+
+    Returns:
+        Lines for the user.
+
+    Raises:
+        UserError: and leaves nothing, where something does not fit.
     """
     with files.new_folder(out) as folder:
-        run = imported(path, source, config)
+        run = build_run(path, source, config)
         checkpoint.claim(str(folder), run.config)
         checkpoints = checkpoint.Checkpoints(str(folder))
         checkpoints.save(0, run.state)
         checkpoints.close()
-        origin = {"file": path, "layout": source, "kind": run.kind, "new": run.fresh}
+        origin = {"file": path, "layout": source, "kind": run.kind, "new": run.initialized}
         checkpoint.write_text(folder / "origin.json", json.dumps(origin, indent=1))
-    return run.told
+    return run.notes
 
 
-def imported(path: str, source: str, config=None) -> Imported:
-    """A run with the weights of `path`, named as `source` (a key of `LAYOUTS`) names them.
+def build_run(path: str, source: str, config: ConfigDict | None = None) -> Imported:
+    """Makes a run of weights.
 
-    config: of the run; default: that of the run that was exported, or the published one of the method, with the
-    encoder's size as the weights have it. Raises UserError where something does not fit.
+    Args:
+        path: a file of weights, or a folder that holds one.
+        source: a key of `LAYOUTS`: whose names the weights have.
+        config: of the run; default: that of the run that was exported, or the published one of the method, with the
+            encoder's size as the weights have it.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: where something does not fit.
     """
-    weights = read(path, source)
-    config = fitted(weights, source, config)
-    tree, told = place_tables(weights.tree, weights.tables, weights.facts, config)
-    state, fresh = completed(tree, config, methods.create(config))
-    new = f"new: {', '.join(fresh)}" if fresh else "nothing is new"
-    told = [*weights.notes, *told, f"{config.method.name} at step 0; {new} (but for the optimiser)"]
-    return Imported(config, state, weights.kind, fresh, told)
+    weights = read_weights(path, source)
+    config = config_for(weights, source, config)
+    tree, notes = place_tables(weights.tree, weights.tables, weights.facts, config)
+    state, initialized = complete(tree, config, methods.create(config))
+    new = f"new: {', '.join(initialized)}" if initialized else "nothing is new"
+    notes = [*weights.notes, *notes, f"{config.method.name} at step 0; {new} (except the optimizer)"]
+    return Imported(config, state, weights.kind, initialized, notes)
 
 
-def read(path: str, source: str) -> Weights:
+def read_weights(path: str, source: str) -> Weights:
     """The weights of a file. Raises UserError where they are not `source`'s."""
     state, texts = files.read_state(path)
     kind, layout, state, others = choose(state, source, path)
@@ -95,17 +128,19 @@ def read(path: str, source: str) -> Weights:
     try:
         tree = convert.from_torch(state, [row for row in rows if row.transform != "table"], convert.Shape())
     except UserError as error:
-        depth = getattr(depths.encoder, "depth", depths.encoder)
+        depth = depths.encoder if isinstance(depths.encoder, int) else depths.encoder.depth
         raise UserError(f"{path} does not fit {source} ({kind}, depth {depth}): {error}") from None
     model, channels = facts.of_tensors(state, {row.ours: row.theirs for row in rows}, depths.encoder)
-    told = [f"{path}: {len(keys)} tensors, {source}, {KINDS[kind]}"]
-    told += [f"left out: {convert.listed(others)}"] if others else []
-    told += [warning] if (warning := facts.eps_warning(texts)) else []
-    return Weights(kind, tree, tables, facts.of_texts(texts, model, channels), tuple(told))
+    notes = [f"{path}: {len(keys)} tensors, {source}, {KINDS[kind]}"]
+    notes += [f"left out: {convert.listed(others)}"] if others else []
+    notes += [warning] if (warning := facts.eps_warning(texts)) else []
+    return Weights(kind, tree, tables, facts.of_texts(texts, model, channels), tuple(notes))
 
 
-def choose(state: dict, source: str, path: str) -> tuple[str, Layout, dict, list[str]]:
-    """(kind, layout, its tensors without prefix, keys left out): the first layout of `source` whose marker is there."""
+def choose(
+    state: dict[str, np.ndarray], source: str, path: str
+) -> tuple[str, Layout, dict[str, np.ndarray], list[str]]:
+    """(kind, layout, its tensors without prefix, keys left out) of the first layout whose marker the weights have."""
     for kind, layout in LAYOUTS[source].items():
         for prefix in layout.prefixes:
             if prefix + layout.marker not in state:
@@ -113,42 +148,39 @@ def choose(state: dict, source: str, path: str) -> tuple[str, Layout, dict, list
             mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             others = [k for k in state if not k.startswith(prefix)]
             others += [k for k in mine if layout.others and re.fullmatch(layout.others, k)]
-            strange = [k for k in others if not re.fullmatch(layout.others, k)]
-            if strange:
-                raise UserError(f"{path} does not fit {source}: left over {convert.listed(sorted(strange))}")
+            unknown = [k for k in others if not re.fullmatch(layout.others, k)]
+            if unknown:
+                raise UserError(f"{path} does not fit {source}: left over {convert.listed(sorted(unknown))}")
             return kind, layout, {k: v for k, v in mine.items() if k not in others}, sorted(others)
-    wanted = " or ".join(layout.marker for layout in LAYOUTS[source].values())
-    raise UserError(f"{path} has no key of {source}, such as {wanted}; it has {convert.listed(sorted(state))}")
+    markers = " or ".join(layout.marker for layout in LAYOUTS[source].values())
+    raise UserError(f"{path} has no key of {source}, such as {markers}; it has {convert.listed(sorted(state))}")
 
 
-def fitted(weights: Weights, source: str, config):
-    """The config of the run, whose encoder is the one of the weights. Raises UserError where a given one's is not."""
-    found, given = weights.facts, config is not None
-    if not given and found.record is not None:
-        config, given = recorded(found.record), True
-    if given:
-        compare(found, config)
+def config_for(weights: Weights, source: str, config: ConfigDict | None) -> ConfigDict:
+    """The config of the run, whose encoder is that of the weights. Raises UserError where a given one's is not."""
+    known = weights.facts
+    if config is None and known.record is not None:
+        config = recorded_config(known.record)
+    if config is not None:
+        check_encoder(known, config)
         return config
     name = METHODS.get(source, DEFAULT[weights.kind])
-    config = published(name)
-    model = dict(found.model)
+    config = config_lib.load(name, "imagenet")
+    model = dict(known.model)
     if "patch_size" in model:
-        model["heads"] = facts.heads_of(found, name)
+        model["heads"] = facts.heads_of(known, name)
     with config.unlocked():
         config.model = model
-    config.data.channels = found.channels
-    if found.channels != 3:
+    config.data.channels = known.channels
+    if known.channels != 3:
         config.data.mean, config.data.std = (0.5,), (0.25,)
-    if size := found.size or square(weights):
-        config.data.image_size = size
-    for field in ("mean", "std"):
-        if value := getattr(found, field):
-            config.data[field] = value
-    config.eval.feature = found.feature or config.eval.feature
+    config.data.image_size = known.size or square_size(weights) or config.data.image_size
+    config.data.mean, config.data.std = known.mean or config.data.mean, known.std or config.data.std
+    config.eval.feature = known.feature or config.eval.feature
     return config
 
 
-def recorded(fields: dict):
+def recorded_config(fields: dict[str, Any]) -> ConfigDict:
     """The config that an export of ours records. Raises UserError where this version does not know its fields."""
     try:
         config = config_lib.unflat(fields)
@@ -158,13 +190,8 @@ def recorded(fields: dict):
     return config
 
 
-def published(name: str):
-    """The `imagenet` preset of a method."""
-    return config_lib.load(name, "imagenet")
-
-
-def square(weights: Weights) -> tuple[int, int] | None:
-    """The images of a square position table; None for a ResNet. Raises UserError for a table that cannot be square."""
+def square_size(weights: Weights) -> tuple[int, int] | None:
+    """The image size of a square position table; None for a ResNet. Raises UserError for one that is not square."""
     table = weights.tables.get("params/encoder/pos_embed")
     if table is None:
         return None
@@ -175,14 +202,17 @@ def square(weights: Weights) -> tuple[int, int] | None:
     return (side * weights.facts.model["patch_size"],) * 2
 
 
-def compare(found: facts.Facts, config) -> None:
+def check_encoder(known: facts.Facts, config: ConfigDict) -> None:
     """Raises UserError listing where the encoder of a config is not that of the weights."""
-    theirs = {f"model.{name}": value for name, value in found.model.items()} | {"data.channels": found.channels}
+    theirs = {f"model.{name}": value for name, value in known.model.items()} | {"data.channels": known.channels}
     ours = config_lib.flat(config)
-    if "model.mlp_ratio" in theirs and "model.mlp_ratio" in ours:  # networks cut width * ratio down to an integer
+    if "model.mlp_ratio" in theirs and "model.mlp_ratio" in ours:  # networks round width * ratio down
         theirs["model.mlp_ratio"], ours["model.mlp_ratio"] = (
-            int(ratio * found.model["width"]) for ratio in (theirs["model.mlp_ratio"], ours["model.mlp_ratio"])
+            int(ratio * known.model["width"]) for ratio in (theirs["model.mlp_ratio"], ours["model.mlp_ratio"])
         )
+    for fields in (theirs, ours):
+        if "model.stem" in fields:  # stages may be given by the depth alone
+            fields["model.depth"] = facts.resnet_name(fields.pop("model.depth"), fields.pop("model.stages", ()))
     wrong = [
         f"{name} is {value} in the weights, {ours.get(name, 'absent')} in the config"
         for name, value in theirs.items()
@@ -192,10 +222,21 @@ def compare(found: facts.Facts, config) -> None:
         raise UserError(f"the config is of another network: {'; '.join(wrong)}")
 
 
-def completed(tree: dict, config, method) -> tuple[train_state.TrainState, list[str]]:
-    """(state at step 0, names of what has first values): `tree` laid over a new state.
+def complete(
+    tree: dict[str, Any], config: ConfigDict, method: methods.Method
+) -> tuple[train_state.TrainState, list[str]]:
+    """A new state with the weights; a target network that they do not have is a copy.
 
-    A target network that the weights do not have is a copy. Raises UserError listing shapes that do not fit.
+    Args:
+        tree: our arrays.
+        config: of the run.
+        method: of the run.
+
+    Returns:
+        (state at step 0, names of the parts with initial values).
+
+    Raises:
+        UserError: listing shapes that do not fit.
     """
     tx = optimizer.create(config, lambda step: 0.0, frozen=method.frozen)
     state = jax.jit(lambda key: train_state.create(method, tx, key))(jax.random.key(config.seed))
@@ -206,11 +247,11 @@ def completed(tree: dict, config, method) -> tuple[train_state.TrainState, list[
     check_shapes(given, known)
     copied = "target_params" not in tree and state.target_params is not None
     if copied:
-        mine = laid(places, given)
+        mine = overlay(places, given)
         given |= convert.paths_of({"target_params": method.target_params(mine["params"])})
         online = convert.paths_of({"target_batch_stats": mine.get("batch_stats", {})})
         given |= {path: value for path, value in online.items() if path in known}
-    places = laid(places, given)
+    places = overlay(places, given)
     new = {network_name(path) for path in known if path not in given and not path.startswith("batch_stats/")}
     state = state.replace(
         params=places["params"],
@@ -221,7 +262,7 @@ def completed(tree: dict, config, method) -> tuple[train_state.TrainState, list[
 
 
 def network_name(path: str) -> str:
-    """What to call the part that a path leads into: `decoder`, `queue`, `encoder/norm`."""
+    """The name of the part that a path leads into: `decoder`, `queue`, `encoder/norm`."""
     where, part, *below = path.split("/")
     if where == "queue":
         return "queue"
@@ -229,7 +270,7 @@ def network_name(path: str) -> str:
 
 
 def check_shapes(given: dict[str, np.ndarray], known: dict[str, Any]) -> None:
-    """Raises UserError listing arrays for which a config's networks have no place, or one of another shape."""
+    """Raises UserError listing arrays that a config's networks do not have, or have in another shape."""
     here = {path: np.shape(value) for path, value in known.items()}
     wrong = [
         f"{path} is {np.shape(value)} in the weights, {here.get(path, 'absent')} in the config"
@@ -243,9 +284,9 @@ def check_shapes(given: dict[str, np.ndarray], known: dict[str, Any]) -> None:
         )
 
 
-def laid(places: dict, given: dict[str, Any]) -> dict:
-    """`places` with the arrays of `given`, path by path."""
-    tree: dict = {}
+def overlay(places: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """A tree with the arrays of `given` (path -> array) instead of its own."""
+    tree: dict[str, Any] = {}
     for path, value in convert.paths_of(places).items():
         convert.set_path(tree, path, jnp.asarray(given.get(path, value)))
     return tree

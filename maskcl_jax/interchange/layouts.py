@@ -10,9 +10,13 @@ from maskcl_jax.models.resnet import ResNetSize
 
 
 class Row(NamedTuple):
-    """One tensor: our path, their key, and the name of a transform in `convert.TRANSFORMS`.
+    """One tensor.
 
-    part: where they hold three tensors for one of ours, which third of our last dimension this is.
+    Attributes:
+        ours: our path, "params/encoder/cls_token".
+        theirs: their key.
+        transform: a name in `convert.TRANSFORMS`.
+        part: where they have three tensors for one of ours, which third of our last dimension this is.
     """
 
     ours: str
@@ -33,7 +37,7 @@ def norm(ours: str, theirs: str) -> list[Row]:
 
 
 def running(ours: str, theirs: str) -> list[Row]:
-    """A BatchNorm's running statistics, and how often they moved."""
+    """A BatchNorm's running statistics, and the number of updates."""
     return [
         Row(f"{ours}/mean", f"{theirs}.running_mean"),
         Row(f"{ours}/var", f"{theirs}.running_var"),
@@ -42,7 +46,7 @@ def running(ours: str, theirs: str) -> list[Row]:
 
 
 class Names(NamedTuple):
-    """What a code base calls the parts of a ViT; qkv: of one fused layer, or of three."""
+    """What a code base calls the parts of a ViT; qkv: one fused layer, or three."""
 
     cls_token: str = "cls_token"
     positions: str = "pos_embed"
@@ -215,12 +219,12 @@ def mocov3_head(target: str, ours: str, theirs: str, *, layers: int) -> list[Row
 
 
 def batch_norm(ours: str, theirs: str, target: str = "") -> list[Row]:
-    """A BatchNorm: scale, bias and running statistics. ours: the path below `params` and `batch_stats`."""
+    """A BatchNorm: scale, bias and running statistics; `ours` is the path below `params` and `batch_stats`."""
     return [*norm(f"{target}params/{ours}", theirs), *running(f"{target}batch_stats/{ours}", theirs)]
 
 
 class ConvNames(NamedTuple):
-    """What a code base calls the parts of a ResNet: of each layer its convolution and its BatchNorm.
+    """What a code base calls the parts of a ResNet: for each layer, its convolution and its BatchNorm.
 
     {stage} counts from first_stage, {n} from first_conv, {i} from 0.
     """

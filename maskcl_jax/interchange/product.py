@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert
@@ -17,8 +18,15 @@ KINDS = {"vit": "ViT encoder", "resnet": "ResNet encoder", "full": "whole pre-tr
 class Product(NamedTuple):
     """An export before it is written.
 
-    kind: "vit", "resnet" or "full" (see `catalog`). tree: our arrays, `params` those of the network asked for. state:
-    the same as the format has them. left_out: what the run has and the format has no name for.
+    Attributes:
+        format: a key of `LAYOUTS`.
+        kind: "vit", "resnet" or "full" (see `catalog`).
+        network: "online" or "target".
+        run: that is exported.
+        depths: of its networks.
+        tree: our arrays; of an encoder, `params` are those of the network.
+        state: the same arrays under the names of the format.
+        left_out: what the run has and the format has no name for.
     """
 
     format: str
@@ -31,12 +39,12 @@ class Product(NamedTuple):
     left_out: tuple[str, ...]
 
     @property
-    def config(self):
+    def config(self) -> ConfigDict:
         """The run's config."""
         return self.run.config
 
     @property
-    def encoder(self):
+    def encoder(self) -> Any:
         """The linen module of the encoder."""
         return self.run.method.encoder
 
@@ -47,7 +55,7 @@ class Product(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """Of the images."""
+        """Channels of the images."""
         return self.config.data.channels
 
     @property
@@ -57,23 +65,37 @@ class Product(NamedTuple):
 
     @property
     def blocks(self) -> list[int]:
-        """Of a ResNet: blocks of each stage."""
+        """The number of blocks of each stage of a ResNet."""
         return list(self.encoder.stages)
 
     @property
     def bottleneck(self) -> bool:
-        """Of a ResNet: whether its blocks are bottlenecks."""
+        """Whether the blocks of a ResNet are bottlenecks."""
         return self.encoder.bottleneck
 
     @property
     def moments(self) -> tuple[list[float], list[float]]:
         """(mean, std) of the pixels in 0..1, one value a channel."""
         data = self.config.data
-        return tuple(list(values) * (self.channels // len(values)) for values in (data.mean, data.std))
+        mean, std = (list(values) * (self.channels // len(values)) for values in (data.mean, data.std))
+        return mean, std
 
 
 def product_of(run: run_lib.Run, *, format: str, network: str, full: bool) -> Product:
-    """The tensors of an export. Raises UserError where the run has no such network, or the format no name for it."""
+    """Collects the tensors of an export.
+
+    Args:
+        run: the run.
+        format: a key of `LAYOUTS`.
+        network: "online" or "target".
+        full: the whole pre-training model instead of an encoder.
+
+    Returns:
+        The product.
+
+    Raises:
+        UserError: where the run has no such network, or the format no names for it.
+    """
     kind = "full" if full else "vit" if isinstance(run.method.encoder, ViT) else "resnet"
     if kind not in LAYOUTS[format]:
         known = " or ".join(f"a {KINDS[k]}" for k in LAYOUTS[format])
@@ -87,18 +109,18 @@ def product_of(run: run_lib.Run, *, format: str, network: str, full: bool) -> Pr
     depths = depths_of(run, tree)
     rows = layout.rows(depths)
     named = {row.ours for row in rows}
-    has = convert.paths_of(tree)
-    if missing := sorted(row.ours for row in rows if row.transform != "table" and row.ours not in has):
+    paths = convert.paths_of(tree)
+    if missing := sorted(row.ours for row in rows if row.transform != "table" and row.ours not in paths):
         raise UserError(
             f"--format={format} --full names what a run of {run.config.method.name!r} as configured does not have: "
             f"{convert.listed(missing)}"
         )
     state = convert.to_torch(tree, rows, shape_of(run))
-    left_out = tuple(sorted({"/".join(path.split("/")[:2]) for path in has if path not in named}))
+    left_out = tuple(sorted({"/".join(path.split("/")[:2]) for path in paths if path not in named}))
     return Product(format, kind, network, run, depths, tree, state, left_out)
 
 
-def network_tree(run: run_lib.Run, network: str) -> dict:
+def network_tree(run: run_lib.Run, network: str) -> dict[str, Any]:
     """The encoder of the online or of the target network."""
     state = run.state
     target = network == "target"
@@ -109,7 +131,7 @@ def network_tree(run: run_lib.Run, network: str) -> dict:
     return jax.device_get({collection: {"encoder": tree} for collection, tree in variables.items()})
 
 
-def whole_tree(run: run_lib.Run) -> dict:
+def whole_tree(run: run_lib.Run) -> dict[str, Any]:
     """Both networks, their statistics, and the queue."""
     state = run.state
     tree = {"params": state.params, **state.model_state}
@@ -118,7 +140,7 @@ def whole_tree(run: run_lib.Run) -> dict:
     return jax.device_get(tree)
 
 
-def depths_of(run: run_lib.Run, tree: dict) -> Depths:
+def depths_of(run: run_lib.Run, tree: dict[str, Any]) -> Depths:
     """The depths of a run's networks."""
     encoder, decoders = tree["params"]["encoder"], run.method.decoders
     return Depths(
