@@ -161,7 +161,8 @@ def load(text: str, overrides: dict[str, str]) -> ml_collections.ConfigDict | No
     """The config of FILE[:ARGUMENT] with fields set from text; None where neither is given. Raises UserError."""
     if not text:
         if overrides:
-            raise UserError(f"--config.{next(iter(overrides))} without --config=FILE: give one of configs/")
+            remedy = "give one of configs/" if "config" in flags.FLAGS else "this program has no config, leave it out"
+            raise UserError(f"--config.{next(iter(overrides))} without --config=FILE: {remedy}")
         return None
     file, _, argument = text.partition(":")
     config = config_lib.load(file, argument or None)

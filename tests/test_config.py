@@ -227,7 +227,7 @@ def test_numbers_outside_their_range_are_refused_and_its_ends_are_not():
         (ranges.AT_LEAST_1, "at least 1"),
         (ranges.FRACTION_NOT_1, "at least 0.0, below 1.0"),
         (ranges.FRACTIONS_NOT_0, "two numbers, the smaller first, each above 0.0, at most 1.0"),
-        (ranges.Range(), "finite"),
+        (ranges.Range(), "a finite number"),
     ],
 )
 def test_a_range_in_words(allowed, words):
@@ -236,7 +236,7 @@ def test_a_range_in_words(allowed, words):
 
 def test_numbers_of_a_method_from_elsewhere_need_only_be_finite():
     ranges.check_numbers("method.gamma_of_mine", -3.0)
-    with pytest.raises(UserError, match=r"method\.gamma_of_mine=inf is out of range: finite"):
+    with pytest.raises(UserError, match=r"method\.gamma_of_mine=inf is out of range: use a finite number"):
         ranges.check_numbers("method.gamma_of_mine", math.inf)
 
 

@@ -41,7 +41,8 @@ def build(argument: str | None, *, method: Mapping[str, Any], presets: Mapping[s
     config.origins.update({path: "method" for path in config.origins if path.startswith("method.")})
     if variant:
         set_model(config, encoder_size(variant), layer)
-    set_model(config, {path[6:]: value for path, value in fields.items() if path.startswith("model.")}, "preset")
+    sizes = {path: value for path, value in fields.items() if path.startswith("model.")}
+    set_model(config, {path.removeprefix("model."): value for path, value in sizes.items()}, "preset")
     if "patch_size" in config.model:
         set_model(config, {"attention": "xla"}, "default")  # or "cudnn": 16 bits, only on a GPU
     elif "stages" not in config.model:

@@ -34,7 +34,7 @@ class Range:
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'at least'} {self.low}" if math.isfinite(self.low) else ""
         high = f"{'below' if self.below else 'at most'} {self.high}" if math.isfinite(self.high) else ""
-        limits = ", ".join(filter(None, (low, high))) or "finite"
+        limits = ", ".join(filter(None, (low, high))) or "a finite number"
         return f"two numbers, the smaller first, each {limits}" if self.ordered else limits
 
 
@@ -196,4 +196,4 @@ def check_numbers(field: str, value: Any) -> None:
     allowed, written = range_of(field), tuple(value) if isinstance(value, list) else value
     in_order = len(numbers) == 2 and numbers[0] <= numbers[1] if allowed.ordered else True
     if not in_order or not all(map(allowed.holds, numbers)):
-        raise UserError(f"{field}={written} is out of range: {allowed}")
+        raise UserError(f"{field}={written} is out of range: use {allowed}")
