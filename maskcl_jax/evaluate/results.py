@@ -15,7 +15,7 @@ from maskcl_jax.evaluate.knn import wilson
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import checkpoint
 
-LIBRARIES = ("maskcl_jax", "jax", "flax", "optax", "numpy", "scikit-learn", "tensorflow-datasets")
+LIBRARIES = ("maskcl_jax", "jax", "flax", "optax", "numpy", "scikit-learn", "grain")
 COLUMNS = ("run", "step", "protocol", "labels", "feature", "network", "data", "result", "n", "details")
 
 
