@@ -7,7 +7,7 @@ from typing import Any
 
 from maskcl_jax.errors import UserError, check_choice, first_line
 from maskcl_jax.methods import interface
-from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
 from maskcl_jax.ops import chunked
 
 # Where each class is; imported only when chosen, as those of other packages are.
@@ -23,7 +23,7 @@ METHODS = {
     "saliency_masking": "maskcl_jax.methods.saliency_masking:SaliencyMasking",
 }
 
-__all__ = ["METHODS", "Batch", "LossOutput", "Method", "StepContext", "create", "import_class"]
+__all__ = ["METHODS", "Arrays", "LossOutput", "Method", "StepContext", "create", "import_class"]
 
 
 def create(config: Any, mesh: Any = None) -> Method:

@@ -10,7 +10,7 @@ import jax
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.base import View
 
-Batch = Mapping[str, jax.Array]  # what the views describe: see the table in `maskcl_jax.views`
+Arrays = Mapping[str, jax.Array]  # a batch, as the views describe it: see `maskcl_jax.views.batch_entries`
 
 
 class StepContext(NamedTuple):
@@ -84,7 +84,7 @@ class Method(abc.ABC):
         """Converts uint8 images (B, H, W, C) to what the encoder takes."""
 
     @abc.abstractmethod
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """Computes the loss of a batch."""
 
     @abc.abstractmethod
@@ -109,7 +109,7 @@ class Method(abc.ABC):
         """
 
     @abc.abstractmethod
-    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """Returns {column: (B, H, W, C) float32 in 0..1} of a batch, for the grid that shows progress."""
 
     def target_params(self, params: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.methods import contrast
-from maskcl_jax.methods.base import Batch, LossOutput, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, StepContext
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.vit import ViT
@@ -59,7 +59,7 @@ class CCMIM(MAE):
         return {**params, "projector": variables["params"]}, variables["batch_stats"]
 
     # --- Loss -------------------------------------------------------------------------------------------------
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """Reconstruction plus align_weight times alignment."""
         images = self.preprocess(batch["image"])
         out = self.forward(params, context.model_state["batch_stats"], images, batch)
@@ -77,7 +77,7 @@ class CCMIM(MAE):
             metrics |= attention_metrics(out["A_per_layer"], out["A"], out["visible"], out["masked"])
         return LossOutput(out["loss"], metrics, {"batch_stats": out["batch_stats"]})
 
-    def forward(self, params, stats, images, batch: Batch) -> dict[str, Any]:
+    def forward(self, params, stats, images, batch: Arrays) -> dict[str, Any]:
         """Every intermediate of one step, by name, of preprocessed images; stats: of BatchNorm."""
         c = self.config.method
         # 1. The importance A of a patch: how much the cls token attends to it, over all heads and blocks, when it sees
@@ -115,7 +115,7 @@ class CCMIM(MAE):
             "batch_stats": stats,
         }
 
-    def choose(self, params, images, batch: Batch) -> dict[str, jax.Array]:
+    def choose(self, params, images, batch: Arrays) -> dict[str, jax.Array]:
         """{visible, masked} and, if attention chose them, {A_per_layer, A}."""
         if self.config.method.masking == "random":
             return {"visible": batch["visible"], "masked": batch["masked"]}
@@ -145,12 +145,12 @@ class CCMIM(MAE):
         return out, updated["batch_stats"]
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def masks_of(self, params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def masks_of(self, params, batch: Arrays) -> tuple[jax.Array, jax.Array]:
         """(visible, masked) patch numbers of a batch."""
         chosen = self.choose(params, self.preprocess(batch["image"]), batch)
         return chosen["visible"], chosen["masked"]
 
-    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """MAE's pictures and, before the mask, the importance of the patches (also if masks are random)."""
         drawn = super().pictures(params, model_state, batch)
         attention = self.attention(params, self.preprocess(batch["image"])).sum(axis=0)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.methods import contrast, encoders, options
-from maskcl_jax.methods.base import Batch, LossOutput, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, StepContext
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.methods.networks import apply_in_training, init_heads
 from maskcl_jax.models.decoder import Decoder
@@ -101,7 +101,7 @@ class CMAE(MAE):
         return contrast.momentum_at(self.config.method.momentum, self.config.method.momentum_schedule, progress)
 
     # --- Loss -------------------------------------------------------------------------------------------------
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """Reconstruction plus contrast."""
         query, key = (self.view_images(batch, view) for view in self.views)
         out = self.forward(params, context, query, key, batch["query_visible"], batch["query_masked"])
@@ -181,12 +181,12 @@ class CMAE(MAE):
 
         return chunked.mapped(encode, self.image_chunks, images)
 
-    def view_images(self, batch: Batch, view: View) -> jax.Array:
+    def view_images(self, batch: Arrays, view: View) -> jax.Array:
         """One view of a batch as the networks take it."""
         return normalization.standardize(options.float_images(batch, view), self.config.data.mean, self.config.data.std)
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """The online view, its mask and reconstruction, the target's view, and the part of the online view in it."""
         query, key = self.views
         drawn = self.drawn(params, self.view_images(batch, query), batch["query_visible"], batch["query_masked"])

@@ -11,9 +11,15 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.methods.base import LossOutput, Method
 from maskcl_jax.views.base import View
 
-FUNCTIONS = tuple(
-    name
-    for name in ("init", "preprocess", "loss", "encoder_variables", "features", "pictures", "target_params", "momentum")
+FUNCTIONS = (
+    "init",
+    "preprocess",
+    "loss",
+    "encoder_variables",
+    "features",
+    "pictures",
+    "target_params",
+    "momentum",
 )
 
 
@@ -62,8 +68,8 @@ def check_class(name: str, method_class: Any) -> None:
         declared, own = getattr(Method, function), getattr(method_class, function)
         if own is not declared and not _accepts(own, declared):
             faults.append(f"{function}{_arguments(own)} should be {function}{_arguments(declared)}")
-    if not _accepts(method_class.__init__, lambda self, config: None):
-        faults.append(f"__init__{_arguments(method_class.__init__)} should be __init__(config)")
+    if method_class.__init__ is object.__init__:
+        faults.append("__init__(config) is missing")
     _report(name, faults)
 
 
@@ -117,14 +123,15 @@ def _arguments(function: Callable) -> str:
 
 def _accepts(function: Callable, declared: Callable) -> bool:
     """Whether a function can be called as another one is declared: the same names in the same order."""
-    theirs = inspect.signature(declared).parameters.values()
-    positional = [p.name for p in theirs if p.kind is p.POSITIONAL_OR_KEYWORD]
-    keywords = [p.name for p in theirs if p.kind is p.KEYWORD_ONLY]
+    parameters = inspect.signature(declared).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = {p.name: p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     try:
-        bound = inspect.signature(function).bind(*positional, **{word: word for word in keywords})
+        bound = inspect.signature(function).bind(*positional, **keywords)
     except TypeError:
         return False
-    return all(bound.arguments.get(word, word) == word for word in positional)
+    # Each argument got its own name; *args and **kwargs take any.
+    return all(name == value for name, value in bound.arguments.items() if isinstance(value, str))
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.methods import contrast, encoders, options
-from maskcl_jax.methods.base import Batch, LossOutput, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, StepContext
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.methods.networks import apply_in_training, init_heads
 from maskcl_jax.models.heads import MLP
@@ -89,7 +89,7 @@ class MACRL(MAE):
         return contrast.momentum_at(self.config.method.momentum, self.config.method.momentum_schedule, progress)
 
     # --- Loss -------------------------------------------------------------------------------------------------
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """Contrast plus the two reconstructions."""
         out, c = self.forward(params, context, batch), self.config.method
         in_batch = batch["query"].shape[0] if c.in_batch_negatives else 1
@@ -103,7 +103,7 @@ class MACRL(MAE):
         }
         return LossOutput(out["loss"], metrics, out["model_state"])
 
-    def forward(self, params, context: StepContext, batch: Batch) -> dict[str, Any]:
+    def forward(self, params, context: StepContext, batch: Arrays) -> dict[str, Any]:
         """Every intermediate of one step, by name."""
         c, (query_view, key_view) = self.config.method, self.views
         state = dict(context.model_state)
@@ -145,13 +145,13 @@ class MACRL(MAE):
             "model_state": state,
         }
 
-    def branch(self, params, batch: Batch, view: View) -> dict[str, jax.Array]:
+    def branch(self, params, batch: Arrays, view: View) -> dict[str, jax.Array]:
         """Encoder and decoder on one view: {latent, loss, pooled}."""
         images, targets = self.images_of(batch, view)
         out = self.reconstruct(params, images, *self.masks_of_view(batch, view), targets=targets)
         return {**out, "pooled": encoders.pooled(out["latent"], self.config.method.pool)}
 
-    def key_features(self, params, batch: Batch, view: View) -> jax.Array:
+    def key_features(self, params, batch: Arrays, view: View) -> jax.Array:
         """The pooled feature of one view, without its decoder."""
 
         def encode(images, visible):
@@ -176,7 +176,7 @@ class MACRL(MAE):
         """Mean absolute or squared error."""
         return (losses.patch_l1 if self.config.method.reconstruction == "l1" else losses.patch_mse)(prediction, target)
 
-    def masks_of_view(self, batch: Batch, view: View) -> tuple[jax.Array, jax.Array]:
+    def masks_of_view(self, batch: Arrays, view: View) -> tuple[jax.Array, jax.Array]:
         """(visible, masked) patch numbers of one view; all visible if it has no mask."""
         if view.find(PatchMask) is not None:
             return batch[view.key("visible")], batch[view.key("masked")]
@@ -184,7 +184,7 @@ class MACRL(MAE):
         everything = jnp.tile(jnp.arange(self.num_patches), (count, 1))
         return everything, everything[:, :0]
 
-    def images_of(self, batch: Batch, view: View) -> tuple[jax.Array, jax.Array]:
+    def images_of(self, batch: Arrays, view: View) -> tuple[jax.Array, jax.Array]:
         """(what the encoder sees, what the decoder shall reconstruct), preprocessed."""
         mean, std = self.config.data.mean, self.config.data.std
         images = normalization.standardize(options.float_images(batch, view), mean, std)
@@ -193,7 +193,7 @@ class MACRL(MAE):
         return images, normalization.standardize(options.float_images(batch, view, augment_color=False), mean, std)
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """Both views, their masks and what the online decoder makes of them."""
         drawn = {}
         for view in self.views:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from maskcl_jax.methods import encoders, options
-from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
 from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import chunked, losses, masking, normalization
@@ -76,7 +76,7 @@ class MAE(Method):
         """(x / 255 - mean) / std."""
         return normalization.normalize(images, self.config.data.mean, self.config.data.std)
 
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """The reconstruction error of the masked patches."""
         images = self.preprocess(batch["image"])
         out = self.reconstruct(params, images, batch["visible"], batch["masked"])
@@ -142,11 +142,11 @@ class MAE(Method):
         variables = self.encoder_variables(params, model_state)
         return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
-    def masks_of(self, params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def masks_of(self, params, batch: Arrays) -> tuple[jax.Array, jax.Array]:
         """(visible, masked) patch numbers of a batch."""
         return batch["visible"], batch["masked"]
 
-    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """The image, what the encoder saw of it, and the decoder's patches in the masked places."""
         return self.drawn(params, self.preprocess(batch["image"]), *self.masks_of(params, batch))
 

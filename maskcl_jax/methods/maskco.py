@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError, check_choice, check_range
 from maskcl_jax.methods import options
-from maskcl_jax.methods.base import Batch, LossOutput, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, StepContext
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.networks import apply_in_training
 from maskcl_jax.models.heads import MaskHead
@@ -73,7 +73,7 @@ class MaskCo(MoCoV2):
         return {name: tree for name, tree in networks.items() if both or name != "mask_head"}
 
     # --- Loss -------------------------------------------------------------------------------------------------
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """The contrast of a batch."""
         out = self.forward(params, context, self.images_and_boxes(batch))
         candidates = jnp.isfinite(out["logits"]).sum(axis=1).mean()
@@ -147,12 +147,12 @@ class MaskCo(MoCoV2):
         flat = pooled.reshape(-1, 1, 1, pooled.shape[-1])
         return self.project(params, flat).reshape(*pooled.shape[:2], -1)
 
-    def images_and_boxes(self, batch: Batch) -> list[tuple[jax.Array, jax.Array]]:
+    def images_and_boxes(self, batch: Arrays) -> list[tuple[jax.Array, jax.Array]]:
         """The two views, preprocessed, each with its boxes."""
         return [(x, batch[view.key("boxes")]) for x, view in zip(self.images_of(batch), self.views, strict=True)]
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """The query, the query as the encoder sees it, and the key with the regions outlined."""
         (images, boxes), (_, key_boxes) = self.images_and_boxes(batch)
         masked, _ = self.mask_regions(images, boxes[:, : self.config.method.regions], jax.random.key(0))

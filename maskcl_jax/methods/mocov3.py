@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from maskcl_jax.methods import contrast, encoders, options
-from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
 from maskcl_jax.methods.networks import apply_in_training, init_heads
 from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.vit import ViT
@@ -67,7 +67,7 @@ class MoCoV3(Method):
         """(x / 255 - mean) / std."""
         return normalization.normalize(images, self.config.data.mean, self.config.data.std)
 
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """The two contrasts, added."""
         mean, std = self.config.data.mean, self.config.data.std
         x1, x2 = (normalization.standardize(options.float_images(batch, view), mean, std) for view in self.views)
@@ -126,6 +126,6 @@ class MoCoV3(Method):
         variables = self.encoder_variables(params, model_state)
         return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
-    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """The two views as the networks see them."""
         return {view.name: options.float_images(batch, view) for view in self.views}

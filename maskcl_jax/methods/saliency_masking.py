@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from maskcl_jax.methods import encoders, options, saliency_views
-from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.saliency_views import rules_of
 from maskcl_jax.methods.simclr import SimCLR
@@ -72,7 +72,7 @@ class SaliencyMasking(Method):
         c = self.config.method
         return fills.high_pass(images, *self.kernel(c.high_pass)) if c.strategy == "high_pass" else images
 
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """The contrast of a batch of masked views."""
         # 1. Both views, before any mask.
         images = self.images_of(batch)
@@ -130,11 +130,11 @@ class SaliencyMasking(Method):
         loss, accuracy = losses.nt_xent(first, second, c.temperature, **weighted)
         return {"loss": loss, "accuracy": accuracy}
 
-    def images_of(self, batch: Batch) -> list[jax.Array]:
+    def images_of(self, batch: Arrays) -> list[jax.Array]:
         """The two views, preprocessed, before any mask."""
         return [self.filtered(images) for images in self.framework.images_of(batch)]
 
-    def cells_by_target(self, context: StepContext, images, batch: Batch) -> dict[str, jax.Array]:
+    def cells_by_target(self, context: StepContext, images, batch: Arrays) -> dict[str, jax.Array]:
         """{rule: cells}: the batch's in the warm-up, then drawn again from what the EMA encoder attends to.
 
         Source of the map: SCDA [C], the channel sum of the last feature map; of an encoder that teaches itself: our
@@ -156,7 +156,7 @@ class SaliencyMasking(Method):
                 chosen[rule.name] = jnp.where(context.progress < c.ema_warmup, batch[f"{rule.name}_cells"], redrawn)
         return chosen
 
-    def masked_images(self, images, batch: Batch, rng, chosen: Mapping[str, jax.Array] = {}) -> dict[str, jax.Array]:
+    def masked_images(self, images, batch: Arrays, rng, chosen: Mapping[str, jax.Array] = {}) -> dict[str, jax.Array]:
         """Returns {view or hard negative: images as the encoders see them}.
 
         Args:
@@ -202,7 +202,7 @@ class SaliencyMasking(Method):
         variables = self.encoder_variables(params, model_state)
         return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
-    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """Both views; the host's map of what is salient in them; what the encoders see of them if masked."""
         masked = self.masked_images(self.images_of(batch), batch, jax.random.key(0))
         mean = (0.5,) if self.config.method.strategy == "high_pass" else self.config.data.mean

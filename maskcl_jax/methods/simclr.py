@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import contrast, encoders, options
-from maskcl_jax.methods.base import Batch, LossOutput, Method, StepContext
+from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
 from maskcl_jax.methods.networks import apply_in_training, init_heads
 from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.resnet import average_pool
@@ -69,7 +69,7 @@ class SimCLR(Method):
         """(x / 255 - mean) / std."""
         return normalization.normalize(images, self.config.data.mean, self.config.data.std)
 
-    def loss(self, params: dict[str, Any], batch: Batch, context: StepContext) -> LossOutput:
+    def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """The contrast of a batch."""
         out = self.forward(params, context, self.images_of(batch))
         return self.output(out, candidates=out["z"].shape[0] - 1)
@@ -95,7 +95,7 @@ class SimCLR(Method):
         feature_map, stats = apply_in_training(self.encoder, "encoder", params, stats, images)
         return average_pool(feature_map), stats
 
-    def images_of(self, batch: Batch) -> list[jax.Array]:
+    def images_of(self, batch: Arrays) -> list[jax.Array]:
         """The two views, preprocessed."""
         mean, std = self.config.data.mean, self.config.data.std
         return [normalization.standardize(options.float_images(batch, view), mean, std) for view in self.views]
@@ -116,6 +116,6 @@ class SimCLR(Method):
         variables = self.encoder_variables(params, model_state)
         return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
-    def pictures(self, params, model_state, batch: Batch) -> dict[str, jax.Array]:
+    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """Both views."""
         return {view.name: options.float_images(batch, view) for view in self.views}

@@ -76,18 +76,29 @@ class ViT(nn.Module):
         """(rows, columns) of patches."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
-    def embed(self, images: jax.Array, ids: jax.Array | None = None) -> jax.Array:
+    def embed(
+        self,
+        images: jax.Array,
+        ids: jax.Array | None = None,
+        *,
+        mask: jax.Array | None = None,
+        mask_token: jax.Array | None = None,
+    ) -> jax.Array:
         """Projects patches and adds their positions.
 
         Args:
           images: Normalized images (B, H, W, C).
           ids: Numbers of the patches that are wanted, (B, n); None: all N.
+          mask: (B, N), 1 or True where a patch is replaced by `mask_token`, before its position is added.
+          mask_token: (D,).
 
         Returns:
           Patch tokens, (B, n, D) or (B, N, D).
         """
         patches = masking.patchify(images, self.patch_size)
         tokens = self.patch_embed(patches if ids is None else masking.take(patches, ids))
+        if mask is not None:
+            tokens = jnp.where(mask[:, :, None] > 0, mask_token.astype(tokens.dtype), tokens)
         if self.positions == "learned":
             table = self.pos_embed[0, 1:]
         else:

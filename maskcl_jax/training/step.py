@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from maskcl_jax.data import on_device
 from maskcl_jax.errors import UserError
-from maskcl_jax.methods import Batch, LossOutput, Method, StepContext, interface
+from maskcl_jax.methods import Arrays, LossOutput, Method, StepContext, interface
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.models.kernels import resolve
 from maskcl_jax.performance import chips, flops
@@ -19,7 +19,7 @@ from maskcl_jax.training import optimizer, sharding, train_state
 from maskcl_jax.training.train_state import TrainState
 from maskcl_jax.views.base import View, batch_shapes
 
-Loss = Callable[[Any, Batch, StepContext], LossOutput]
+Loss = Callable[[Any, Arrays, StepContext], LossOutput]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plan:
         return step == self.total or (every > 0 and step % every == 0)
 
 
-def accumulate(loss: Loss, params: Any, batch: Batch, context: StepContext, *, parts: int) -> tuple[Any, LossOutput]:
+def accumulate(loss: Loss, params: Any, batch: Arrays, context: StepContext, *, parts: int) -> tuple[Any, LossOutput]:
     """Returns (gradients, output) of a batch taken as `parts` micro-batches in turn: the memory of one, and the mean.
 
     Micro-batch i has the rows i, i + parts, ...: of every device's part as many, so that no image moves. What a loss
@@ -104,7 +104,7 @@ def make_train_step(
     accumulation: int = 1,
     placed: TrainState | None = None,
     views: Sequence[View] | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Arrays], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns (state, batch) -> (state, metrics): one update, a pure function for jit.
 
     All randomness on the device comes from (seed, step), so a resumed run draws what the first would have drawn.
@@ -130,7 +130,7 @@ def make_train_step(
         interface.check_output(method, out, context.model_state)
         return out
 
-    def train_step(state: TrainState, batch: Batch):
+    def train_step(state: TrainState, batch: Arrays):
         rng, progress = jax.random.fold_in(jax.random.key(seed), state.step), state.step / total_steps
         if views is not None:
             batch = on_device.batch_of(views, batch["images"], batch["index"], on_device.key_of(rng))
