@@ -1,4 +1,4 @@
-"""Grids and files."""
+"""Figures and their files."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from PIL import Image
 from maskcl_jax.training import visualize
 
 
-def test_a_grid_has_every_picture_in_its_place():
+def test_a_figure_has_every_image_in_its_place():
     red, ramp = np.zeros((2, 32, 32, 3), np.float32), np.zeros((2, 32, 32, 1), np.float32)
     red[..., 0] = 1.0
     ramp[1] = 0.5
-    grid = visualize.grid({"red": red, "grey": ramp})
+    grid = visualize.grid({"red": red, "gray": ramp})
     cell, gap, title = 96, visualize.GAP, 16
     assert grid.shape == (title + gap + 2 * (cell + gap), gap + 2 * (cell + gap), 3)
     top = title + gap
@@ -28,7 +28,12 @@ def test_any_number_of_channels_and_rows(channels):
     assert grid.shape == (16 + 4 + 3 * (100 + 4), 4 + 200 + 4, 3)
 
 
-def test_values_outside_are_clipped():
+def test_nan_is_black_and_two_channels_are_red_and_green():
+    images = np.array([[[[np.nan, 1.0]]]])
+    np.testing.assert_array_equal(visualize.to_rgb(images), [[[[0, 255, 0]]]])
+
+
+def test_values_outside_0_to_1_are_clipped():
     np.testing.assert_array_equal(visualize.to_rgb(np.array([[[[-1.0, 0.5, 2.0]]]])), [[[[0, 128, 255]]]])
 
 

@@ -1,23 +1,31 @@
-"""Grids of pictures as PNG: one row an image, one titled column a stage."""
+"""Figures: images in a grid, one row per image and one titled column per stage, as PNG."""
 
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-CELL = 96  # pixels that a cell measures at least
+CELL = 96  # pixels: the least shorter side of an image in the grid
 GAP = 4
 TITLE = 16  # height of the titles
 BACKGROUND = (255, 255, 255)
 
 
-def grid(columns: dict[str, np.ndarray], *, max_rows: int = 8) -> np.ndarray:
-    """(H, W, 3) uint8 from {title: (B, h, w, C) float in 0..1}; values outside are clipped, NaN is black.
+def grid(columns: Mapping[str, np.ndarray], *, max_rows: int = 8) -> np.ndarray:
+    """Draws a figure.
 
-    Small images are enlarged without smoothing. One channel is shown grey; of more than three the first three,
-    of two both and an empty third. A title wider than its images widens all columns.
+    Small images are enlarged without smoothing. One channel is shown as gray; of two channels the third is empty, of
+    more than three the first three are shown. A title that is wider than its images widens all columns.
+
+    Args:
+        columns: {title: (B, h, w, C) floats}; clipped to 0..1, NaN is black.
+        max_rows: Images per column.
+
+    Returns:
+        (H, W, 3) uint8.
     """
     cells = {title: enlarge(to_rgb(images[:max_rows])) for title, images in columns.items()}
     font = ImageFont.load_default()
@@ -46,14 +54,14 @@ def to_rgb(images: np.ndarray) -> np.ndarray:
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:
-    """Repeats pixels until the shorter side measures at least CELL."""
+    """Repeats pixels until the shorter side has at least CELL."""
     factor = max(1, -(-CELL // min(images.shape[1:3])))
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def save_png(path: pathlib.Path, image: np.ndarray) -> None:
-    """Writes a whole file or none."""
+    """Writes (H, W, 3) uint8 as a whole file or not at all, and creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(image).save(beside, format="PNG")
-    os.replace(beside, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    Image.fromarray(image).save(temporary, format="PNG")
+    os.replace(temporary, path)

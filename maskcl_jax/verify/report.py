@@ -1,9 +1,10 @@
-"""Runs a reference file through its case and compares array by array."""
+"""Computes the case of a reference file and compares array by array."""
 
 import dataclasses
 import json
 import pathlib
 import zipfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,10 +15,14 @@ from maskcl_jax.verify import cases, convnet_cases, finetune_cases, region_cases
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One compared array: its error and its limit.
+    """One compared array.
 
-    kind: "relative" (to the rms of theirs), "of peak" (to their largest value), "absolute", "exact", "stats" (of a
-    summary: each number relative to its own scale).
+    Attributes:
+        name: Its key in the reference file.
+        error: max|ours - theirs|, divided by what `kind` says.
+        limit: The largest error that passes.
+        kind: "relative" (to the rms of theirs), "of peak" (to their largest value), "absolute", "exact", or "stats"
+            (of a summary: each number relative to its own scale).
     """
 
     name: str
@@ -27,7 +32,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """False for NaN too."""
+        """Whether the error is within the limit; False for NaN."""
         return self.error <= self.limit
 
     def __str__(self) -> str:
@@ -35,12 +40,12 @@ class Check:
         return f"{verdict:<5} {self.error:9.2e}  limit {self.limit:.0e} {self.kind:<9} {self.name}"
 
 
-ROOMS = (cases, target_cases, convnet_cases, region_cases, saliency_cases, finetune_cases)
-CASES = {name: case for room in ROOMS for name, case in room.CASES.items()}
+MODULES = (cases, target_cases, convnet_cases, region_cases, saliency_cases, finetune_cases)
+CASES = {name: case for module in MODULES for name, case in module.CASES.items()}
 
 COMPARED = ("outputs/", "grads/", "grads_stats/", "grads_rowsum/", "weights_stats/")
 
-# What an error is measured by.
+# What an error is divided by, from the reference array.
 SCALES = {
     "relative": lambda x: float(np.sqrt(np.mean(x**2))) if x.size else 0.0,
     "of peak": lambda x: float(np.max(np.abs(x), initial=0.0)),
@@ -49,7 +54,7 @@ SCALES = {
 }
 
 
-def read(path: pathlib.Path) -> tuple[dict, dict[str, np.ndarray]]:
+def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(config, arrays) of a reference file. Raises UserError where it is not one."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -67,10 +72,17 @@ def group(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 
 def verify_file(path: str | pathlib.Path, *, kernels: str = "auto") -> list[Check]:
-    """Every output and every gradient of one file, compared, with `config.kernels` as given.
+    """Compares every output and every gradient of one file.
+
+    Args:
+        path: A reference file.
+        kernels: `config.kernels` of the networks.
+
+    Returns:
+        One check per array of the file.
 
     Raises:
-      UserError: The file cannot be read, or has no case here.
+        UserError: The file cannot be read, has no case here, or holds nothing to compare.
     """
     config, arrays = read(pathlib.Path(path))
     name = config.get("method", pathlib.Path(path).stem)
@@ -84,19 +96,21 @@ def verify_file(path: str | pathlib.Path, *, kernels: str = "auto") -> list[Chec
     except KeyError as error:
         raise UserError(f"{path} lacks {error}, which the case {name!r} needs") from None
     wanted = [key for key in sorted(arrays) if key.startswith(COMPARED) and not any(a in key for a in case.absent)]
+    if not wanted:
+        raise UserError(f"{path} holds nothing to compare: no array under {', '.join(COMPARED)}")
     return [compare(key, computed.get(key), arrays[key], case) for key in wanted]
 
 
 def stats_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The worst of a summary [sum, L2 norm, sum of absolute values, first 16 elements]."""
+    """The largest error of a summary [sum, L2 norm, sum of absolute values, first 16 elements], each to its scale."""
     first = theirs[3:]
     rms = np.sqrt(np.mean(first[first != 0] ** 2)) if first.any() else 0.0
     scale = np.concatenate([[theirs[2], theirs[1], theirs[2]], np.full(16, rms)])
     return float(np.max(np.abs(ours - theirs) / np.where(scale > 0, scale, 1.0)))
 
 
-def compare(key: str, ours, theirs: np.ndarray, case) -> Check:
-    """One array. What the case did not compute, or computed in another shape, fails: nothing is passed over."""
+def compare(key: str, ours: np.ndarray | None, theirs: np.ndarray, case: cases.Case) -> Check:
+    """Compares one array. One that the case did not compute, or computed in another shape, fails."""
     kind, limit = case.limit(key)
     if ours is None or np.shape(ours) != theirs.shape:
         return Check(f"{key}  ({'not computed' if ours is None else f'shape {np.shape(ours)}'})", np.inf, limit, kind)
