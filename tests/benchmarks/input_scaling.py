@@ -2,7 +2,7 @@
 
     python tests/benchmarks/input_scaling.py [--rounds=5]
 
-One view of MAE from a folder of JPEGs. Of the rounds, in turn, the median: processor time an image for 200 and for
+One view of MAE from a folder of JPEGs. Of the rounds, in turn, the median: CPU time per image for 200 and for
 20,000 files (the same 200 by other names), wall-clock time for one thread and for one on every core.
 """
 
@@ -26,13 +26,13 @@ from maskcl_jax.methods import create  # noqa: E402
 BATCH, STEPS = 64, 6
 
 
-def time_an_image(folder: pathlib.Path, threads: int) -> tuple[float, float]:
-    """(wall-clock, processor) milliseconds."""
+def time_per_image(folder: pathlib.Path, threads: int) -> tuple[float, float]:
+    """(wall-clock, CPU) milliseconds per image."""
     c = runpy.run_path(str(ROOT / "configs" / "mae.py"))["get_config"](f"folder,path={folder}")
     c.data.threads = threads
     views, source = create(c).views, open_source(c.data)
     with pipeline.train_batches(source, views, data_config=c.data, batch_size=BATCH, seed=0) as batches:
-        for _ in range(6):  # what lies ready, too
+        for _ in range(6):  # more than is prefetched
             next(batches)
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(STEPS):
@@ -58,7 +58,7 @@ def main() -> None:
         times = {name: [] for name in cases}
         for _ in range(rounds):
             for name, case in cases.items():
-                times[name].append(time_an_image(*case))
+                times[name].append(time_per_image(*case))
         wall, cpu = ({n: statistics.median(t[i] for t in times[n]) for n in cases} for i in (0, 1))
     small, large = cpu["200"], cpu["20,000"]
     print(f"200 files {small:.2f} ms an image, 20,000 files {large:.2f}: {large / small:.2f} times")

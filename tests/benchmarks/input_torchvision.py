@@ -4,7 +4,7 @@
 
 The files are 500 x 375 pixels at quality 92: noise of all scales, 105 kB each (76 with --decay=0.8), or the eighteen
 photographs that two of our dependencies carry, 54 kB. Theirs twice: the transforms alone, and as they are used, in
-batches by PyTorch's DataLoader; ours makes batches, with their masks. All by processor time and in one thread, so that
+batches by PyTorch's DataLoader; ours makes batches, with their masks. All by CPU time and in one thread, so that
 other load counts little and a loader's workers do not add to theirs. In turn, and the median of the rounds: of the
 rates, and of the ratios, whose sides were measured next to one another.
 """
@@ -21,7 +21,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-os.environ.setdefault("XLA_FLAGS", "")  # the tests' flags are for compiling fast, not for changing colours fast
+os.environ.setdefault("XLA_FLAGS", "")  # the tests' flags are for compiling fast, not for running fast
 import conftest  # noqa: E402, F401  (torchvision beside any build of torch)
 import torch  # noqa: E402
 from PIL import Image, ImageFilter, ImageOps  # noqa: E402
@@ -56,7 +56,7 @@ def two_views(image) -> list:
 
 
 def transforms_alone(folder: str, change) -> float:
-    """Images a processor second: each file opened and changed, the result let go."""
+    """Images per CPU second: each file opened and transformed, the result discarded."""
     files = sorted(pathlib.Path(folder).rglob("*.jpg"))
     begin = time.process_time()
     for file in files:
@@ -66,7 +66,7 @@ def transforms_alone(folder: str, change) -> float:
 
 
 def loader(folder: str, change) -> float:
-    """Images a processor second, in batches. In this process: workers would have to send theirs, too."""
+    """Images per CPU second, in batches, in this process: workers would have to send theirs too."""
     images = datasets.ImageFolder(folder, change)
     batches = torch.utils.data.DataLoader(images, batch_size=BATCH, shuffle=True)
     next(iter(batches))
@@ -77,7 +77,7 @@ def loader(folder: str, change) -> float:
 
 
 def ours(config: str, place: str, folder: str, steps: int) -> float:
-    """Images a processor second, in batches; place: where colours are changed."""
+    """Images per CPU second, in batches; place: where colors are augmented."""
     name, _, preset = config.partition(":")
     c = runpy.run_path(str(ROOT / "configs" / name))["get_config"](f"{preset},path={folder}")
     c.augment.photometric = place
@@ -99,8 +99,8 @@ def write_photographs(folder: str, count: int) -> None:
     place.mkdir()
     for i in range(count):
         with Image.open(files[i % len(files)]) as image:
-            cut = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC)
-        cut.save(place / f"{i:06d}.jpg", quality=jpegs.QUALITY)
+            crop = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC)
+        crop.save(place / f"{i:06d}.jpg", quality=jpegs.QUALITY)
 
 
 def main() -> None:
@@ -124,8 +124,8 @@ def main() -> None:
         print(f"{len(files)} files of {weight:.0f} kB. Images/s a core: ours, transforms alone, loader", flush=True)
         for what, config, place, change in (
             ("one view of MAE", "mae.py:folder", "device", MAE),
-            ("two views of MoCo v2, colours on the device", "moco_v2.py:folder", "device", two_views),
-            ("two views of MoCo v2, colours on the host", "moco_v2.py:folder", "host", two_views),
+            ("two views of MoCo v2, color on the device", "moco_v2.py:folder", "device", two_views),
+            ("two views of MoCo v2, color on the host", "moco_v2.py:folder", "host", two_views),
         ):
             steps = 3 * len(files) // BATCH  # ours thrice, which takes about as long as theirs once
             rounds = [
@@ -135,8 +135,8 @@ def main() -> None:
             mine, alone, loaded = (statistics.median(column) for column in zip(*rounds, strict=True))
             to_alone = statistics.median(a / b for a, b, _ in rounds)
             to_loaded = statistics.median(a / c for a, _, c in rounds)
-            rates = f"{mine:.0f}, {alone:.0f}, {loaded:.0f}"
-            print(f"{what}: {rates}: {to_alone:.2f} and {to_loaded:.2f} times", flush=True)
+            speeds = f"{mine:.0f}, {alone:.0f}, {loaded:.0f}"
+            print(f"{what}: {speeds}: {to_alone:.2f} and {to_loaded:.2f} times", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python tests/benchmarks/scaling.py [--batch=8] [--rounds=4]
 
 ViT-S/16 at 224 pixels, float32, on the device that JAX finds; blocks only, of given tokens. Printed: the least time of
-the rounds for each mask ratio, and the line through them with the largest deviation from it. Matrix products grow with
+the rounds for each mask ratio, and the line through them with the largest distance from it. Matrix products grow with
 the tokens; attention grows with their square, but is a small part of a step at these lengths.
 """
 

@@ -29,7 +29,7 @@ class Block(nn.Module):
 
     @staticmethod
     def importance(q, k):
-        """What the cls token attends to: its row alone, (B, T - 1)."""
+        """What the cls token attends to: only its row, (B, T - 1)."""
         row = (q[:, :, :1] @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
         return row[:, :, 0, 1:].mean(1)
 

@@ -7,7 +7,7 @@ one process, SGD. Forward, backward, optimiser and EMA; views are given. Ours is
 each in its process, two steps a turn, of which the second counts: the first finds caches and memory given away.
 The first turn of both does not count. Times are the least of the rounds, the ratio is ours over theirs.
 
---accumulation: micro-batches of ours, for MAE alone, whose gradient they leave as it is.
+--accumulation: micro-batches of ours, for MAE only, whose gradient they do not change.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def masked(file: str, net, views: int):
         tx = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05)
         config = config_of(file, f"imagenet,variant=S/16,batch_size={batch},dtype=float32")
         if views == 2:
-            without_colours(config.method.target_augment)
+            without_color(config.method.target_augment)
         return config, stepper(tx, lambda: model(*images), getattr(model, "move", None))
 
     return pair
@@ -50,8 +50,8 @@ def moco(batch: int):
     tx = torch.optim.SGD(net.query.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
     c = config_of("moco_v2.py", f"imagenet,variant=R18,batch_size={batch},dtype=float32,image_size=128")
     c.method.queue_size, c.method.bn_group_size = 64 * batch, 0
-    without_colours(c.method.query_augment)
-    without_colours(c.method.key_augment)
+    without_color(c.method.query_augment)
+    without_color(c.method.key_augment)
     return c, stepper(tx, lambda: net(*views))
 
 
@@ -63,8 +63,8 @@ PAIRS = {
 }
 
 
-def without_colours(augment) -> None:
-    """Views are given: nobody changes their colours."""
+def without_color(augment) -> None:
+    """Turns color augmentation off: the views are given."""
     augment.update({"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0, "solarize_p": 0.0})
 
 
