@@ -78,7 +78,7 @@ def batch_of(views: Sequence[View], images: jax.Array, index: jax.Array, key: ja
         shift = jnp.zeros((len(index), 2), jnp.int32)
         if crop.shift:
             batch.arrays[view.key("shift")] = shift = crop.sample_shift(view, batch)
-        options = {"size": crop.size, "master": crop.master, "interpolation": crop.interpolation}
+        options: dict[str, Any] = {"size": crop.size, "master": crop.master, "interpolation": crop.interpolation}
         batch.crops[view.name] = rows
         batch.images[view.name] = resized_crops(picked, rows, shift, **options)
     batch.add_ingredients()

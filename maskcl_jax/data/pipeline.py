@@ -214,7 +214,7 @@ class TrainLoader:
         self, examples: Split, views: Sequence[View], order: TrainOrder, *, seed: int, channels: int, exif: bool = False
     ):
         self.examples, self.views, self.order, self.seed = examples, views, order, seed
-        self.decoding = {"channels": channels, "exif": exif}
+        self.decoding: dict[str, Any] = {"channels": channels, "exif": exif}
 
     def __call__(self, chunk: Any) -> dict[str, Any]:
         """(n, ...) arrays by batch key, and SKIPPED."""
@@ -254,7 +254,7 @@ class EvalLoader:
 
     def __init__(self, examples: Split, view: View, *, channels: int, exif: bool = False):
         self.examples, self.view = examples, view
-        self.decoding = {"channels": channels, "exif": exif}
+        self.decoding: dict[str, Any] = {"channels": channels, "exif": exif}
 
     def __call__(self, chunk: Any) -> dict[str, Any]:
         """`image`, `label`, `index`, `valid`, each (size, ...), and SKIPPED."""

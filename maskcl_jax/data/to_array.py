@@ -11,6 +11,7 @@ Images of one size stay as they are; others are shown as an evaluation shows the
 
 import os
 import pathlib
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     if out.exists():
         raise UserError(f"--out={out} is already there: remove it, or name another")
     source, data = opened()
-    arrays = {"class_names": np.array(source.class_names)} if source.num_classes else {}
+    arrays: dict[str, Any] = {"class_names": np.array(source.class_names)} if source.num_classes else {}
     for split in SPLITS:
         if source.num_examples(split):
             images, labels = whole(source, split, data)

@@ -4,6 +4,8 @@ PROTOCOLS[protocol][recipe] is what `evaluate.settings` makes the settings of on
 each protocol is for an encoder of any kind; `settings.default_recipe` chooses for a given one.
 """
 
+from typing import Any
+
 CROP = {"crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "interpolation": "bicubic", "flip": True}
 BILINEAR = CROP | {"interpolation": "bilinear"}
 
@@ -73,7 +75,7 @@ LINEAR = {
 }
 
 # MAE's and CMAE's augmentation (timm's rand-m9-mstd0.5-inc1 and what goes with it).
-STRONG = {
+STRONG: dict[str, Any] = {
     "randaugment": {"operations": 2, "magnitude": 9.0, "std": 0.5, "probability": 0.5},
     "erase_p": 0.25,
     "mixup": 0.8,
@@ -121,7 +123,7 @@ def mae(*, epochs: int, base_lr: float, layer_decay: float, drop_path: float, **
 
 
 # ZhichengHuang/CMAE configs/fine-tuning: the learning rate of its 1600-epoch model; 5e-4 for the one of 300 epochs.
-CMAE = {"base_lr": 2.5e-4, "decay_on": "finetune_cmae"}
+CMAE: dict[str, Any] = {"base_lr": 2.5e-4, "decay_on": "finetune_cmae"}
 
 FINETUNE = {
     "mae_b": mae(epochs=100, base_lr=5e-4, layer_decay=0.65, drop_path=0.1),
@@ -167,7 +169,7 @@ def segment(head: str, *, epochs: int) -> dict:
     return LOOP | {"epochs": float(epochs)} | fields
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     # Wu et al. 2018, with k and temperature as DINO reports them; several k are counted on the same neighbours.
     "knn": {"": {"batch_size": 256, "k": (20,), "temperature": 0.07}},
     "logistic": {"": {"batch_size": 256, "C": 1.0}},

@@ -1,5 +1,7 @@
 """Crops resized on the device as Pillow resizes them: one matrix a direction, rounded after each."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -35,7 +37,7 @@ def resized_crops(
         start, length = crops[:, axis], crops[:, axis + 2]
         directions.append(filter_weights(start, length, place, full[axis], images.shape[axis + 1], interpolation))
     # Exact products: an accelerator's default would round pixels to eight bits of mantissa before it adds them.
-    options = {"precision": jax.lax.Precision.HIGHEST}
+    options: dict[str, Any] = {"precision": jax.lax.Precision.HIGHEST}
     across = _rounded(jnp.einsum("bpw,bhwc->bhpc", directions[1], images.astype(jnp.float32), **options))
     return _rounded(jnp.einsum("boh,bhpc->bopc", directions[0], across, **options)).astype(jnp.uint8)
 

@@ -69,7 +69,7 @@ def process_info_from_flags() -> ProcessInfo:
     Raises:
         UserError: A value is out of range or not a number.
     """
-    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(ProcessInfo)}
+    values: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(ProcessInfo)}
     for name, variable in (
         ("coordinator", "JAX_COORDINATOR_ADDRESS"),
         ("num_processes", "JAX_NUM_PROCESSES"),

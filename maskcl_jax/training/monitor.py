@@ -35,7 +35,7 @@ class Monitor:
             lambda state, batch: method.pictures(state.params, state.model_state, batch),
             out_shardings=sharding.replicated(mesh),
         )
-        self.picture_batch = None
+        self.picture_batch: dict[str, np.ndarray] | None = None
 
     def look(self, state) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Scalars (`knn_accuracy` in per cent) and pictures of this state; the pictures are saved as PNG too."""

@@ -109,7 +109,7 @@ def decayed_by_name(params: Any) -> Any:
     """
 
     def decays(path: tuple[str, ...], _: jax.Array) -> bool:
-        *_, layer, name = ("", *path)
+        layer, name = ("", *path)[-2:]
         return name == "kernel" or (name == "scale" and layer.startswith("bn"))
 
     return map_with_names(params, decays)

@@ -53,7 +53,8 @@ def fill_shape(shape: tuple[int, int], count: int) -> tuple[int, int]:
             f"mesh.data={data}, mesh.fsdp={fsdp} does not multiply to the {count} devices: write for instance "
             f"mesh.data=-1 and mesh.fsdp={np.gcd(fsdp, count) if fsdp > 0 else 1}"
         )
-    return tuple(count // known if size == -1 else size for size in shape)
+    data, fsdp = (count // known if size == -1 else size for size in shape)
+    return data, fsdp
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

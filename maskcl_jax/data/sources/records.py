@@ -16,7 +16,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -292,7 +292,7 @@ class _Index(NamedTuple):
         """Writes it in the first place that allows it; where none does, the next run makes it again."""
         if not parts:
             return
-        content = {
+        content: dict[str, Any] = {
             "version": VERSION,
             "key": self.key,
             "files": np.array(list(parts)),
