@@ -69,3 +69,85 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="not writable"):
         checkpoint.claim(tmp_path / "file" / "run", small_config())
+
+
+def data_files(folder):
+    """The files of a checkpoint's arrays, the largest first."""
+    return sorted(
+        (p for p in folder.rglob("*") if p.is_file() and "/d/" in p.as_posix()), key=lambda p: -p.stat().st_size
+    )
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+    "overwritten": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "one bit": flip_a_bit,
+}
+
+
+def two_checkpoints(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state(width=512, step=step), small_config())
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(kind, tmp_path):
+    two_checkpoints(tmp_path)
+    DAMAGE[kind](data_files(tmp_path / "checkpoints" / "2")[0])
+    checkpoints, said = checkpoint.Checkpoints(tmp_path), []
+    restored = checkpoints.restore_newest(abstract(state(width=512)), said.append)
+    jax.tree.map(np.testing.assert_array_equal, restored, state(width=512, step=1))
+    assert len(said) == 1 and "checkpoints/2 is damaged" in said[0] and "\n" not in said[0]
+    restored = checkpoints.restore_newest(abstract(state(width=512)), said.append, move=True)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "damaged-2"]
+    checkpoints.save(2, state(width=512, step=2), small_config())  # the run makes that step again
+    checkpoints.close()
+    restored = checkpoint.Checkpoints(tmp_path).restore_newest(abstract(state(width=512)), said.append)
+    jax.tree.map(np.testing.assert_array_equal, restored, state(width=512, step=2))
+
+
+def test_without_a_whole_checkpoint_the_run_ends_with_one_line(tmp_path):
+    two_checkpoints(tmp_path)
+    for step in (1, 2):
+        DAMAGE["cut"](data_files(tmp_path / "checkpoints" / str(step))[0])
+    with pytest.raises(
+        UserError, match=r"no checkpoint of this run can be read: checkpoint .*checkpoints/2 is damaged"
+    ):
+        checkpoint.Checkpoints(tmp_path).restore_newest(abstract(state(width=512)), lambda line: None, move=True)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_an_error_that_may_pass_is_no_damage(error, tmp_path, monkeypatch):
+    two_checkpoints(tmp_path)
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(checkpoints.manager, "restore", fail)
+    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read .*start again") as caught:
+        checkpoints.restore_newest(abstract(state(width=512)), lambda line: None, move=True)
+    assert "remove" not in str(caught.value) and "delete" not in str(caught.value)
+    assert (tmp_path / "checkpoints" / "2").exists()
+
+
+def test_a_lost_config_is_known_from_the_checkpoint(tmp_path):
+    checkpoint.claim(tmp_path, small_config()).close()
+    two_checkpoints(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert checkpoint.read_config(tmp_path) == config.flat(small_config())
+    other = small_config()
+    other.method.mask_ratio = 0.5
+    with pytest.raises(UserError, match=r"method.mask_ratio: 0.75 there, 0.5 here"):
+        checkpoint.claim(tmp_path, other)
+    checkpoint.claim(tmp_path, small_config()).close()

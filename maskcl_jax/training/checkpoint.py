@@ -5,13 +5,17 @@ Orbax writes a checkpoint beside its place and renames it when it is whole, so a
 whole one.
 """
 
+import errno
 import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from maskcl_jax import config as config_lib
@@ -39,57 +43,150 @@ FREE_FIELDS = (
 
 
 class Checkpoints:
-    """The checkpoints of one run. All processes call every method."""
+    """The checkpoints of one run. All processes call every method.
+
+    Beside the state, a checkpoint keeps the config, a checksum of every array, the machines it was made on and the
+    facts of the data (`data_facts`).
+    """
 
     def __init__(self, workdir: str, *, keep_last: int = 2, keep_every: int = 0):
-        """keep_last: the newest that stay; keep_every: also every checkpoint at a multiple of it (0: none)."""
+        """Opens the folder `checkpoints` of a run.
+
+        Args:
+            workdir: The run's folder.
+            keep_last: So many of the newest stay.
+            keep_every: Every checkpoint at a multiple of it stays, too; 0 for none.
+        """
         options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every or None)
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         handlers = {"state": ocp.StandardCheckpointHandler()}
         self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
-    def save(self, step: int, state) -> None:
+    def save(self, step: int, state: TrainState, config: Any = None, data: Mapping[str, Any] | None = None) -> None:
         """Starts saving in the background; the state's arrays are copied before this returns."""
-        if step not in self.manager.all_steps():
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state))
-            self.manager.save(step, args=args, custom_metadata=machines())
+        if step in self.manager.all_steps():
+            return
+        kept = machines() | {
+            "checksums": checksums(state),
+            "config": config_lib.flat(config) if config is not None else None,
+            "data": dict(data) if data is not None else None,
+        }
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+        self.manager.save(step, args=args, custom_metadata=kept)
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step, or None."""
         return self.manager.latest_step()
 
+    def kept(self, step: int | None = None) -> dict[str, Any]:
+        """What the checkpoint at `step` (default: the newest) keeps beside the state; {} where there is none."""
+        step = self.latest() if step is None else step
+        if step is None:
+            return {}
+        try:
+            return dict(self.manager.metadata(step).custom_metadata or {})
+        except (OSError, ValueError, KeyError):
+            return {}
+
     def made_on(self) -> dict[str, int]:
         """`machines` when the newest checkpoint was made; {} where there is none, or it does not say."""
-        step = self.latest()
-        return {} if step is None else dict(self.manager.metadata(step).custom_metadata or {})
+        kept = self.kept()
+        return {name: kept[name] for name in machines() if name in kept}
 
-    def restore(self, abstract_state, step: int | None = None):
+    def restore_newest(
+        self, abstract_state: TrainState, say: Callable[[str], None], *, move: bool = False
+    ) -> TrainState | None:
+        """The state of the newest checkpoint that can be read; None where there is no checkpoint.
+
+        Args:
+            abstract_state: See `restore`.
+            say: Is given a line for each damaged checkpoint.
+            move: Whether to move a damaged one aside, so that the run can save that step again.
+
+        Raises:
+            UserError: None of the checkpoints can be read, or the newest is of another architecture. In a run of
+                several processes also where the newest is damaged.
+        """
+        damaged: list[str] = []
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                return self.restore(abstract_state, step)
+            except Damaged as error:
+                if jax.process_count() > 1:
+                    raise
+                damaged.append(str(error))
+                say(f"WARNING: {error}: the checkpoint before it is used")
+                if move:
+                    os.replace(self.folder / str(step), self.folder / f"damaged-{step}")
+                    self.manager.reload()
+        if damaged:
+            raise UserError(f"no checkpoint of this run can be read: {damaged[0]}; use another --workdir, or a copy")
+        return None
+
+    def restore(self, abstract_state: TrainState, step: int | None = None) -> TrainState:
         """The state at `step` (default: the newest), placed as `abstract_state` says (shapes, dtypes, shardings).
 
-        Raises UserError where the checkpoint holds another architecture, or cannot be read.
+        Raises:
+            Damaged: Files are cut, missing or overwritten.
+            UserError: The checkpoint holds another architecture, or cannot be read for a reason that may pass.
         """
         step = self.latest() if step is None else step
         where = self.folder / str(step)
-        try:
-            saved = self.manager.item_metadata(step)["state"]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"checkpoint {where} cannot be read ({first_line(error)}): remove that folder") from None
+        saved = self._read(where, lambda: self.manager.item_metadata(step)["state"])
         if saved is None:
-            raise UserError(f"checkpoint {where} is not one of maskcl_jax: it holds no state")
+            raise Damaged(f"checkpoint {where} is damaged (it holds no state)")
         old = "target_state" in saved
         abstract = to_old_layout(abstract_state) if old else abstract_state
         compare_shapes(shapes(saved), shapes(abstract), where)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        state = self._read(where, lambda: self.manager.restore(step, args=args)["state"])
+        state = from_old_layout(state, abstract_state) if old else state
+        before = self.kept(step).get("checksums")
+        if before is not None and before != checksums(state):
+            raise Damaged(f"checkpoint {where} is damaged (its arrays are not those that were saved)")
+        return state
+
+    def _read(self, where: pathlib.Path, read: Callable[[], Any]) -> Any:
+        """Calls `read`, and says in one line why a checkpoint cannot be read."""
         try:
-            state = self.manager.restore(step, args=args)["state"]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"checkpoint {where} cannot be read ({first_line(error)}): remove that folder") from None
-        return from_old_layout(state, abstract_state) if old else state
+            return read()
+        except (PermissionError, TimeoutError, ConnectionError) as error:
+            raise UserError(
+                f"checkpoint {where} cannot be read ({first_line(error)}): see to the rights or the connection, then "
+                "start again"
+            ) from None
+        except OSError as error:
+            if error.errno not in (None, errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.EISDIR):
+                raise UserError(f"checkpoint {where} cannot be read ({first_line(error)}): start again") from None
+            raise Damaged(f"checkpoint {where} is damaged ({first_line(error)})") from None
+        except Exception as error:  # orbax and tensorstore raise a dozen types
+            raise Damaged(f"checkpoint {where} is damaged ({first_line(error)})") from None
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self.manager.wait_until_finished()
         self.manager.close()
+
+
+class Damaged(UserError):
+    """The files of a checkpoint are not those that were written."""
+
+
+@jax.jit
+def _sums(state):
+    """Per array the sum of its bits as integers, modulo 2^32: the same however it is split over devices."""
+
+    def add(leaf):
+        bits = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
+        unsigned = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[bits.dtype.itemsize]
+        return jax.lax.bitcast_convert_type(bits, unsigned).astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return jnp.stack([add(leaf) for leaf in jax.tree.leaves(state)])
+
+
+def checksums(state: TrainState) -> list[int]:
+    """One number per array of a state, in the order of its leaves."""
+    return np.asarray(_sums(state)).tolist()
 
 
 def to_old_layout(state: TrainState) -> dict[str, Any]:
@@ -197,7 +294,7 @@ def claim(workdir: str, config) -> RunLock:
             f"--workdir={workdir} is not writable ({error.strerror}): give another with --workdir=DIR"
         ) from None
     lock = RunLock(folder)
-    if record.exists():
+    if record.exists() or config_of_checkpoint(folder):
         found = differences(config, read_config(workdir))
         if found:
             raise UserError(
@@ -209,13 +306,29 @@ def claim(workdir: str, config) -> RunLock:
     return lock
 
 
-def read_config(workdir: str) -> dict:
-    """The flat config that a run was started with. Raises UserError where there is none."""
-    record = folder_of(workdir) / "config.json"
+def read_config(workdir: str) -> dict[str, Any]:
+    """The flat config that a run was started with, from config.json or else from the copy in its newest checkpoint.
+
+    Raises:
+        UserError: There is neither.
+    """
+    folder = folder_of(workdir)
+    record = folder / "config.json"
     try:
         return json.loads(record.read_text())
     except (OSError, json.JSONDecodeError) as error:
+        if copy := config_of_checkpoint(folder):
+            return copy
         raise UserError(f"{record} cannot be read ({first_line(error)}): is this the folder of a run?") from None
+
+
+def config_of_checkpoint(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The copy of the config that the newest checkpoint of a run keeps; None where there is none."""
+    files = {int(path.parent.name): path for path in folder.glob("checkpoints/[0-9]*/_CHECKPOINT_METADATA")}
+    try:
+        return json.loads(files[max(files)].read_text())["custom_metadata"]["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -16,11 +16,6 @@ from maskcl_jax.training.step import Program
 from maskcl_jax.views.base import open_views
 
 
-def open_state(checkpoints, program: Program):
-    """The newest checkpoint's state, or a new one where there is none."""
-    return program.new_state() if checkpoints.latest() is None else checkpoints.restore(program.shapes)
-
-
 def open_batches(source, program: Program, start: int):
     """This process's host batches from step `start` on, to be closed; `Program.put` takes them to the devices."""
     config = program.config
@@ -94,7 +89,8 @@ def train(config, workdir: str) -> dict[str, str]:
 
     # --- State and step ---------------------------------------------------------------------------------------
     checkpoints = checkpoint.Checkpoints(workdir, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every)
-    state = open_state(checkpoints, program)
+    state = checkpoints.restore_newest(program.shapes, live.say, move=True)
+    state = program.new_state() if state is None else state
     start = int(state.step)
     live.say(opening_line(state, checkpoints.made_on()))
 
@@ -147,7 +143,7 @@ def train(config, workdir: str) -> dict[str, str]:
                     if plan.due(step, plan.eval_every) and not stopping:
                         look(step)
                     if plan.due(step, plan.save_every) or stopping:
-                        checkpoints.save(step, state)
+                        checkpoints.save(step, state, config)
             if stopping:
                 live.say(f"stopped by {stop.signal.name}: step {step} is saved; the same command goes on there")
                 raise SystemExit(128 + stop.signal)
