@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskcl_jax import config
+from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.training import checkpoint, sharding, train_state
 
@@ -151,3 +153,35 @@ def test_a_lost_config_is_known_from_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"method.mask_ratio: 0.75 there, 0.5 here"):
         checkpoint.claim(tmp_path, other)
     checkpoint.claim(tmp_path, small_config()).close()
+
+
+def photographs(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / name)
+    c = small_config()
+    c.data.source, c.data.path = "folder", f"{folder}/"  # a trailing slash is no difference
+    return open_source(c.data).facts()
+
+
+def test_other_data_are_refused_with_both_figures_and_a_moved_folder_is_not(tmp_path):
+    names = [f"{kind}/{i}.png" for kind in "ab" for i in range(10)]
+    facts = photographs(tmp_path / "here", names)
+    assert (facts["train"], facts["test"], facts["classes"]) == (18, 2, 2)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "run")
+    checkpoints.check_data(facts, accept=False)  # nothing to compare with
+    checkpoints.save(1, state(), small_config(), facts)
+    checkpoints.close()
+    checkpoints = checkpoint.Checkpoints(tmp_path / "run")
+    checkpoints.check_data(photographs(tmp_path / "elsewhere", names), accept=False)
+    more = photographs(tmp_path / "more", [*names, "b/10.png", "b/11.png"])
+    with pytest.raises(
+        UserError, match=r"18 training and 2 test images, 2 classes there, 20 training and 2 test images"
+    ):
+        checkpoints.check_data(more, accept=False)
+    checkpoints.check_data(more, accept=True)
+    renamed = photographs(tmp_path / "renamed", [*names[:-1], "b/other.png"])
+    with pytest.raises(
+        UserError, match=r"as many \(18 training .*\), with other names or labels.*data.accept_changes=True"
+    ):
+        checkpoints.check_data(renamed, accept=False)

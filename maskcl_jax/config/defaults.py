@@ -51,6 +51,7 @@ DEFAULTS: dict[str, Any] = {
         "num_classes": 8,  # synthetic only
         "parts": "tfds",  # scenes only: the source of the images that a scene is composed of
         "on_device": False,  # decoded images stay in device memory, and the step makes its views of them
+        "accept_changes": False,  # go on with a run whose images are no longer those it was started on
         "cache_mb": 2048,  # MiB: a decoded split that fits is kept in host memory
         "threads": 0,  # of the input pipeline; 0: one per CPU core
         # Processes that make training batches, instead of threads: a number, or auto, which takes some where an

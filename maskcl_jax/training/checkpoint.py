@@ -32,6 +32,7 @@ FREE_FIELDS = (
     "eval.",
     "data.threads",
     "data.cache_mb",
+    "data.accept_changes",
     "mesh.",
     "remat",
     "scan",
@@ -46,7 +47,7 @@ class Checkpoints:
     """The checkpoints of one run. All processes call every method.
 
     Beside the state, a checkpoint keeps the config, a checksum of every array, the machines it was made on and the
-    facts of the data (`data_facts`).
+    facts of the data (`Source.facts`).
     """
 
     def __init__(self, workdir: str, *, keep_last: int = 2, keep_every: int = 0):
@@ -87,6 +88,27 @@ class Checkpoints:
             return dict(self.manager.metadata(step).custom_metadata or {})
         except (OSError, ValueError, KeyError):
             return {}
+
+    def check_data(self, facts: Mapping[str, Any], *, accept: bool) -> None:
+        """Compares the data with those of the newest checkpoint.
+
+        Args:
+            facts: `Source.facts`.
+            accept: Whether a difference is meant (`config.data.accept_changes`).
+
+        Raises:
+            UserError: The data differ: the length of an epoch, and with it the learning rate, would change.
+        """
+        before = self.kept().get("data")
+        if before is None or accept or dict(before) == dict(facts):
+            return
+        figures = "{train} training and {test} test images, {classes} classes"
+        then, now = figures.format(**before), figures.format(**facts)
+        difference = f"{then} there, {now} here" if then != now else f"as many ({now}), with other names or labels"
+        raise UserError(
+            f"the run was started on other data ({difference}): give the same data or another --workdir, or set "
+            "data.accept_changes=True to go on with these"
+        )
 
     def made_on(self) -> dict[str, int]:
         """`machines` when the newest checkpoint was made; {} where there is none, or it does not say."""

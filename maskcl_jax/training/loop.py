@@ -89,6 +89,8 @@ def train(config, workdir: str) -> dict[str, str]:
 
     # --- State and step ---------------------------------------------------------------------------------------
     checkpoints = checkpoint.Checkpoints(workdir, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every)
+    facts = source.facts()
+    checkpoints.check_data(facts, accept=config.data.accept_changes)
     state = checkpoints.restore_newest(program.shapes, live.say, move=True)
     state = program.new_state() if state is None else state
     start = int(state.step)
@@ -143,7 +145,7 @@ def train(config, workdir: str) -> dict[str, str]:
                     if plan.due(step, plan.eval_every) and not stopping:
                         look(step)
                     if plan.due(step, plan.save_every) or stopping:
-                        checkpoints.save(step, state, config)
+                        checkpoints.save(step, state, config, facts)
             if stopping:
                 live.say(f"stopped by {stop.signal.name}: step {step} is saved; the same command goes on there")
                 raise SystemExit(128 + stop.signal)

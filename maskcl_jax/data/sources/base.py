@@ -2,6 +2,8 @@
 
 import abc
 import dataclasses
+import hashlib
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -128,6 +130,22 @@ class Source(abc.ABC):
     def evaluated(self, name: str) -> Split:
         """The images of "train" or "test" that an evaluation sees; those of `split` unless a source differs."""
         return self.split(name)
+
+    def facts(self) -> dict[str, int | str]:
+        """What tells this data set from another, wherever its folder lies.
+
+        Returns:
+          {train, test: numbers of images, classes, digest: of the training images' labels and of their names below the
+          folder that holds them all}.
+        """
+        split = self.split("train")
+        digest = hashlib.blake2b(np.ascontiguousarray(split.labels, np.int32).tobytes(), digest_size=16)
+        if isinstance(split, Encoded) and split.is_path:
+            folder = os.path.commonpath([os.path.dirname(name) for name in split.payloads])
+            for name in split.payloads:
+                digest.update(os.path.relpath(name, folder).encode("utf-8", "surrogateescape") + b"\0")
+        counts = {name: self.num_examples(name) for name in SPLITS}
+        return counts | {"classes": self.num_classes, "digest": digest.hexdigest()}
 
     def skip(self, name: str, reason: str) -> None:
         """Records an image that cannot be read, and logs its name the first time."""
