@@ -35,7 +35,7 @@ EXTRAS = {
         "tensorflow>=2.18; platform_machine == 'arm64' or platform_machine == 'aarch64'",
         "tensorflow-datasets>=4.9.8",
     ],
-    "test": ["pytest", "pytest-xdist", "mypy", "ruff", "setuptools>=68"],
+    "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=68"],
     "torch": ["torch", "timm"],
     "hf": ["transformers>=4.57"],
     "tpu": ["jax[tpu]"],

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+from absl import logging as absl_logging
 
 from maskcl_jax import config as config_lib
 from maskcl_jax import methods
@@ -49,7 +50,11 @@ def restore_run(workdir: str, step: int | None = None) -> Run:
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{workdir}/config.json is of another version: {checkpoint.first_line(error)}") from None
     checkpoints = checkpoint.Checkpoints(workdir)
-    state = checkpoints.restore(abstract_state(config, method), step)
+    shapes = abstract_state(config, method)
+    if step is None:
+        state = checkpoints.restore_newest(shapes, absl_logging.warning)
+    else:
+        state = checkpoints.restore(shapes, step)
     checkpoints.close()
     return Run(config, method, state, workdir)
 
