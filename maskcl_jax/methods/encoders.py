@@ -128,6 +128,10 @@ def _attention(config: Any) -> str:
 def _check_transformer(field: str, m: Any) -> None:
     if m.width % m.heads:
         raise UserError(f"{field}.heads={m.heads} does not divide {field}.width={m.width}: change one of them")
+    if m.get("mlp_ratio", 4.0) * m.width < 1:
+        raise UserError(
+            f"{field}.mlp_ratio={m.mlp_ratio} leaves its MLP no unit: it must be at least {1 / m.width:.3g}"
+        )
     if m.width % 4:
         raise UserError(f"{field}.width={m.width} is not divisible by 4, which the sine-cosine table needs")
 
