@@ -85,7 +85,7 @@ def step(name, moved):
     return True
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(configs())
 def test_a_corner_that_the_checks_let_pass_takes_a_step(moved):
     step(*moved)
