@@ -1,12 +1,12 @@
 """Evaluates a run: `python -m maskcl_jax.evaluate --workdir=RUN --protocol=P [--data=PRESET] [--config.FIELD=VALUE]`.
 
-  knn                       weighted k nearest neighbours
+  knn                       weighted k nearest neighbors
   logistic, lowshot         logistic regression on frozen features: all labels; 1 % and 10 % (--config.labels=1%,5)
   lowshot:finetune          all weights on 1 % and 10 % of the labels
   linear:sweep|mae|mocov3|mocov2            a linear classifier on frozen features of augmented images
   finetune:mae_b|mae_l|mae_h|cmae_b|cmae_l|resnet|small     all weights
   segment:linear|decoder    semantic segmentation on frozen patch tokens, or the last map of a ResNet
-  features                  embeddings to .npz, nearest neighbours and attention as PNG
+  features                  embeddings to .npz, nearest neighbors and attention as PNG
   all                       knn, logistic and lowshot
   table                     all results of the run so far
 

@@ -6,7 +6,12 @@ each protocol is for an encoder of any kind; `settings.default_recipe` chooses f
 
 from typing import Any
 
-CROP = {"crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "interpolation": "bicubic", "flip": True}
+CROP: dict[str, Any] = {
+    "crop_scale": (0.08, 1.0),
+    "crop_ratio": (3 / 4, 4 / 3),
+    "interpolation": "bicubic",
+    "flip": True,
+}
 BILINEAR = CROP | {"interpolation": "bilinear"}
 
 # Of any training protocol.
@@ -82,7 +87,7 @@ STRONG: dict[str, Any] = {
     "cutmix": 1.0,
     "label_smoothing": 0.1,
 }
-NONE = {
+NONE: dict[str, Any] = {
     "randaugment": {"operations": 0, "magnitude": 9.0, "std": 0.5, "probability": 0.5},
     "erase_p": 0.0,
     "mixup": 0.0,
@@ -170,7 +175,7 @@ def segment(head: str, *, epochs: int) -> dict:
 
 
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
-    # Wu et al. 2018, with k and temperature as DINO reports them; several k are counted on the same neighbours.
+    # Wu et al. 2018, with k and temperature as DINO reports them; several k are counted on the same neighbors.
     "knn": {"": {"batch_size": 256, "k": (20,), "temperature": 0.07}},
     "logistic": {"": {"batch_size": 256, "C": 1.0}},
     "lowshot": {"": {"batch_size": 256, "C": 1.0, "labels": "1%,10%"}},

@@ -202,14 +202,14 @@ def labeled(source: Source, settings: ml_collections.ConfigDict, folder: pathlib
 def write_list(folder: pathlib.Path, source: Source, indices: np.ndarray, settings: ml_collections.ConfigDict) -> None:
     """Writes which images a subset holds: their indices, and their names where they are files."""
     data = source.evaluated("train")
-    is_path = isinstance(data, Encoded) and data.is_path
+    names = [data.payloads[i] for i in indices] if isinstance(data, Encoded) and data.is_path else None
     content = {
         "data": source.description,
         "labels": settings.labels,
         "seed": settings.seed,
         "count": len(indices),
         "indices": indices.tolist(),
-        "names": [data.payloads[i] for i in indices] if is_path else None,
+        "names": names,
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"labels-{settings.labels.replace('%', 'pct')}-seed{settings.seed}.json"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from maskcl_jax.interchange import layouts
 from maskcl_jax.interchange.layouts import Row
@@ -13,18 +13,20 @@ class Depths(NamedTuple):
     """The sizes that the names of a state dict depend on.
 
     Attributes:
-        encoder: blocks of a ViT, or the stages of a ResNet.
+        encoder: blocks of a ViT; 0 for a ResNet.
         decoder: blocks of the decoder.
         feature_decoder: blocks of CMAE's second decoder.
         head: layers of MoCo v2's projector.
         final_norm: whether the ViT has one (CMAE's target does not).
+        resnet: the stages of a ResNet.
     """
 
-    encoder: int | ResNetSize
+    encoder: int = 0
     decoder: int = 0
     feature_decoder: int = 0
     head: int = 2
     final_norm: bool = True
+    resnet: ResNetSize = RESNETS[10]
 
 
 class Layout(NamedTuple):
@@ -61,7 +63,7 @@ def vit(names: layouts.Names, *, prefixes: tuple[str, ...] = ("",), others: str)
 def resnet(names: layouts.ConvNames, *, prefixes: tuple[str, ...] = ("",), others: str) -> Layout:
     """A ResNet alone."""
     marker = f"{names.stem[0]}.weight"
-    return Layout(lambda d: layouts.resnet(d.encoder, names=names), marker, {}, prefixes, others, ("", names))
+    return Layout(lambda d: layouts.resnet(d.resnet, names=names), marker, {}, prefixes, others, ("", names))
 
 
 MAE_BLOCKS = {"encoder": "blocks.", "decoder": "decoder_blocks."}
@@ -111,7 +113,7 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     },
     "moco_v2": {
         "full": Layout(
-            lambda d: layouts.mocov2(d.encoder, d.head) + layouts.mocov2_queue(),
+            lambda d: layouts.mocov2(d.resnet, d.head) + layouts.mocov2_queue(),
             "encoder_k.conv1.weight",
             {},
             stages=("encoder_q.", layouts.TORCHVISION),
@@ -132,14 +134,15 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
 
 def depths_of(keys: Sequence[str], layout: Layout) -> Depths:
     """The depths of the network whose keys these are."""
-    if not layout.counted:
-        return Depths(
-            resnet_size(keys, *layout.stages), head=sum("encoder_q.fc" in key and "weight" in key for key in keys)
-        )
-    counts = {}
-    for field, before in layout.counted.items():
-        numbers = (re.match(rf"{re.escape(before)}(\d+)\.", key) for key in keys)
-        counts[field] = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+    if layout.stages is not None:
+        head = sum("encoder_q.fc" in key and "weight" in key for key in keys)
+        return Depths(resnet=resnet_size(keys, *layout.stages), head=head)
+
+    def count(prefix: str) -> int:
+        numbers = (re.match(rf"{re.escape(prefix)}(\d+)\.", key) for key in keys)
+        return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+
+    counts: dict[str, Any] = {field: count(prefix) for field, prefix in layout.counted.items()}
     return Depths(**counts)
 
 

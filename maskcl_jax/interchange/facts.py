@@ -39,14 +39,15 @@ class Facts(NamedTuple):
 
 
 def of_tensors(
-    state: dict[str, np.ndarray], keys: dict[str, str], encoder: int | ResNetSize
+    state: dict[str, np.ndarray], keys: dict[str, str], depth: int, resnet: ResNetSize
 ) -> tuple[dict[str, Any], int]:
     """Reads an encoder's size off its tensors.
 
     Args:
         state: their key -> array.
         keys: our path -> their key.
-        encoder: blocks of a ViT, or the stages of a ResNet.
+        depth: blocks of a ViT.
+        resnet: the stages of a ResNet.
 
     Returns:
         (fields of `config.model`, channels of the images).
@@ -56,16 +57,16 @@ def of_tensors(
     """
     if "params/encoder/conv1/kernel" in keys:
         width, channels, kernel, _ = state[keys["params/encoder/conv1/kernel"]].shape
-        named = next(depth for depth, size in RESNETS.items() if size.bottleneck == encoder.bottleneck)
-        depth = encoder.depth if encoder.is_named else named
-        stages = () if encoder.is_named else encoder.stages
+        named = next(depth for depth, size in RESNETS.items() if size.bottleneck == resnet.bottleneck)
+        depth = resnet.depth if resnet.is_named else named
+        stages = () if resnet.is_named else resnet.stages
         stem = "imagenet" if kernel == 7 else "small"
         return {"depth": depth, "stages": stages, "width": width, "stem": stem}, channels
     width, channels, patch, across = state[keys["params/encoder/patch_embed/kernel"]].shape
     if patch != across:
         raise UserError(f"patches of {patch}x{across} pixels: only square ones are supported")
     hidden = state[keys["params/encoder/blocks_0/mlp/fc1/bias"]].shape[0]
-    return {"width": width, "depth": encoder, "mlp_ratio": hidden / width, "patch_size": patch}, channels
+    return {"width": width, "depth": depth, "mlp_ratio": hidden / width, "patch_size": patch}, channels
 
 
 def resnet_name(depth: int, stages: Sequence[int]) -> str:

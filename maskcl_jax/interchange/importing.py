@@ -115,7 +115,7 @@ def read_weights(path: str, source: str) -> Weights:
     kind, layout, state, others = choose(state, source, path)
     keys = list(state)
     depths = depths_of(keys, layout)
-    if depths.encoder == 0:
+    if layout.counted and depths.encoder == 0:
         raise UserError(f"{path} does not fit {source}: missing {layout.counted['encoder']}0, the first block")
     final_norm = texts.get(files.RECORD, {}).get("final_norm", True)
     rows = layout.rows(depths._replace(final_norm=final_norm))
@@ -128,9 +128,9 @@ def read_weights(path: str, source: str) -> Weights:
     try:
         tree = convert.from_torch(state, [row for row in rows if row.transform != "table"], convert.Shape())
     except UserError as error:
-        depth = depths.encoder if isinstance(depths.encoder, int) else depths.encoder.depth
+        depth = depths.encoder or depths.resnet.depth
         raise UserError(f"{path} does not fit {source} ({kind}, depth {depth}): {error}") from None
-    model, channels = facts.of_tensors(state, {row.ours: row.theirs for row in rows}, depths.encoder)
+    model, channels = facts.of_tensors(state, {row.ours: row.theirs for row in rows}, depths.encoder, depths.resnet)
     notes = [f"{path}: {len(keys)} tensors, {source}, {KINDS[kind]}"]
     notes += [f"left out: {convert.listed(others)}"] if others else []
     notes += [warning] if (warning := facts.eps_warning(texts)) else []

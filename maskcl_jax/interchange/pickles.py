@@ -133,9 +133,12 @@ class ArraysOnly(pickle.Unpickler):
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("_codecs", "encode"): decode_latin1,
         **{
-            (f"{module}.multiarray", function.__name__): function
+            (f"{module}.multiarray", name): function
             for module in NUMPY_MODULES
-            for function in (np.zeros(0).__reduce__()[0], np.float64().__reduce__()[0])
+            for name, function in (
+                ("_reconstruct", np.zeros(0).__reduce__()[0]),
+                ("scalar", np.float64().__reduce__()[0]),
+            )
         },
         **{(f"{module}.numeric", "_frombuffer"): np.zeros(0).__reduce_ex__(5)[0] for module in NUMPY_MODULES},
     }

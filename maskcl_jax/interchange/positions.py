@@ -72,7 +72,8 @@ def grid_of(count: int, facts: Facts, encoder: ViT) -> tuple[int, int]:
     side = round(count**0.5)
     grids = [encoder.grid, (side, side)]
     if facts.size is not None:
-        grids.insert(0, tuple(length // encoder.patch_size for length in facts.size))
+        height, width = (length // encoder.patch_size for length in facts.size)
+        grids.insert(0, (height, width))
     for grid in grids:
         if grid[0] * grid[1] == count:
             return grid

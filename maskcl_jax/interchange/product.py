@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert
 from maskcl_jax.interchange.catalog import LAYOUTS, Depths
+from maskcl_jax.models.resnet import RESNETS
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import run as run_lib
 
@@ -143,12 +144,14 @@ def whole_tree(run: run_lib.Run) -> dict[str, Any]:
 def depths_of(run: run_lib.Run, tree: dict[str, Any]) -> Depths:
     """The depths of a run's networks."""
     encoder, decoders = tree["params"]["encoder"], run.method.decoders
+    is_vit = isinstance(run.method.encoder, ViT)
     return Depths(
-        encoder=run.config.model.depth if isinstance(run.method.encoder, ViT) else run.method.encoder.size,
+        encoder=run.config.model.depth if is_vit else 0,
         decoder=decoders["decoder"].depth if "decoder" in decoders else 0,
         feature_decoder=decoders["feature_decoder"].depth if "feature_decoder" in decoders else 0,
         head=len(tree["params"].get("projector", {})),
-        final_norm="norm" in encoder or not isinstance(run.method.encoder, ViT),
+        final_norm="norm" in encoder or not is_vit,
+        resnet=RESNETS[10] if is_vit else run.method.encoder.size,
     )
 
 
