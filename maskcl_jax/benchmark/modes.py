@@ -5,7 +5,7 @@ import dataclasses
 import datetime
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -188,7 +188,7 @@ def evaluate(config: Any, timer: Timer) -> Report:
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     throughput = Throughput(size)
 
-    def read() -> Iterator[dict[str, np.ndarray]]:
+    def read() -> Generator[dict[str, np.ndarray], None, None]:
         while True:  # a small data set is read again and again
             yield from pipeline.eval_batches(source, "train", data_config=config.data, batch_size=size, **part)
 

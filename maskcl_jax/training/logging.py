@@ -107,7 +107,7 @@ class Writers:
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one row, with null for what is not finite (JSON has no NaN); nothing for no values."""
-        if self.rows is None or not values:
+        if self.rows is None or self.events is None or not values:
             return
         row = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         self.rows.write(json.dumps({"step": step, **row}) + "\n")
