@@ -16,6 +16,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import catalog, convert, layouts
 from maskcl_jax.methods import create
 from maskcl_jax.models.batch_norm import BatchNorm
+from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.position import sincos_table
 from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize
 from maskcl_jax.models.vit import ViT
@@ -180,6 +181,17 @@ def test_the_rows_that_are_wanted_equal_those_of_all(switches, rows):
     np.testing.assert_allclose(jax.jit(lambda v: last(alone, v, rows=rows))(variables), expected(variables), atol=1e-5)
     grads = gradient(lambda v: last(alone, v, rows=rows)), gradient(expected)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *grads)
+
+
+def test_masked_patches_only_are_the_last_of_all():
+    decoder = Decoder(grid=(2, 3), width=32, depth=2, heads=2, out=12)
+    latent = jax.random.normal(jax.random.key(0), (2, 3, 64))
+    visible, masked = jnp.array([[5, 0], [1, 4]]), jnp.array([[1, 2, 3, 4], [0, 2, 3, 5]])
+    variables = jax.jit(decoder.init)(jax.random.key(1), latent, visible, masked)
+    every = decoder.apply(variables, latent, visible, masked)
+    some = decoder.apply(variables, latent, visible, masked, only_masked=True)
+    assert (every.shape, some.shape) == ((2, 6, 12), (2, 4, 12))
+    np.testing.assert_allclose(some, every[:, 2:], atol=1e-5)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():

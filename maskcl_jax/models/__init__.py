@@ -1,1 +1,1 @@
-
+"""Networks: linen modules that know no method."""
