@@ -8,7 +8,8 @@ float32, November 2026, MAE and ccMIM on 64 patches (preset embedded, 4 blocks o
 
     python tests/benchmarks/kernels.py --config=configs/mae.py:embedded
 
-All together: 53 to 56 % (MAE), 37 to 40 % (ccMIM). On GPU and TPU nothing is measured yet.
+All together: 53 to 56 % (MAE), 37 to 40 % (ccMIM); MAE with 12 such blocks 128 to 136 %, of which LayerNorm's gradient
+alone 23 %. On GPU and TPU nothing is measured yet.
 """
 
 from typing import Any
@@ -230,8 +231,9 @@ gelu.defvjp(lambda x: (gelu(x), x), gelu_backward)
 def materialize_gradient(x: jax.Array) -> jax.Array:
     """x, whose gradient is computed once in the backward pass, and kept.
 
-    Along the residual stream the gradient is a sum that grows from block to block. Left alone XLA computes it, in every
-    block again, from the last block on: work quadratic in the depth.
+    Gain: within the noise, -1 to 3 % with 4 and with 12 blocks of width 96; larger networks were not measured.
+    Along the residual stream the gradient is a sum that grows from block to block. Left alone XLA computes it, in
+    every block again, from the last block on: work quadratic in the depth.
     """
     return x
 
