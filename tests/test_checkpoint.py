@@ -61,6 +61,7 @@ def test_the_folder_of_another_config_is_refused_with_the_difference(tmp_path):
     checkpoint.claim(tmp_path / "run", small_config())
     other = small_config()
     other.log.every_steps = 3  # what is only shown may change
+    other.data.workers, other.data.path = "2", "elsewhere"  # and where the same data lie
     checkpoint.claim(tmp_path / "run", other)
     other.method.mask_ratio = 0.5
     with pytest.raises(UserError, match=r"method.mask_ratio: 0.75 there, 0.5 here"):

@@ -33,6 +33,13 @@ FREE_FIELDS = (
     "data.threads",
     "data.cache_mb",
     "data.accept_changes",
+    "data.workers",
+    # Where the data lie; whether they are the same is `check_data`'s matter.
+    "data.data_dir",
+    "data.path",
+    "data.test_path",
+    "data.list",
+    "data.test_list",
     "mesh.",
     "remat",
     "scan",
