@@ -184,12 +184,13 @@ def test_images_split_over_devices_make_the_same_views():
     assert told[8]["views"] == told[1]["views"]
 
 
-def test_a_run_that_goes_on_makes_the_views_of_the_first(tmp_path):
+def test_a_run_that_goes_on_makes_the_views_of_the_first(tmp_path, capsys):
     loop.train(of_device("moco_v2"), str(tmp_path))
     straight = saved_state(tmp_path, "moco_v2")
     shutil.rmtree(tmp_path / "checkpoints" / "6")
     assert checkpoint.Checkpoints(tmp_path).latest() == 3
     loop.train(of_device("moco_v2"), str(tmp_path))
+    assert "resumed from step 3" in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, straight, saved_state(tmp_path, "moco_v2"))
     assert (tmp_path / "pictures" / "step_00000006.png").exists()
 

@@ -100,6 +100,18 @@ def test_lars_scales_what_decays_by_the_norms():
         np.testing.assert_allclose(params[key], value, rtol=1e-6)
 
 
+def test_lars_of_mae_applies_the_learning_rate_last():
+    """Its momentum gathers gradients, not updates: after a learning rate of 1 one of 0.1 makes a small step."""
+    nothing = {"weight": False}
+    tx = optimizer.lars_mae(lambda step: 0.1**step, momentum=0.9, weight_decay=0.0, mask=nothing)
+    params, grads = {"weight": jnp.ones(3)}, {"weight": jnp.ones(3)}
+    state, updates = tx.init(params), []
+    for _ in range(2):
+        update, state = tx.update(grads, state, params)
+        updates.append(update["weight"][0])
+    np.testing.assert_allclose(updates, [-1.0, -0.19], rtol=1e-5)
+
+
 def test_a_short_run_warms_up_for_half_of_it_at_most():
     c = config(warmup_epochs=40.0)
     assert optimizer.warmup_steps(c, total_steps=4, steps_per_epoch=100) == 2

@@ -25,19 +25,22 @@ def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp
     closing = loop.train(tiny(name), str(tmp_path / "straight"))
     check_promises(name, tmp_path / "straight", closing, capsys.readouterr().out)
 
+    steps = []
+
     class BreaksAtStep5(throughput.Meter):
         def push(self, step, values):
-            if step == 5:
+            steps.append(step)
+            if steps == [1, 2, 3, 4, 5]:
                 raise RuntimeError("broken off")
             return super().push(step, values)
 
     monkeypatch.setattr(loop.Monitor, "look", lambda self, state: ({}, {}))
-    with monkeypatch.context() as patched:
-        patched.setattr(throughput, "Meter", BreaksAtStep5)
-        with pytest.raises(RuntimeError, match="broken off"):
-            loop.train(tiny(name), str(tmp_path / "broken"))
+    monkeypatch.setattr(throughput, "Meter", BreaksAtStep5)
+    with pytest.raises(RuntimeError, match="broken off"):
+        loop.train(tiny(name), str(tmp_path / "broken"))
     assert checkpoint.Checkpoints(tmp_path / "broken").latest() == 3
     loop.train(tiny(name), str(tmp_path / "broken"))
+    assert steps == [1, 2, 3, 4, 5, 4, 5, 6]
 
     straight, broken = (saved_state(tmp_path / run, name) for run in ("straight", "broken"))
     jax.tree.map(np.testing.assert_array_equal, straight, broken)
@@ -135,14 +138,15 @@ def test_sigkill_at_a_random_step_changes_nothing(tmp_path):
     arguments = [f"--config={CONFIGS['ccmim']}:synthetic", *(f"--config.{k}={v}" for k, v in overrides.items())]
     victim = command(*arguments, f"--workdir={tmp_path / 'killed'}")
     process = subprocess.Popen(victim, env=environment(1), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    last = random.randint(4, 20)
+    last = random.Random(0).randint(4, 20)
     for line in process.stdout:
         if line.startswith(f"{last}/24"):
             process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     latest = checkpoint.Checkpoints(tmp_path / "killed").latest()
     assert (latest or 0) < 24  # none, where it died before the first one was whole
-    subprocess.run(victim, env=environment(1), check=True)
+    again = subprocess.run(victim, env=environment(1), check=True, stdout=subprocess.PIPE, text=True)
+    assert latest is None or f"resumed from step {latest}" in again.stdout
     config = tiny("ccmim", **{"total_steps": 24, "log.every_seconds": 0.0, "eval.pictures": 0})
     loop.train(config, str(tmp_path / "straight"))
     states = [saved_state(tmp_path / run) for run in ("killed", "straight")]

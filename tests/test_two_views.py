@@ -138,7 +138,7 @@ def step_of(name, **overrides):
 def test_when_and_how_far_the_target_moves(name):
     method, before, after, metrics = step_of(name)
     online = before.params if method.ema_first else after.params
-    expected = train_state.ema(before.target_params, method.target_params(online), 0.9)
+    expected = jax.tree.map(lambda t, o: 0.9 * t + 0.1 * o, before.target_params, method.target_params(online))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), after.target_params, expected)
     np.testing.assert_allclose(metrics["momentum"], 0.9, rtol=1e-6)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params, before.params)
@@ -156,6 +156,15 @@ def test_the_momentum_rises_to_one():
     method, *_ = made("mocov3")
     values = [float(method.momentum(p)) for p in (0.0, 0.5, 1.0)]
     np.testing.assert_allclose(values, [0.99, 0.995, 1.0], rtol=1e-6)
+
+
+def test_moco_v3_adds_both_directions():
+    method, params, state, b = made("mocov3")
+    views = method.preprocess(b["query"]), method.preprocess(b["key"])
+    out, temperature = jax.jit(method.forward)(params, context_of(method, params, state), *views), 0.2
+    pairs = (out["q1"], out["k2"]), (out["q2"], out["k1"])
+    expected = sum(2 * temperature * losses.info_nce(q, k, temperature)[0] for q, k in pairs)
+    np.testing.assert_allclose(out["loss"], expected, rtol=1e-5)
 
 
 def test_the_bank_takes_turns():

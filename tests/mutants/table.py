@@ -1,0 +1,473 @@
+"""The mutants: each is one mistake that a test must see."""
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One mistake.
+
+    Attributes:
+        name: What goes wrong.
+        file: Where, from the root of the repository.
+        old: Text that occurs once in the file.
+        new: What stands there instead.
+        test: The test that must fail, as pytest takes it, below `tests/`.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+TRAINING = [
+    Mutant(
+        "the-checkpoint-is-ignored",
+        "maskcl_jax/training/loop.py",
+        "state = checkpoints.restore_newest(program.shapes, live.say, move=True)",
+        "state = None",
+        "tests/test_train.py::test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same[mae]",
+    ),
+    Mutant(
+        "a-resumed-run-sees-the-first-batches-again",
+        "maskcl_jax/training/loop.py",
+        "batches = open_batches(source, program, start)",
+        "batches = open_batches(source, program, 0)",
+        "tests/test_train.py::test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same[mae]",
+    ),
+    Mutant(
+        "a-resumed-run-counts-from-0",
+        "maskcl_jax/training/loop.py",
+        "start = int(state.step)",
+        "start = 0",
+        "tests/test_train.py::test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same[mae]",
+    ),
+    Mutant(
+        "a-signal-stops-without-saving",
+        "maskcl_jax/training/loop.py",
+        "if plan.due(step, plan.save_every) or stopping:",
+        "if plan.due(step, plan.save_every):",
+        "tests/test_preemption.py::test_ctrl_c_saves_too",
+    ),
+    Mutant(
+        "a-signal-is-not-remembered",
+        "maskcl_jax/training/preemption.py",
+        "signal.Signals(number), True",
+        "signal.Signals(number), False",
+        "tests/test_preemption.py::test_the_first_signal_is_remembered_and_the_second_ends_the_process",
+    ),
+    Mutant(
+        "the-EMA-ignores-its-momentum",
+        "maskcl_jax/training/train_state.py",
+        "lambda t, o: momentum * t + (1.0 - momentum) * o",
+        "lambda t, o: 0.99 * t + 0.01 * o",
+        "tests/test_two_views.py::test_when_and_how_far_the_target_moves[cmae]",
+    ),
+    Mutant(
+        "the-target-does-not-move-after-the-step",
+        "maskcl_jax/training/step.py",
+        "target_params = moved_target(params)\n",
+        "target_params = state.target_params\n",
+        "tests/test_two_views.py::test_when_and_how_far_the_target_moves[cmae]",
+    ),
+    Mutant(
+        "the-target-does-not-move-before-the-step",
+        "maskcl_jax/training/step.py",
+        "target_params = moved_target(state.params) if method.ema_first else state.target_params",
+        "target_params = state.target_params",
+        "tests/test_two_views.py::test_when_and_how_far_the_target_moves[mocov3]",
+    ),
+    Mutant(
+        "gradients-of-micro-batches-are-added",
+        "maskcl_jax/training/step.py",
+        "jax.tree.map(lambda g: g / parts, total)",
+        "total",
+        "tests/test_sharding.py::test_micro_batches_of_a_mean_over_images_are_the_batch",
+    ),
+    Mutant(
+        "the-lock-is-not-taken",
+        "maskcl_jax/training/lock.py",
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "pass",
+        "tests/test_lock.py::test_the_folder_is_free_after_close_and_after_the_last_reference",
+    ),
+    Mutant(
+        "other-data-are-accepted",
+        "maskcl_jax/training/checkpoint.py",
+        "if before is None or accept or dict(before) == dict(facts):",
+        "if True:",
+        "tests/test_checkpoint.py::test_other_data_are_refused_with_both_figures_and_a_moved_folder_is_not",
+    ),
+    Mutant(
+        "the-digest-leaves-out-the-names",
+        "maskcl_jax/data/sources/base.py",
+        'digest.update(os.path.relpath(name, folder).encode("utf-8", "surrogateescape") + b"\\0")',
+        "pass",
+        "tests/test_checkpoint.py::test_other_data_are_refused_with_both_figures_and_a_moved_folder_is_not",
+    ),
+    Mutant(
+        "another-config-is-accepted",
+        "maskcl_jax/training/checkpoint.py",
+        "        if found:\n",
+        "        if False:\n",
+        "tests/test_checkpoint.py::test_the_folder_of_another_config_is_refused_with_the_difference",
+    ),
+    Mutant(
+        "checksums-are-not-compared",
+        "maskcl_jax/training/checkpoint.py",
+        "if before is not None and before != checksums(state):",
+        "if False:",
+        "tests/test_checkpoint.py::test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used[one bit]",
+    ),
+    Mutant(
+        "there-is-no-warm-up",
+        "maskcl_jax/training/optimizer.py",
+        "return jnp.where(step < warmup, rising, falling)",
+        "return falling",
+        "tests/test_optimizer.py::test_warmup_cosine_meets_its_corners",
+    ),
+    Mutant(
+        "biases-decay-instead-of-matrices",
+        "maskcl_jax/training/optimizer.py",
+        "jax.tree.map(lambda p: p.ndim > 1, params)",
+        "jax.tree.map(lambda p: p.ndim <= 1, params)",
+        "tests/test_optimizer.py::test_adamw_decays_matrices_and_tokens_only",
+    ),
+    Mutant(
+        "LARS-applies-the-learning-rate-first",
+        "maskcl_jax/training/optimizer.py",
+        "optax.trace(decay=momentum),\n        optax.scale_by_learning_rate(schedule),",
+        "optax.scale_by_learning_rate(schedule),\n        optax.trace(decay=momentum),",
+        "tests/test_optimizer.py::test_lars_of_mae_applies_the_learning_rate_last",
+    ),
+    Mutant(
+        "frozen-parameters-move",
+        "maskcl_jax/training/optimizer.py",
+        "    if frozen:\n",
+        "    if False:\n",
+        "tests/test_optimizer.py::test_frozen_parameters_do_not_decay_either",
+    ),
+    Mutant(
+        "a-multiply-add-is-one-FLOP",
+        "maskcl_jax/performance/flops.py",
+        "total += 2.0 * size(eqn.outvars[0])",
+        "total += size(eqn.outvars[0])",
+        "tests/test_benchmark.py::test_the_flops_of_a_mae_step_are_those_of_the_closed_form[1-plain]",
+    ),
+]
+
+METHODS = [
+    Mutant(
+        "MAE-counts-all-patches",
+        "maskcl_jax/methods/mae.py",
+        "only_masked=True)\n        return self.error(prediction, self.target_patches(targets, masked))",
+        ")\n        both = jnp.concatenate([visible, masked], axis=1)\n"
+        "        return self.error(prediction, self.target_patches(targets, both))",
+        "tests/test_methods.py::test_mae_counts_the_masked_patches_alone",
+    ),
+    Mutant(
+        "norm_pix-is-ignored",
+        "maskcl_jax/methods/mae.py",
+        "return losses.normalize_patches(patches) if self.config.method.norm_pix else patches",
+        "return patches",
+        "tests/test_methods.py::test_mae_counts_the_masked_patches_alone",
+    ),
+    Mutant(
+        "the-gradient-reaches-the-masked-branch",
+        "maskcl_jax/methods/ccmim.py",
+        "losses.info_nce(proj_v, stop(proj_m), c.temperature)",
+        "losses.info_nce(proj_v, proj_m, c.temperature)",
+        "tests/test_methods.py::test_the_gradient_stops_at_the_masked_branch[stop-False]",
+    ),
+    Mutant(
+        "the-weight-of-the-alignment-is-ignored",
+        "maskcl_jax/methods/ccmim.py",
+        'out["loss"] + c.align_weight * loss_align',
+        'out["loss"] + loss_align',
+        "tests/test_methods.py::test_the_weight_scales_the_alignment",
+    ),
+    Mutant(
+        "what-is-important-stays-visible",
+        "maskcl_jax/ops/masking.py",
+        "return attention - noise\n",
+        "return noise - attention\n",
+        "tests/test_masking.py::test_importance_masks_in_proportion_to_attention",
+    ),
+    Mutant(
+        "the-mask-is-inverted",
+        "maskcl_jax/ops/masking.py",
+        "mask = jnp.ones((visible.shape[0], num_patches), jnp.float32)\n"
+        "    return mask.at[jnp.arange(visible.shape[0])[:, None], visible].set(0.0)",
+        "mask = jnp.zeros((visible.shape[0], num_patches), jnp.float32)\n"
+        "    return mask.at[jnp.arange(visible.shape[0])[:, None], visible].set(1.0)",
+        "tests/test_masking.py::test_restore_puts_every_token_back",
+    ),
+    Mutant(
+        "SimMIM-counts-all-patches",
+        "examples/simmim.py",
+        "loss = jnp.sum(mask * error) / jnp.sum(mask)",
+        "loss = jnp.mean(error)",
+        "tests/test_simmim.py::test_only_masked_pixels_count_and_the_encoder_does_not_see_them",
+    ),
+    Mutant(
+        "the-temperature-is-ignored",
+        "maskcl_jax/ops/losses.py",
+        "/ temperature\n    positives = jnp.diagonal(logits)",
+        "\n    positives = jnp.diagonal(logits)",
+        "tests/test_losses.py::test_info_nce_is_the_cross_entropy_of_cosines",
+    ),
+    Mutant(
+        "a-row-is-its-own-negative",
+        "maskcl_jax/ops/losses.py",
+        "    logits = jnp.where(jnp.eye(count, dtype=bool), -jnp.inf, logits)\n",
+        "",
+        "tests/test_losses.py::test_nt_xent_ranks_the_other_view_among_all_others",
+    ),
+    Mutant(
+        "hard-negatives-have-no-weight",
+        "maskcl_jax/ops/losses.py",
+        'parts.append(hard_weight * jnp.einsum("bd,bnd->bn"',
+        'parts.append(jnp.einsum("bd,bnd->bn"',
+        "tests/test_losses.py::test_hard_negatives_are_weighted_inside_the_exponential",
+    ),
+    Mutant(
+        "keys-do-not-enter-the-queue",
+        "maskcl_jax/ops/losses.py",
+        'return {"keys": rows, "pointer"',
+        'return {"keys": queue["keys"], "pointer"',
+        "tests/test_two_views.py::test_the_bank_takes_turns",
+    ),
+    Mutant(
+        "the-newest-keys-leave-the-queue",
+        "maskcl_jax/ops/losses.py",
+        '(queue["pointer"] + keys.shape[0]) % rows.shape[0]',
+        'queue["pointer"]',
+        "tests/test_two_views.py::test_the_bank_takes_turns",
+    ),
+    Mutant(
+        "MoCo-v3-has-one-direction",
+        "maskcl_jax/methods/mocov3.py",
+        'out["loss"] = out["loss_q1k2"] + out["loss_q2k1"]',
+        'out["loss"] = out["loss_q1k2"]',
+        "tests/test_two_views.py::test_moco_v3_adds_both_directions",
+    ),
+    Mutant(
+        "MoCo-v2-has-one-direction",
+        "maskcl_jax/methods/mocov2.py",
+        "(out[name] + other[name]) / 2",
+        "out[name]",
+        "tests/test_mocov2.py::test_both_directions_are_averaged",
+    ),
+    Mutant(
+        "shuffled-keys-stay-shuffled",
+        "maskcl_jax/methods/mocov2.py",
+        "maps[jnp.argsort(order)]",
+        "maps",
+        "tests/test_mocov2.py::test_shuffled_keys_come_back_in_order",
+    ),
+    Mutant(
+        "the-gradient-reaches-CMAEs-target",
+        "maskcl_jax/methods/cmae.py",
+        """        target = jax.lax.stop_gradient(context.target_params)
+        out["target_pooled"] = self.target_features(target, key)
+        target_projection, target_stats = apply_in_training(
+            self.projector, "projector", target, target_stats, out["target_pooled"]
+        )
+        target_projection = jax.lax.stop_gradient(target_projection)
+""",
+        """        target = context.target_params
+        out["target_pooled"] = self.target_features(target, key)
+        target_projection, target_stats = apply_in_training(
+            self.projector, "projector", target, target_stats, out["target_pooled"]
+        )
+""",
+        "tests/test_two_views.py::test_no_gradient_reaches_the_target[cmae]",
+    ),
+    Mutant(
+        "the-momentum-does-not-rise",
+        "maskcl_jax/methods/contrast.py",
+        "return 1.0 - (1.0 - start) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))",
+        "return start + 0.0 * progress",
+        "tests/test_two_views.py::test_the_momentum_rises_to_one",
+    ),
+    Mutant(
+        "MaskCo-hides-all-but-its-regions",
+        "maskcl_jax/methods/maskco.py",
+        "return jnp.where(mask, fill, images), mask",
+        "return jnp.where(mask, images, fill), mask",
+        "tests/test_maskco.py::test_the_query_does_not_see_what_is_masked_and_the_key_does",
+    ),
+    Mutant(
+        "the-cap-of-salient-cells-is-ignored",
+        "maskcl_jax/ops/cells.py",
+        "    if cap is not None:\n",
+        "    if False:\n",
+        "tests/test_saliency.py::test_no_negative_counts_and_the_cap",
+    ),
+    Mutant(
+        "masked-and-clean-cells-are-exchanged",
+        "maskcl_jax/methods/saliency_masking.py",
+        "jnp.where(hidden, filling, clean)",
+        "jnp.where(hidden, clean, filling)",
+        "tests/test_saliency_masking.py::test_the_mean_and_the_blur_fill_cells",
+    ),
+]
+
+MODELS = [
+    Mutant(
+        "running-statistics-do-not-move",
+        "maskcl_jax/models/batch_norm.py",
+        "mean.value += self.momentum * (group_mean",
+        "mean.value += 0.0 * (group_mean",
+        "tests/test_models.py::test_batch_norm_of_feature_maps_is_torchs",
+    ),
+    Mutant(
+        "BatchNorms-groups-are-ignored",
+        "maskcl_jax/models/batch_norm.py",
+        "self.group_size or x.shape[0]",
+        "x.shape[0]",
+        "tests/test_models.py::test_batch_norm_normalizes_within_groups",
+    ),
+    Mutant(
+        "position-tables-take-the-nearest-row",
+        "maskcl_jax/models/position.py",
+        "np.where(distance <= 1, near, far)",
+        "np.where(distance <= 0.5, 1.0, 0.0)",
+        "tests/test_evaluate.py::test_another_image_size_resizes_the_positions_as_torch_does[size0-grid0]",
+    ),
+    Mutant(
+        "blocks-compute-in-float32",
+        "maskcl_jax/models/vit.py",
+        'options = {"dtype": self.dtype, "attention"',
+        'options = {"dtype": jnp.float32, "attention"',
+        "tests/test_attention.py::test_networks_multiply_in_16_bits[mae-0]",
+    ),
+]
+
+DATA = [
+    Mutant(
+        "every-epoch-has-the-same-order",
+        "maskcl_jax/data/order.py",
+        'generator(seed, "order", epoch=epoch)',
+        'generator(seed, "order", epoch=0)',
+        "tests/test_data_batches.py::test_an_epoch_never_repeats_an_image",
+    ),
+    Mutant(
+        "every-process-loads-the-same-images",
+        "maskcl_jax/data/order.py",
+        "start = position * self.batch_size + self.process_index * self.local",
+        "start = position * self.batch_size",
+        "tests/test_data_batches.py::test_slices_of_two_processes_make_the_batch_of_one",
+    ),
+    Mutant(
+        "unreadable-images-are-not-replaced",
+        "maskcl_jax/data/pipeline.py",
+        "skipped += self.replace(batch, slot)",
+        "pass",
+        "tests/test_data_batches.py::test_a_broken_image_is_replaced_counted_and_named",
+    ),
+    Mutant(
+        "the-shift-of-CMAEs-key-is-ignored",
+        "maskcl_jax/data/pipeline.py",
+        "resized[down : down + height, across : across + width]",
+        "resized[:height, :width]",
+        "tests/test_data_batches.py::test_shifted_views_are_windows_of_one_crop[synthetic]",
+    ),
+    Mutant(
+        "views-are-never-mirrored",
+        "maskcl_jax/views/crop.py",
+        "flip = (numbers[:, -1:] < 0.5) & self.flip",
+        "flip = (numbers[:, -1:] < 0.5) & False",
+        "tests/test_data_batches.py::test_crops_follow_the_closed_form",
+    ),
+    Mutant(
+        "block-masks-have-one-ratio",
+        "maskcl_jax/views/block_mask.py",
+        "target = (low + (high - low) * numbers[:, 0])",
+        "target = (high + 0 * numbers[:, 0])",
+        "tests/test_data_batches.py::test_block_masks_have_ratios_of_their_own_and_are_made_of_rectangles",
+    ),
+    Mutant(
+        "the-keys-boxes-are-in-the-querys-pixels",
+        "maskcl_jax/views/boxes.py",
+        "in_view(boxes, crop, view.crop.size, xp)",
+        "in_view(boxes, other_crop, other.crop.size, xp)",
+        "tests/test_boxes.py::test_a_box_shows_the_same_place_in_both_views[arrays]",
+    ),
+    Mutant(
+        "an-old-index-is-used",
+        "maskcl_jax/data/sources/records.py",
+        "for name, stamp, part in known if self.stamps.get(name) == stamp}",
+        "for name, stamp, part in known if name in self.stamps}",
+        "tests/test_tfds.py::test_the_index_is_made_once_and_again_where_the_data_changed",
+    ),
+    Mutant(
+        "EXIF-orientation-is-ignored",
+        "maskcl_jax/data/decode.py",
+        "if exif and (orientation := _orientation(image)) in ORIENTATIONS:",
+        "if False and (orientation := _orientation(image)) in ORIENTATIONS:",
+        "tests/test_decode.py::test_exif_orientation_is_followed_where_wanted",
+    ),
+    Mutant(
+        "padding-counts-in-evaluations",
+        "maskcl_jax/data/pipeline.py",
+        "valid = np.arange(chunk.size) < count",
+        "valid = np.ones(chunk.size, bool)",
+        "tests/test_data_batches.py::test_evaluation_covers_every_image_once",
+    ),
+]
+
+EVALUATION = [
+    Mutant(
+        "k-NN-ignores-its-temperature",
+        "maskcl_jax/evaluate/knn.py",
+        "jnp.exp((similarity - similarity[:, :1]) / temperature)",
+        "jnp.exp(similarity - similarity[:, :1])",
+        "tests/test_knn.py::test_a_near_neighbour_outweighs_two_far_ones_only_at_a_low_temperature",
+    ),
+    Mutant(
+        "more-neighbors-than-images-are-reported",
+        "maskcl_jax/evaluate/knn.py",
+        '"k": min(k, len(train)),',
+        '"k": k,',
+        "tests/test_knn.py::test_more_neighbors_than_images_means_all",
+    ),
+    Mutant(
+        "an-evaluation-starts-anew",
+        "maskcl_jax/evaluate/fit.py",
+        "latest = checkpoints.latest()",
+        "latest = None",
+        "tests/test_evaluate.py::test_an_interrupted_linear_evaluation_goes_on_where_it_stopped",
+    ),
+    Mutant(
+        "an-evaluation-sees-the-first-batches-again",
+        "maskcl_jax/evaluate/fit.py",
+        "Meter(), batches(start)",
+        "Meter(), batches(0)",
+        "tests/test_evaluate.py::test_an_interrupted_linear_evaluation_goes_on_where_it_stopped",
+    ),
+    Mutant(
+        "layers-learn-alike-in-fine-tuning",
+        "maskcl_jax/training/optimizer.py",
+        "return decay ** (last - (last if index is None else index))",
+        "return decay**0",
+        "tests/test_finetune.py::test_a_wrong_layer_or_a_decayed_token_shows",
+    ),
+    Mutant(
+        "exports-exchange-mean-and-std",
+        "maskcl_jax/interchange/product.py",
+        "return mean, std\n",
+        "return std, mean\n",
+        "tests/test_export.py::test_timm_preprocesses_images_that_are_not_square",
+    ),
+    Mutant(
+        "imports-exchange-queries-and-values",
+        "maskcl_jax/interchange/convert.py",
+        "[values[i] for i in sorted(values)]",
+        "[values[i] for i in sorted(values, reverse=True)]",
+        "tests/test_import_torch.py::test_an_encoder_comes_back_bit_for_bit[mae-hf-fields1]",
+    ),
+]
+
+MUTANTS = [*TRAINING, *METHODS, *MODELS, *DATA, *EVALUATION]
