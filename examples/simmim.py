@@ -19,7 +19,7 @@ from maskcl_jax.ops import masking, normalization
 
 
 class SimMIM(Method):
-    """The encoder sees mask tokens in place of masked patches; one linear layer predicts their pixels."""
+    """The encoder sees mask tokens instead of masked patches; one linear layer predicts their pixels."""
 
     picture_names = ("input", "masked", "prediction")
 
@@ -63,7 +63,7 @@ class SimMIM(Method):
     def predict(self, params: dict[str, Any], images: jax.Array, mask: jax.Array) -> jax.Array:
         """Preprocessed images, mask (B, N) with 1 where a patch is masked -> (B, N, pixels of a patch) float32."""
         variables = {"params": params["encoder"]}
-        # 1. Every masked patch is replaced by a learned token vector; positions tell these apart.
+        # 1. Every masked patch is replaced by a learned token vector; their positions differ.
         token = {"mask": mask, "mask_token": params["mask_token"]}
         tokens = self.encoder.apply(variables, images, **token, method=ViT.embed)
         # 2. The encoder sees all patches, masked or not.
@@ -100,7 +100,7 @@ METHOD = {
 }
 # Our choice for images of 32 pixels.
 SMALL = {**SMALL_VIT, "method.mask_patch_size": 8, "optimizer.base_lr": 1e-3, "epochs": 5, "batch_size": 64}
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "embedded": SMALL,
     "synthetic": SMALL,
     "imagenet": {  # not run by us; the released schedule has a step after 700 epochs, ours is a cosine

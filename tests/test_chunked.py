@@ -85,7 +85,7 @@ def test_a_cpu_takes_chunks_of_1500_rows(platform, batch, devices, accumulation,
 
 def test_the_devices_settle_what_the_config_leaves_to_them(monkeypatch):
     mesh = sharding.create_mesh(tiny("mae").mesh, jax.devices()[:1])
-    monkeypatch.setattr(chunked, "ROWS", 2 * 17)
+    monkeypatch.setattr(chunked, "MIN_ROWS", 2 * 17)
     assert create(tiny("mae"), mesh).image_chunks == 4
     assert create(tiny("mae", image_chunks=2), mesh).image_chunks == 2
     assert create(tiny("mae")).image_chunks == 1

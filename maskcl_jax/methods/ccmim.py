@@ -85,8 +85,8 @@ class CCMIM(MAE):
         chosen = self.choose(params, images, batch)
         # 2. The visible patches are encoded and decoded: MAE.
         out = self.reconstruct(params, images, chosen["visible"], chosen["masked"])
-        # 3. The masked patches are encoded by the same encoder, apart, with a cls token of their own. Stopping the
-        #    parameters spares the residuals of this pass.
+        # 3. The masked patches are encoded by the same encoder in a pass of their own, with the cls token. Stopping the
+        #    gradient at the parameters spares the residuals of this pass.
         stop = jax.lax.stop_gradient if c.align_grad == "stop" else lambda x: x
 
         def encode_masked(images, masked):

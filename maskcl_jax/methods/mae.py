@@ -22,7 +22,7 @@ from maskcl_jax.views.patch_mask import PatchMask
 class MAE(Method):
     """Fields of `config.method`: `configs/mae.py`."""
 
-    picture_names = ("input", "masked", "reconstruction")
+    picture_names: tuple[str, ...] = ("input", "masked", "reconstruction")
     supports_image_chunks = True
     positions = "mae"  # the order of the position tables
     mask_kind = "random"  # "noise" if the method chooses the masked patches on the device
@@ -49,7 +49,9 @@ class MAE(Method):
     @property
     def num_visible(self) -> int:
         """Patches of the first view that the encoder sees."""
-        return self.views[0].find(PatchMask).num_visible
+        mask = self.views[0].find(PatchMask)
+        assert mask is not None
+        return mask.num_visible
 
     # --- State ------------------------------------------------------------------------------------------------
     def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,7 +24,7 @@ from maskcl_jax.ops import losses, normalization, regions
 from maskcl_jax.ops.roi_align import roi_mean
 from maskcl_jax.views.base import View
 from maskcl_jax.views.boxes import Boxes
-from maskcl_jax.views.crop import Overlap
+from maskcl_jax.views.crop import Overlap, RandomResizedCrop
 
 BRANCHES = ("query", "both", "none")
 FILLS = ("zero", "noise", "mean")
@@ -53,6 +53,7 @@ class MaskCo(MoCoV2):
         query, key = super().new_views()
         shared = {"side": tuple(c.box_side), "ratio": tuple(c.box_ratio)}
         boxes = Boxes(shared_with=query.name, count=c.regions + c.extra_regions, **shared)
+        assert isinstance(key.crop, RandomResizedCrop)
         # The key's crop leaves room for the smallest box.
         crop = dataclasses.replace(key.crop, overlap=Overlap(view=query.name, side=c.box_side[0]))
         return query, dataclasses.replace(key, crop=crop, ingredients=(*key.ingredients, boxes))
@@ -137,7 +138,7 @@ class MaskCo(MoCoV2):
             fill = images.mean(axis=(1, 2), keepdims=True, where=jnp.broadcast_to(~mask, images.shape))
             fill = jnp.where(mask.all(axis=(1, 2), keepdims=True), 0.0, fill)
         else:
-            fill = 0.0
+            fill = jnp.zeros(())
         return jnp.where(mask, fill, images), mask
 
     def project_regions(self, params, feature_map, boxes) -> jax.Array:
@@ -158,7 +159,7 @@ class MaskCo(MoCoV2):
         masked, _ = self.mask_regions(images, boxes[:, : self.config.method.regions], jax.random.key(0))
         query, key = (options.float_images(batch, view) for view in self.views)
         color = jnp.zeros(key.shape[-1]).at[0].set(1.0)  # red, or white in grey
-        edge = regions.outline(key_boxes, key.shape[1:3])[..., None]
+        edge = regions.outline(key_boxes, tuple(self.config.data.image_size))[..., None]
         masked = normalization.denormalize(masked, self.config.data.mean, self.config.data.std)
         return {"query": query, "query_masked": masked, "key_boxes": jnp.where(edge, color, key)}
 

@@ -79,7 +79,8 @@ class SimCLR(Method):
         # 1. h = f(x) and z = g(h) of both views in one batch: BatchNorm sees them together.
         h, z, stats = self.embed_and_project(params, context.model_state["batch_stats"], jnp.concatenate(views))
         # 2. Each z finds its other view among the 2 N - 1 others: NT-Xent.
-        loss, accuracy = losses.nt_xent(*jnp.split(z, 2), self.config.method.temperature)
+        first, second = jnp.split(z, 2)
+        loss, accuracy = losses.nt_xent(first, second, self.config.method.temperature)
         return {"pooled": h, "z": z, "loss": loss, "accuracy": accuracy, "model_state": {"batch_stats": stats}}
 
     def embed_and_project(self, params, stats, images):

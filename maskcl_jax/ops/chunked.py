@@ -1,70 +1,90 @@
-"""What need not see the whole batch at once, done for one chunk of images after the other."""
+"""Functions of a batch whose images do not see each other, computed for one chunk of images after another."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-ROWS = 1500  # of a chunk, at least: with fewer a CPU's products of matrices become slower
+MIN_ROWS = 1500  # tokens per chunk: with fewer a CPU's matrix products become slower
+
+Loss = Callable[[Any, Any, Any], jax.Array]  # (params, x, given) -> () float32, a mean over images
 
 
-def chunks_for(config, mesh, *, length: int) -> int:
-    """How many chunks a step on a mesh is fastest in, for sequences of `length`.
+def chunks_for(config: Any, mesh: jax.sharding.Mesh, *, length: int) -> int:
+    """Returns in how many chunks a step is fastest.
 
-    A CPU takes fresh memory from the system in every step, which costs more than the loop does. An accelerator's stays.
+    A CPU takes fresh memory from the system in every step, which costs more than the loop does. An accelerator keeps
+    its memory.
+
+    Args:
+        config: The run's.
+        mesh: Its devices.
+        length: Tokens per image.
     """
     if mesh.devices.flat[0].platform != "cpu":
         return 1
-    share = config.batch_size // (mesh.size * config.accumulation)
-    return max((n for n in range(1, share + 1) if share % n == 0 and share // n * length >= ROWS), default=1)
+    images = config.batch_size // (mesh.size * config.accumulation)
+    return max((n for n in range(1, images + 1) if images % n == 0 and images // n * length >= MIN_ROWS), default=1)
 
 
-def mean_loss(loss, chunks: int, params, x, given):
-    """loss(params, x, given): a mean over images, float32; its gradient in the memory of one of `chunks` chunks.
+def mean_loss(loss: Loss, chunks: int, params: Any, x: Any, given: Any) -> jax.Array:
+    """Returns loss(params, x, given), whose gradient takes the memory of one chunk.
 
-    Where the gradient is wanted it is made with the loss, for one chunk after the other: the activations of none are
-    kept, nor made again. x, given: trees of (B, ...), of which given gets no gradient. Chunk i has the rows i,
-    i + chunks, ...: of every device's share as many, so that no image moves; `chunks` divides each share.
+    The gradient is computed together with the loss, for one chunk after another: no activations are kept, and none are
+    computed again.
+
+    Args:
+        loss: A mean over images, () float32.
+        chunks: Divides the images of every device. Chunk i has the rows i, i + chunks, ...: of every device as many,
+            so that no image moves.
+        params: What is differentiated by.
+        x: A tree of (B, ...) arrays, differentiated by too.
+        given: A tree of (B, ...) arrays that get no gradient.
     """
-    return loss(params, x, given) if chunks == 1 else in_chunks(loss, chunks, params, x, given)
+    return loss(params, x, given) if chunks == 1 else _in_chunks(loss, chunks, params, x, given)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def in_chunks(loss, chunks: int, params, x, given):
-    """The loss, where nobody wants its gradient."""
-    return jax.lax.map(lambda chunk: loss(params, *chunk), split((x, given), chunks)).mean()
+def _in_chunks(loss: Loss, chunks: int, params: Any, x: Any, given: Any) -> jax.Array:
+    """The loss without a gradient."""
+    return jax.lax.map(lambda chunk: loss(params, *chunk), _split((x, given), chunks)).mean()
 
 
-def with_gradient(loss, chunks: int, params, x, given):
-    """The loss, and its gradients of params and x."""
+def _forward(loss: Loss, chunks: int, params: Any, x: Any, given: Any) -> tuple[jax.Array, tuple[Any, Any]]:
+    """The loss, and its gradients by params and x as residuals."""
 
-    def add(so_far, chunk):
-        value, (of_params, of_x) = jax.value_and_grad(loss, argnums=(0, 1))(params, *chunk)
-        return jax.tree.map(jnp.add, so_far, (value, of_params)), of_x
+    def add(carry, chunk):
+        value, (params_grad, x_grad) = jax.value_and_grad(loss, argnums=(0, 1))(params, *chunk)
+        return jax.tree.map(jnp.add, carry, (value, params_grad)), x_grad
 
-    begin = jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params)
-    (value, of_params), of_x = jax.lax.scan(add, begin, split((x, given), chunks))
-    return value / chunks, (of_params, joined(of_x))
-
-
-def scaled(loss, chunks: int, gradients, factor):
-    """The gradients of the mean of all chunks, times what the loss counts for."""
-    return *jax.tree.map(lambda g: g * (factor / chunks).astype(g.dtype), gradients), None
+    start = jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params)
+    (value, params_grad), x_grad = jax.lax.scan(add, start, _split((x, given), chunks))
+    return value / chunks, (params_grad, _join(x_grad))
 
 
-in_chunks.defvjp(with_gradient, scaled)
+def _backward(loss: Loss, chunks: int, gradients: tuple[Any, Any], cotangent: jax.Array) -> tuple[Any, Any, None]:
+    """The gradients of the mean of all chunks, times the cotangent of the loss."""
+    params_grad, x_grad = jax.tree.map(lambda g: g * (cotangent / chunks).astype(g.dtype), gradients)
+    return params_grad, x_grad, None
 
 
-def mapped(function, chunks: int, *rows):
-    """function(*rows), of images that do not see one another, for one of `chunks` chunks after the other."""
-    return function(*rows) if chunks == 1 else joined(jax.lax.map(lambda chunk: function(*chunk), split(rows, chunks)))
+_in_chunks.defvjp(_forward, _backward)
 
 
-def split(tree, chunks: int):
+def mapped(function: Callable[..., Any], chunks: int, *rows: Any) -> Any:
+    """Returns function(*rows), computed for one of `chunks` chunks of rows after another."""
+    if chunks == 1:
+        return function(*rows)
+    return _join(jax.lax.map(lambda chunk: function(*chunk), _split(rows, chunks)))
+
+
+def _split(tree: Any, chunks: int) -> Any:
     """(B, ...) -> (chunks, B / chunks, ...): chunk i has the rows i, i + chunks, ..."""
     return jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, chunks, *rows.shape[1:]), 1, 0), tree)
 
 
-def joined(tree):
-    """The inverse of `split`."""
+def _join(tree: Any) -> Any:
+    """The inverse of `_split`."""
     return jax.tree.map(lambda rows: jnp.moveaxis(rows, 0, 1).reshape(-1, *rows.shape[2:]), tree)

@@ -13,7 +13,14 @@ from maskcl_jax.training import checkpoint, optimizer, sharding, train_state
 
 
 class Run(NamedTuple):
-    """A run read back from its folder."""
+    """A run read back from its folder.
+
+    Attributes:
+        config: As the run was started, with the defaults of fields that its version did not have.
+        method: Created from it.
+        state: Of one checkpoint, replicated.
+        workdir: The folder.
+    """
 
     config: Any
     method: methods.Method
@@ -27,13 +34,18 @@ class Run(NamedTuple):
 
 
 def restore_run(workdir: str, step: int | None = None) -> Run:
-    """The run in `workdir` at `step` (default: its newest checkpoint), replicated on this process's devices.
+    """Reads a run back, its state replicated on this process's devices.
 
-    Raises UserError where there is no run, no checkpoint, or not that one.
+    Args:
+        workdir: The run's folder.
+        step: Of the checkpoint; default: the newest.
+
+    Raises:
+        UserError: There is no run, no checkpoint, or not that one.
     """
     config = config_lib.unflat(checkpoint.read_config(workdir))
     if config.model.get("attention") == "cudnn" and jax.default_backend() != "gpu":
-        config.model.attention = "xla"  # the same numbers but for rounding: a run of a GPU can be read anywhere
+        config.model.attention = "xla"  # the same up to rounding: a run of a GPU can be read anywhere
     folder = pathlib.Path(workdir) / "checkpoints"
     steps = sorted(int(entry.name) for entry in folder.glob("*") if entry.name.isdigit())
     if not steps or (step is not None and step not in steps):
@@ -59,9 +71,9 @@ def restore_run(workdir: str, step: int | None = None) -> Run:
     return Run(config, method, state, workdir)
 
 
-def abstract_state(config, method) -> train_state.TrainState:
-    """Shapes, dtypes and places of everything that a run of `config` saves: its schedule does not matter."""
+def abstract_state(config: Any, method: methods.Method) -> train_state.TrainState:
+    """Returns shapes, dtypes and shardings of everything that a run saves; no schedule changes them."""
     tx = optimizer.create(config, lambda step: 0.0, frozen=method.frozen)
-    shapes_of = jax.eval_shape(lambda key: train_state.create(method, tx, key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: train_state.create(method, tx, key), jax.random.key(0))
     placed = sharding.replicated(sharding.create_mesh())
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed), shapes_of)
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placed), shapes)

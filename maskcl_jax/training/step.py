@@ -1,11 +1,12 @@
-"""What one step does: the update, its length in steps of a run, and the program that the devices are given."""
+"""One training step: the plan of a run in steps, the update, and the compiled program."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -24,7 +25,15 @@ Loss = Callable[[Any, Arrays, StepContext], LossOutput]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The run in steps. A period of 0 means never, apart from the last step."""
+    """A run in steps.
+
+    Attributes:
+        total: Steps of the run.
+        per_epoch: Steps per epoch.
+        eval_every: Steps between online evaluations; 0: only after the last step. Likewise the others.
+        save_every: Steps between checkpoints.
+        keep_every: Checkpoints at multiples of it are kept.
+    """
 
     total: int
     per_epoch: int
@@ -33,8 +42,8 @@ class Plan:
     keep_every: int
 
     @classmethod
-    def of(cls, config, per_epoch: int) -> "Plan":
-        """`total_steps` wins over `epochs`; a period in epochs is at least one step."""
+    def of(cls, config: Any, per_epoch: int) -> "Plan":
+        """Returns the plan of a config. `total_steps` wins over `epochs`; a period in epochs is at least one step."""
 
         def steps(epochs):
             return max(1, round(epochs * per_epoch)) if epochs > 0 else 0
@@ -48,7 +57,7 @@ class Plan:
         )
 
     def due(self, step: int, every: int) -> bool:
-        """Whether something periodic happens after `step` steps; it always does after the last one."""
+        """Returns whether something periodic happens after `step` steps; after the last one it always does."""
         return step == self.total or (every > 0 and step % every == 0)
 
 
@@ -155,8 +164,8 @@ def make_train_step(
     return train_step
 
 
-def check_platform(config, mesh) -> None:
-    """Raises UserError where the devices do not have the attention that is asked for."""
+def check_platform(config: Any, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError if the devices do not have the attention implementation of the config."""
     platform = mesh.devices.flat[0].platform
     if getattr(config.model, "attention", "") == "cudnn" and platform not in ("gpu", "cuda"):
         raise UserError(f"model.attention='cudnn' needs an NVIDIA GPU, and this runs on {platform}: use xla")
@@ -164,26 +173,46 @@ def check_platform(config, mesh) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """The training step of a config on a mesh, traced by nobody yet.
+    """The training step of a config on a mesh, not traced yet.
 
-    images: the data set, where it lies on the devices (`on_device.place`); None where batches come from the host.
-    shapes, placed: of the whole state, and where its arrays lie. step: jitted, (state, batch) -> (state, metrics); the
-    state that it is given is gone afterwards.
+    Attributes:
+        config: The run's.
+        mesh: The devices.
+        method: The config's.
+        plan: The run in steps.
+        shapes: Of the whole state.
+        placed: The shardings of the state's arrays.
+        make_state: key -> state of step 0.
+        step: Jitted, (state, batch) -> (state, metrics); donates the state.
+        images: The data set, if it lies on the devices (`on_device.place`); None if batches come from the host.
     """
 
     config: Any
-    mesh: Any
-    method: Any
+    mesh: jax.sharding.Mesh
+    method: Method
     plan: Plan
     shapes: TrainState
     placed: TrainState
     make_state: Callable
-    step: Callable
+    step: jax.stages.Wrapped
     images: Any = None
 
     @classmethod
-    def of(cls, config, mesh, method, per_epoch: int, images=None) -> "Program":
-        """per_epoch: steps an epoch. Raises UserError for an optimiser, a schedule or an attention that cannot be."""
+    def of(
+        cls, config: Any, mesh: jax.sharding.Mesh, method: Method, per_epoch: int, images: jax.Array | None = None
+    ) -> "Program":
+        """Returns the program of a config.
+
+        Args:
+            config: The run's.
+            mesh: The devices.
+            method: The config's, created for the mesh.
+            per_epoch: Steps per epoch.
+            images: See the attributes.
+
+        Raises:
+            UserError: The optimizer, the schedule or the attention cannot work.
+        """
         check_platform(config, mesh)
         plan = Plan.of(config, per_epoch)
         schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
@@ -206,12 +235,12 @@ class Program:
         parts = {"plan": plan, "shapes": shapes, "placed": placed, "make_state": make_state, "step": step}
         return cls(config=config, mesh=mesh, method=method, images=images, **parts)
 
-    def new_state(self):
-        """The state of step 0. No device and no host ever holds more of it than its part."""
+    def new_state(self) -> TrainState:
+        """Returns the state of step 0. No device and no host ever holds more of it than its part."""
         return jax.jit(self.make_state, out_shardings=self.placed)(jax.random.key(self.config.seed))
 
-    def batch_shapes(self):
-        """A batch as the step is given it: shapes and places."""
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes, dtypes and shardings of a batch as the step takes it."""
         described = batch_shapes(self.method.views, self.config.batch_size, self.config.data.channels)
         split, kept = sharding.batch_sharding(self.mesh), {}
         if self.images is not None:
@@ -222,28 +251,28 @@ class Program:
             for key, (shape, dtype) in described.items()
         }
 
-    def put(self, batch):
-        """A host batch as the step takes it."""
+    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Moves a host batch to the devices, as the step takes it."""
         placed = sharding.put(batch, self.mesh)
         return placed if self.images is None else placed | {"images": self.images}
 
-    def compile(self):
-        """The step, ready: it accepts this state and batch alone, and is never compiled again."""
+    def compile(self) -> jax.stages.Compiled:
+        """Compiles the step. It accepts states and batches of these shapes only, and is never compiled again."""
         if self.config.compile_cache:
             jax.config.update("jax_compilation_cache_dir", self.config.compile_cache)
-            compilation_cache.reset_cache()  # the first program that was compiled has settled it otherwise
+            compilation_cache.reset_cache()  # it was fixed when the first program was compiled
         return self.trace().lower().compile()
 
-    def trace(self):
-        """The step with its shapes (`jax.stages.Traced`)."""
+    def trace(self) -> jax.stages.Traced:
+        """Traces the step with its shapes."""
         return self.step.trace(self.shapes, self.batch_shapes())
 
     def flops_per_image(self) -> float | None:
-        """`model_flops` a source image; None where nothing can be made of it: the chip's peak is not known."""
+        """Returns `model_flops` per source image; None if the chip's peak is not known."""
         return self.model_flops() / self.config.batch_size if chips.peak_flops() else None
 
     def model_flops(self) -> float:
-        """`flops.matrix_flops` of one step on all devices together, without what `remat` and kernels compute twice."""
+        """Returns the `matrix_flops` of one step on all devices, without what `remat` and kernels compute twice."""
         c = self.config
         if c.remat == "none" and resolve(c.kernels, self.mesh.devices.flat[0].platform) == "plain":
             return flops.matrix_flops(self.trace().jaxpr)
