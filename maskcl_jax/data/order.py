@@ -13,7 +13,7 @@ import numpy as np
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.randomness import generator
 
-MAX_CHUNK = 32  # examples: drawing the crops of more at once costs less, and threads get fewer tasks to share
+MAX_CHUNK = 32  # examples: with more, crops are drawn faster, but threads have fewer tasks to share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TrainOrder:
         self.chunk = chunk or self.local
 
     def __len__(self) -> int:
-        return sys.maxsize  # a run decides itself where it ends
+        return sys.maxsize  # endless: the run decides when to stop
 
     def __getitem__(self, number: int) -> Chunk:
         steps, place = divmod(number, self.local // self.chunk)
@@ -83,7 +83,7 @@ class TrainOrder:
         return _permutation(self.num_examples, self.seed, epoch)
 
     def following(self, epoch: int, index: int) -> Iterator[int]:
-        """The examples after `index` in the order of an epoch, going round, without `index` itself."""
+        """The examples after `index` in the order of an epoch, wrapping around, without `index` itself."""
         order = self.epoch(epoch)
         place = int(np.flatnonzero(order == index)[0])
         yield from order[place + 1 :].tolist()
@@ -96,7 +96,7 @@ def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class EvalOrder:
-    """Every index once, in order: `order[i]` is the i-th chunk of one process; every process has as many.
+    """Every index once, in order: `order[i]` is the i-th chunk of one process; all processes have equally many.
 
     `chunk` examples each; 0: the process's whole part of a batch.
     """

@@ -31,8 +31,8 @@ AHEAD = 2  # batches that are joined while the accelerator works
 SKIPPED = "skipped"  # of a chunk: (name, reason) of the images that could not be read
 DIED = "Worker process was terminated unexpectedly"  # grain's words
 MAX_WORKERS = 16
-CORES_FOR_WORKERS = 4  # below, they only take turns with the training step
-SMALL = 64 * 64  # pixels: smaller decoded images are cropped faster than Python's lock changes hands
+CORES_FOR_WORKERS = 4  # with fewer, they would only compete with the training step
+SMALL = 64 * 64  # pixels: smaller decoded images are cropped faster than the GIL changes hands
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -47,7 +47,7 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
 
 
 class Batches:
-    """An iterator over host batches, dicts of arrays, made ahead of their use. Close it when done before the end."""
+    """An iterator over host batches, dicts of arrays, made ahead of their use. Close it if not all are used."""
 
     def __init__(self, dataset: grain.MapDataset, source: Source, *, chunks: int, threads: int, workers: int = 0):
         """Starts to load.
@@ -55,8 +55,8 @@ class Batches:
         Args:
           dataset: chunks in order.
           source: notes the images that cannot be read.
-          chunks: chunks a batch.
-          threads: that load chunks, where there are no workers.
+          chunks: chunks per batch.
+          threads: that load chunks, if there are no workers.
           workers: processes that load chunks, each in one thread.
         """
         self._source = source
@@ -89,7 +89,7 @@ class Batches:
                 "memory: set data.workers to fewer, or to 0"
             ) from None
         if batch is None:
-            self._ahead.append(concurrent.futures.Future())
+            self._ahead.append(concurrent.futures.Future())  # so that the next call ends too
             self._ahead[-1].set_result(None)
             raise StopIteration
         self._ahead.append(self._thread.submit(next, self._batches, None))
@@ -124,7 +124,7 @@ def train_batches(
 
     Args:
       source: of the images.
-      views: of the method; the batch has the keys of `views.batch_entries`.
+      views: of the method; the batch has the keys of `views.base.batch_entries`.
       data_config: `config.data`.
       batch_size: of all processes together; each gets its contiguous part.
       seed: of the run.
@@ -136,9 +136,9 @@ def train_batches(
       An iterator; close it when done. An image that cannot be read is replaced by the next readable one of the epoch.
 
     Raises:
-      UserError: a batch is larger than the split or not divisible by the processes, or an ingredient misses its files.
+      UserError: a batch is larger than the split or not divisible by the processes, or an ingredient lacks its files.
     """
-    steps_per_epoch(source, batch_size)
+    steps_per_epoch(source, batch_size)  # raises if there is no whole batch
     examples = source.split("train")
     chunk = chunk_size(local_size(batch_size, process_count))
     part = {"process_index": process_index, "process_count": process_count, "chunk": chunk}
@@ -153,8 +153,8 @@ def train_batches(
 def processes_and_threads(examples: Split, views: Sequence[View], data_config: Any) -> tuple[int, int]:
     """(worker processes, threads) that load training batches.
 
-    `data.workers` and `data.threads`, where they are given. Otherwise worker processes where an ingredient computes in
-    Python, which only one thread of a process can do, and there are cores for them; else threads, one a core.
+    `data.workers` and `data.threads`, if they are set. Otherwise worker processes if an ingredient computes in Python,
+    which only one thread of a process can do, and there are cores for them; else threads, one per core.
 
     Raises:
       UserError: `data.workers` is neither "auto" nor a number.
@@ -162,13 +162,14 @@ def processes_and_threads(examples: Split, views: Sequence[View], data_config: A
     text, cores = str(data_config.workers), os.cpu_count() or 1
     if text != "auto" and not text.isdecimal():
         raise UserError(f"data.workers={text!r} is no number of processes: use auto, or 0 or more")
+    # What only the host can sample computes in Python.
     in_python = any(ingredient.host_only() for view in views for ingredient in view.ingredients)
     workers = min(cores - 1, MAX_WORKERS) if in_python and cores >= CORES_FOR_WORKERS else 0
     return (workers if text == "auto" else int(text)), _threads(examples, views, data_config)
 
 
 def describe_loading(source: Source, views: Sequence[View], data_config: Any) -> str:
-    """Who loads the training batches, for the first line of a run."""
+    """How the training batches are loaded, for the first line of a run."""
     workers, threads = processes_and_threads(source.split("train"), views, data_config)
     return f"input by {workers} worker processes" if workers else f"input by {threads} threads"
 
@@ -229,10 +230,10 @@ class TrainLoader:
         return batch.images | batch.arrays | facts
 
     def replace(self, batch: HostBatch, slot: int) -> list[tuple[str, str]]:
-        """Puts the next readable image of the epoch in place of an unreadable one.
+        """Replaces an unreadable image by the next readable one of the epoch.
 
         Returns:
-          (name, reason) of those on the way that cannot be read either.
+          (name, reason) of those in between that cannot be read either.
         """
         skipped = []
         for index in self.order.following(batch.epoch, int(batch.indices[slot])):
@@ -280,7 +281,7 @@ def load_views(batch: HostBatch, examples: Split, *, channels: int, exif: bool) 
       exif: whether images are turned as their EXIF orientation says.
 
     Returns:
-      {slot: why not} of the images that cannot be read; their pixels are zeros.
+      {slot: reason} of the images that cannot be read; their pixels are zeros.
     """
     items, sizes, unreadable = [], np.ones((len(batch.indices), 2), np.int64), {}
     for slot, index in enumerate(batch.indices):
@@ -288,7 +289,7 @@ def load_views(batch: HostBatch, examples: Split, *, channels: int, exif: bool) 
             items.append(examples[index])
             sizes[slot] = decode.image_size(items[slot], exif=exif)
         except Exception as error:  # the decoders raise a dozen types
-            items[slot:] = [None]
+            items[slot:] = [None]  # whether or not the image was appended
             unreadable[slot] = decode.reason_of(error)
     shifts = {}
     for view in batch.views.values():
@@ -331,7 +332,7 @@ def _decoding(data_config: Any) -> dict[str, Any]:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Lets a worker end when its parent has, however that ended."""
+    """Ends a worker when its parent has ended, for whatever reason."""
     del index, count
     parent = multiprocessing.parent_process()
 
@@ -343,6 +344,6 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 def _threads(examples: Split, views: Sequence[View], data_config: Any) -> int:
-    """Threads that load chunks: `data.threads`, or one a CPU core."""
+    """Threads that load chunks: `data.threads`, or one per CPU core; one for small decoded images."""
     small = isinstance(examples, Arrays) and max(view.crop.size[0] * view.crop.size[1] for view in views) <= SMALL
     return data_config.threads or (1 if small else os.cpu_count() or 1)

@@ -5,7 +5,7 @@
     python -m maskcl_jax.main --config=configs/mae.py:fashion_mnist --config.data.source=npz \\
         --config.data.path=fashion_mnist.npz --config.data.on_device=True
 
-Images of one size stay as they are; others are shown as an evaluation shows them (the whole image or its centre, see
+Images of one size stay as they are; others are shown as an evaluation shows them (the whole image or its center, see
 `data.eval_resize`), at --image_size. An image that cannot be read is left out and named.
 """
 

@@ -59,8 +59,8 @@ def knn_predict(
 class Neighbors:
     """The k most similar training features of every test feature, updated block by block.
 
-    The test features stay on the devices, all of them on each; of the training features one block at a time does,
-    split over the devices, so memory does not grow with their number. All processes pass the same arrays.
+    Every device holds all test features, and a part of one block of training features at a time, so memory does not
+    grow with the number of the latter. All processes pass the same arrays.
 
     Args:
         test_features: (n, D).
@@ -74,14 +74,14 @@ class Neighbors:
         replicated = sharding.replicated(self.mesh)
         rows = min(rows, self.n)
         self.tests = [jax.device_put(normalized(part), replicated) for part, _ in blocks(test_features, rows)]
-        nothing = np.full((rows, k), -np.inf, np.float32), np.zeros((rows, k), np.int32)
-        self.best = [jax.device_put(nothing, replicated) for _ in self.tests]
+        empty = np.full((rows, k), -np.inf, np.float32), np.zeros((rows, k), np.int32)
+        self.best = [jax.device_put(empty, replicated) for _ in self.tests]
         self.devices = self.mesh.size
         self.block = -(-block // self.devices) * self.devices
         self.merge = jax.jit(merge, out_shardings=(replicated, replicated)) if self.devices > 1 else merge_on_one_device
 
     def add(self, features: np.ndarray, labels: np.ndarray) -> None:
-        """Compares with more training features (m, D), any number, of labels (m,)."""
+        """Compares with more training features (m, D) of labels (m,); m may be any number."""
         labels = np.asarray(labels, np.int32)
         for (part, count), (part_labels, _) in zip(
             blocks(features, self.block), blocks(labels, self.block), strict=True
@@ -106,7 +106,7 @@ class Neighbors:
 
 
 def check(train_labels: np.ndarray, test_features: np.ndarray, *, k: int, num_classes: int) -> None:
-    """Raises UserError for what k-NN cannot work on."""
+    """Raises UserError for features and labels that k-NN cannot use."""
     if k < 1:
         raise UserError(f"k-NN: k={k} is not positive: use 1 or more, for instance 20")
     if not len(train_labels) or not len(test_features):
@@ -121,7 +121,7 @@ def check(train_labels: np.ndarray, test_features: np.ndarray, *, k: int, num_cl
 
 
 def blocks(array: np.ndarray, rows: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields (`rows` rows, how many are real); the last block is padded with zeros: one shape, one compilation."""
+    """Yields (`rows` rows, how many are not padding); zeros pad the last block: one shape, one compilation."""
     for start in range(0, len(array), rows):
         part = np.asarray(array[start : start + rows])
         yield np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)]), len(part)
@@ -139,7 +139,7 @@ def merge(
         test: (t, D), rows of unit length.
         train: (P, R, D), likewise.
         labels: (P, R).
-        count: of the rows of the block, how many are real.
+        count: rows of the block that are not padding.
 
     Returns:
         `best`, updated.
@@ -224,7 +224,7 @@ def collect_features(
 
 
 def whole(array: jax.Array | np.ndarray) -> np.ndarray:
-    """An array on the host, with the rows on other processes' devices. A collective where there are any."""
+    """An array on the host, with the rows on other processes' devices; a collective if there are any."""
     if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)

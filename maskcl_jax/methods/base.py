@@ -10,11 +10,11 @@ import jax
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.base import View
 
-Arrays = Mapping[str, jax.Array]  # a batch, as the views describe it: see `maskcl_jax.views.batch_entries`
+Arrays = Mapping[str, jax.Array]  # a batch, as the views describe it: see `views.base.batch_entries`
 
 
 class StepContext(NamedTuple):
-    """What a loss is given besides parameters and batch; no gradient reaches any of it.
+    """What a loss gets besides parameters and batch; no gradient reaches any of it.
 
     Attributes:
         target_params: Parameters of the EMA target; None for a method without one.
@@ -35,7 +35,7 @@ class LossOutput(NamedTuple):
     Attributes:
         loss: () float32.
         metrics: Scalars to log, by name.
-        model_state: What the next step is given; the same names, shapes and dtypes as before.
+        model_state: The state for the next step; the same names, shapes and dtypes as before.
     """
 
     loss: jax.Array
@@ -46,18 +46,18 @@ class LossOutput(NamedTuple):
 class Method(abc.ABC):
     """A self-supervised method. Made from a config; holds no arrays; all functions are pure and can be jitted.
 
-    A subclass takes the config as the only argument of its constructor and sets, on the class or there:
+    A subclass takes the config as the only argument of its constructor and sets, on the class or in the constructor:
 
     Attributes:
         views: The views of an image that a batch holds.
         encoder: The linen module that is pre-trained, a `ViT` or a `ResNet`; its parameters are `params["encoder"]`.
-        decoders: Further modules with a table of positions, by the name of their parameters.
+        decoders: Further modules with a position table, by the name of their parameters.
         picture_names: The columns of `pictures`, in order.
-        feature_kinds: What `features` can be asked for.
+        feature_kinds: The values of `kind` that `features` accepts.
         ema_first: Whether the EMA target moves before the loss (MoCo) or after the optimizer's step.
         frozen: Paths of parameters that keep their initial values.
         supports_image_chunks: Whether `config.image_chunks` may exceed 1.
-        image_chunks: In how many chunks, one after another, a loss may take its images; set by `methods.create`.
+        image_chunks: The number of chunks in which a loss takes its images, one at a time; set by `methods.create`.
     """
 
     views: tuple[View, ...]

@@ -4,7 +4,7 @@ A masked autoencoder that hides what its own cls token attends to, and aligns th
 masked patches of an image against those of the other images. Shaofeng Zhang, Feng Zhu, Rui Zhao, Junchi Yan.
 
 Faithful to the released code, Sherrylone/ccMIM at fdc9096 (outputs, gradients and BatchNorm statistics: `verify`).
-The paper's equations and tables could not be read: where the code offers no option, a switch is called our choice.
+The paper's equations and tables could not be read: a switch without an option in the code is called our choice.
 """
 
 from typing import Any
@@ -22,13 +22,14 @@ from maskcl_jax.ops import chunked, losses, masking
 
 
 class CCMIM(MAE):
-    """Fields of `config.method`: `configs/ccmim.py`."""
+    """ccMIM; `configs/ccmim.py` explains its fields of `config.method`."""
 
     picture_names = ("input", "importance", "masked", "reconstruction")
 
     def __init__(self, config: Any, *, bn_eps: float = 1e-5, bn_momentum: float = 0.1):
-        """bn_eps, bn_momentum: of the projector's BatchNorm, in torch's sense (the released code has torch's own)."""
+        """bn_eps, bn_momentum: of the projector's BatchNorm, in torch's sense; torch's defaults, as in the code."""
         c = config.method
+        # Before the constructor of MAE, whose `new_views` reads it.
         self.mask_kind = "random" if c.masking == "random" else "noise"
         super().__init__(config)
         check(config)
@@ -68,7 +69,7 @@ class CCMIM(MAE):
             "loss": out["loss"],
             "loss_rec": out["loss_rec"],
             "loss_align": out["loss_align"],
-            # What the alignment costs when it tells no image from another.
+            # The alignment loss at chance: all images look alike.
             "align_chance": jnp.asarray(2 * c.temperature * jnp.log(float(images.shape[0]))),
             "align_accuracy": out["align_accuracy"],
             **losses.spread(out["cls_v"]),
@@ -78,10 +79,10 @@ class CCMIM(MAE):
         return LossOutput(out["loss"], metrics, {"batch_stats": out["batch_stats"]})
 
     def forward(self, params, stats, images, batch: Arrays) -> dict[str, Any]:
-        """Every intermediate of one step, by name, of preprocessed images; stats: of BatchNorm."""
+        """All intermediates of one step, by name. images: preprocessed; stats: of the projector's BatchNorm."""
         c = self.config.method
         # 1. The importance A of a patch: how much the cls token attends to it, over all heads and blocks, when it sees
-        #    the whole image. The less important, with chance, are visible; the more important are masked.
+        #    the whole image. Up to noise, the less important are visible, the more important masked.
         chosen = self.choose(params, images, batch)
         # 2. The visible patches are encoded and decoded: MAE.
         out = self.reconstruct(params, images, chosen["visible"], chosen["masked"])
@@ -97,7 +98,7 @@ class CCMIM(MAE):
         # 4. Both cls tokens are projected, the visible ones first: BatchNorm's running statistics move twice.
         proj_v, stats = self.project(params, stats, cls_v)
         proj_m, stats = self.project(stop(params), stats, cls_m)
-        # 5. Each visible half finds its masked half among those of the whole batch; one direction only.
+        # 5. Each visible half is contrasted with the masked halves of the whole batch; one direction only.
         cross_entropy, accuracy = losses.info_nce(proj_v, stop(proj_m), c.temperature)
         loss_align = 2 * c.temperature * cross_entropy
         # 6. L = L_rec + align_weight L_align.
@@ -137,7 +138,7 @@ class CCMIM(MAE):
         return jax.lax.stop_gradient(jnp.moveaxis(per_image, 1, 0))
 
     def project(self, params, stats, cls):
-        """(projected cls tokens, statistics after them), with the batch's own statistics."""
+        """(projected cls tokens, updated statistics); normalizes with the statistics of the batch."""
         if not self.config.method.projector:
             return cls, stats
         variables = {"params": params["projector"], "batch_stats": stats}
@@ -146,7 +147,7 @@ class CCMIM(MAE):
 
     # --- Pictures ---------------------------------------------------------------------------------------------
     def masks_of(self, params, batch: Arrays) -> tuple[jax.Array, jax.Array]:
-        """(visible, masked) patch numbers of a batch."""
+        """(visible, masked) patch indices of a batch."""
         chosen = self.choose(params, self.preprocess(batch["image"]), batch)
         return chosen["visible"], chosen["masked"]
 

@@ -177,7 +177,7 @@ class MACRL(MAE):
         return (losses.patch_l1 if self.config.method.reconstruction == "l1" else losses.patch_mse)(prediction, target)
 
     def masks_of_view(self, batch: Arrays, view: View) -> tuple[jax.Array, jax.Array]:
-        """(visible, masked) patch numbers of one view; all visible if it has no mask."""
+        """(visible, masked) patch indices of one view; all visible if it has no mask."""
         if view.find(PatchMask) is not None:
             return batch[view.key("visible")], batch[view.key("masked")]
         count = batch[view.name].shape[0]
@@ -185,7 +185,7 @@ class MACRL(MAE):
         return everything, everything[:, :0]
 
     def images_of(self, batch: Arrays, view: View) -> tuple[jax.Array, jax.Array]:
-        """(what the encoder sees, what the decoder shall reconstruct), preprocessed."""
+        """(what the encoder sees, what the decoder reconstructs), preprocessed."""
         mean, std = self.config.data.mean, self.config.data.std
         images = normalization.standardize(options.float_images(batch, view), mean, std)
         if self.config.method.recon_target == "view":

@@ -20,11 +20,11 @@ from maskcl_jax.views.patch_mask import PatchMask
 
 
 class MAE(Method):
-    """Fields of `config.method`: `configs/mae.py`."""
+    """MAE; `configs/mae.py` explains its fields of `config.method`."""
 
     picture_names: tuple[str, ...] = ("input", "masked", "reconstruction")
     supports_image_chunks = True
-    positions = "mae"  # the order of the position tables
+    positions = "mae"  # of encoder and decoder, see `models.position`
     mask_kind = "random"  # "noise" if the method chooses the masked patches on the device
 
     def __init__(self, config: Any):
@@ -61,7 +61,7 @@ class MAE(Method):
         return params, {}
 
     def init_networks(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns (params, batch_stats), one entry per network each."""
+        """Returns (params, batch_stats), each with one entry per network."""
         to_encoder, to_decoder = jax.random.split(rng)
         images = jnp.zeros((2, *self.image_size, self.config.data.channels))
         encoder = self.encoder.init(to_encoder, images)["params"]
@@ -90,9 +90,9 @@ class MAE(Method):
         Args:
             params: Of the encoder and the decoder.
             images: What the encoder sees.
-            visible: (B, n) numbers of the patches that it sees.
-            masked: (B, N - n) numbers of the others.
-            targets: What the decoder shall reconstruct; default: the images.
+            visible: (B, n) indices of the patches that it sees.
+            masked: (B, N - n) indices of all other patches.
+            targets: What the decoder reconstructs; default: the images.
         """
         # 1. The visible patches are embedded and encoded; mask tokens never enter the encoder.
         latent = self.latent(params, images, visible)
@@ -108,13 +108,13 @@ class MAE(Method):
         return self.encode(params, ViT.encode, self.encode(params, ViT.embed, images, visible))
 
     def decoder_loss(self, decoder_params, latent, given) -> jax.Array:
-        """The error of the patches that count: the masked ones. given: (targets, visible, masked)."""
+        """The reconstruction error of the masked patches. given: (targets, visible, masked)."""
         targets, visible, masked = given
         prediction = self.decode({"decoder": decoder_params}, latent, visible, masked, only_masked=True)
         return self.error(prediction, self.target_patches(targets, masked))
 
     def target_patches(self, targets, ids) -> jax.Array:
-        """Pixels of the patches `ids`, with norm_pix each less its own mean, over its own std."""
+        """Pixels of the patches `ids`; with norm_pix, each patch is normalized by its own mean and std."""
         patches = masking.take(masking.patchify(targets, self.patch), ids)
         return losses.normalize_patches(patches) if self.config.method.norm_pix else patches
 
@@ -122,16 +122,16 @@ class MAE(Method):
         """Mean squared error."""
         return losses.patch_mse(prediction, target)
 
-    def encode(self, params, function, *arguments, **options) -> jax.Array:
-        """One of the encoder's functions with the encoder's parameters."""
-        return self.encoder.apply({"params": params["encoder"]}, *arguments, **options, method=function)
+    def encode(self, params, function, *arguments, **keywords) -> jax.Array:
+        """Applies one of the encoder's methods with the encoder's parameters."""
+        return self.encoder.apply({"params": params["encoder"]}, *arguments, **keywords, method=function)
 
-    def decode(self, params, *arguments, **options) -> jax.Array:
-        """The decoder with its parameters."""
-        return self.decoder.apply({"params": params["decoder"]}, *arguments, **options)
+    def decode(self, params, *arguments, **keywords) -> jax.Array:
+        """Applies the decoder with its parameters."""
+        return self.decoder.apply({"params": params["decoder"]}, *arguments, **keywords)
 
     def predict(self, params, latent, visible, masked) -> jax.Array:
-        """(B, N, pixels of a patch): what the decoder makes of every patch, in the order of the image."""
+        """(B, N, pixels of a patch): the decoder's prediction of every patch, in image order."""
         return masking.take(self.decode(params, latent, visible, masked), masking.restore_ids(visible, masked))
 
     # --- Evaluation -------------------------------------------------------------------------------------------
@@ -140,12 +140,12 @@ class MAE(Method):
         return {"params": params["encoder"]}
 
     def features(self, params, model_state, images, *, kind: str) -> jax.Array:
-        """After the final norm of an unmasked pass."""
+        """Features of the unmasked images, after the final norm."""
         variables = self.encoder_variables(params, model_state)
         return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
     def masks_of(self, params, batch: Arrays) -> tuple[jax.Array, jax.Array]:
-        """(visible, masked) patch numbers of a batch."""
+        """(visible, masked) patch indices of a batch."""
         return batch["visible"], batch["masked"]
 
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
@@ -157,9 +157,9 @@ class MAE(Method):
         filled = self.predict(params, self.latent(params, images, visible), visible, masked).astype(jnp.float32)
         patches = masking.patchify(images, self.patch)
         if self.config.method.norm_pix:
-            # The network predicts normalized patches: they are shown with the true patch's mean and std.
-            true = patches if targets is None else masking.patchify(targets, self.patch)
-            mean, std = losses.patch_statistics(true)
+            # The network predicts normalized patches: they are shown with the original patch's mean and std.
+            original = patches if targets is None else masking.patchify(targets, self.patch)
+            mean, std = losses.patch_statistics(original)
             filled = filled * std + mean
         hidden = masking.mask_of(visible, self.num_patches)[:, :, None]
         show = functools.partial(normalization.denormalize, mean=self.config.data.mean, std=self.config.data.std)

@@ -21,7 +21,7 @@ from maskcl_jax.views.base import View
 
 
 class MoCoV2(Method):
-    """Fields of `config.method`: `configs/moco_v2.py`."""
+    """MoCo v2; `configs/moco_v2.py` explains its fields of `config.method`."""
 
     picture_names: tuple[str, ...] = ("query", "key")
     feature_kinds = ("mean",)
@@ -79,7 +79,7 @@ class MoCoV2(Method):
         return params, {"batch_stats": stats, "target_batch_stats": self.key_networks(stats), "queue": queue}
 
     def init_networks(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns (params, batch_stats), one entry per network each."""
+        """Returns (params, batch_stats), each with one entry per network."""
         to_encoder, to_heads = jax.random.split(rng)
         images = jnp.zeros((2, *self.config.data.image_size, self.config.data.channels))
         encoder = self.encoder.init(to_encoder, images, train=True)
@@ -87,11 +87,11 @@ class MoCoV2(Method):
         return {"encoder": encoder["params"], **projector}, {"encoder": encoder["batch_stats"]}
 
     def target_params(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The networks that make the keys."""
+        """The parameters of the networks that compute the keys."""
         return self.key_networks(params)
 
     def key_networks(self, networks: dict[str, Any]) -> dict[str, Any]:
-        """Of parameters or statistics, those of the networks that make the keys: all."""
+        """Of parameters or statistics, those of the networks that compute the keys; all, unless a subclass differs."""
         return networks
 
     def momentum(self, progress: jax.Array | float) -> jax.Array:
@@ -104,27 +104,27 @@ class MoCoV2(Method):
         return normalization.normalize(images, self.config.data.mean, self.config.data.std)
 
     def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
-        """The contrast of a batch."""
+        """The contrast of every query with its key and those of the queue."""
         out = self.forward(params, context, self.images_of(batch))
         return self.output(out, candidates=out["logits"].shape[1])
 
     def forward(self, params, context: StepContext, views) -> dict[str, Any]:
-        """Every intermediate of one step, by name; views: the two views, preprocessed."""
-        there, back = jax.random.split(context.rng)
-        out = self.one_way(params, context._replace(rng=there), views)
+        """All intermediates of one step, by name; views: the two views, preprocessed."""
+        first_rng, second_rng = jax.random.split(context.rng)
+        out = self.one_way(params, context._replace(rng=first_rng), views)
         keys = out["k_raw"]
         if self.config.method.symmetric:
-            context = context._replace(model_state=out["model_state"], rng=back)
+            context = context._replace(model_state=out["model_state"], rng=second_rng)
             other = self.one_way(params, context, views[::-1])
             keys = jnp.concatenate([keys, other["k_raw"]])
             out |= {name: (out[name] + other[name]) / 2 for name in ("loss", "accuracy")}
             out["model_state"] = other["model_state"]
-        # 5. The oldest keys leave the queue, these enter.
+        # 5, after 1 to 4 in `one_way`. The oldest keys leave the queue, these enter.
         state = out["model_state"]
         return out | {"model_state": state | {"queue": losses.enqueue(state["queue"], keys)}}
 
     def one_way(self, params, context: StepContext, views) -> dict[str, Any]:
-        """Queries of the first view against keys of the second: every intermediate by name."""
+        """Queries of the first view against keys of the second: all intermediates, by name."""
         c, state = self.config.method, context.model_state
         # 1. Queries q: encoder and projector.
         query_map, stats = self.maps(params, state["batch_stats"], views[0])
@@ -133,7 +133,7 @@ class MoCoV2(Method):
         target = jax.lax.stop_gradient(context.target_params)
         key_map, target_stats = self.key_maps(target, state["target_batch_stats"], views[1], context.rng)
         k = jax.lax.stop_gradient(self.project(target, key_map))
-        # 3. The logits q k / tau: the positive first, then the keys that wait; this step's own enter later.
+        # 3. The logits q k / tau: the positive first, then the queue; the keys of this step enter it later.
         logits = losses.queue_logits(q, k, state["queue"]["keys"], c.temperature)
         # 4. Cross-entropy.
         loss, accuracy = losses.nce_from_logits(logits)
@@ -148,11 +148,11 @@ class MoCoV2(Method):
         }
 
     def maps(self, params, stats, images):
-        """(the encoder's last feature map, statistics after it) in training."""
+        """(the encoder's last feature map, updated statistics), in training mode."""
         return apply_in_training(self.encoder, "encoder", params, stats, images)
 
     def key_maps(self, target, target_stats, images, rng):
-        """`maps` of the EMA encoder, without gradient, its BatchNorm groups made of images in random order."""
+        """`maps` of the EMA encoder, without gradient; with shuffle_bn, on BatchNorm groups of random images."""
         c = self.config.method
         if not (c.shuffle_bn and c.bn_group_size):
             maps, target_stats = self.maps(target, target_stats, images)
@@ -171,13 +171,13 @@ class MoCoV2(Method):
         return [normalization.standardize(options.float_images(batch, view), mean, std) for view in self.views]
 
     def output(self, out: dict[str, Any], *, candidates, **metrics: jax.Array) -> LossOutput:
-        """What `loss` returns of the intermediates; candidates: keys that a query chooses from."""
+        """The `LossOutput` of the intermediates; candidates: the number of keys that a query is compared with."""
         metrics |= contrast.metrics(out["loss"], out["accuracy"], out["pooled"], candidates=candidates)
         return LossOutput(out["loss"], {"loss": out["loss"], **metrics}, out["model_state"])
 
     # --- Evaluation -------------------------------------------------------------------------------------------
     def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
-        """The target's encoder gathers statistics of its own."""
+        """The target's encoder has BatchNorm statistics of its own."""
         stats = model_state["target_batch_stats" if target else "batch_stats"]
         return {"params": params["encoder"], "batch_stats": stats["encoder"]}
 

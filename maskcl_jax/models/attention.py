@@ -21,7 +21,7 @@ class Attention(nn.Module):
       dtype: Of the computation; the softmax is in float32.
       qkv_init: Initial values of the fused kernel.
       attention: "xla", or "cudnn" (16 bits, on a GPU), which never writes the weights to memory.
-      kernels: "plain" or "fused"; changes nothing of "cudnn".
+      kernels: "plain" or "fused"; with "cudnn" of the two projections only.
     """
 
     width: int
@@ -78,7 +78,7 @@ def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array, *, attention
       k: Keys (B, K, heads, head width).
       v: Values, of the shape of the keys.
       attention: "xla" or "cudnn".
-      kernels: "plain" or "fused"; of "xla" only.
+      kernels: "plain" or "fused"; ignored by "cudnn".
 
     Returns:
       An array of the shape of q.

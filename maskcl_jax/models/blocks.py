@@ -78,7 +78,7 @@ def run_blocks(blocks: Sequence[Block], x: jax.Array, *, remat: str, scan: bool,
       x: Tokens (B, T, D).
       remat: What is kept of each block for the backward pass, which computes the rest again. "none": everything;
         "blocks": its input; "cheap": also the products with its weights.
-      scan: Whether to compile one block, as a loop over the stacked parameters. They are stored as without it.
+      scan: Whether to compile one block, as a loop over the stacked parameters. They are stored alike without it.
       rows: Positions whose output is wanted; the last block computes no others. What that saves: see `ViT.encode_cls`
         and `Decoder`.
 
@@ -98,11 +98,11 @@ def run_blocks(blocks: Sequence[Block], x: jax.Array, *, remat: str, scan: bool,
         # In a loop XLA cannot undo it by common subexpression elimination; elsewhere that must be prevented.
         return step if remat == "none" else jax.checkpoint(step, prevent_cse=not scan, policy=REMAT_POLICIES[remat])
 
-    step, alike = step_for(ALL), variables if rows == ALL else variables[:-1]
-    if scan and alike:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike)
+    step, with_all_rows = step_for(ALL), variables if rows == ALL else variables[:-1]
+    if scan and with_all_rows:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *with_all_rows)
         x = jax.lax.scan(lambda x, block_variables: (step(x, block_variables), None), x, stacked)[0]
     else:
-        for block_variables in alike:
+        for block_variables in with_all_rows:
             x = step(x, block_variables)
     return x if rows == ALL else step_for(rows)(x, variables[-1])

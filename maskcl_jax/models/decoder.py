@@ -64,8 +64,8 @@ class Decoder(nn.Module):
 
         Args:
           latent: Encoded visible tokens (B, 1 + n, D), the cls token first.
-          visible: Their patch numbers (B, n).
-          masked: Numbers of all other patches (B, m).
+          visible: Their patch indices (B, n).
+          masked: Indices of all other patches (B, m).
           only_masked: Whether only the masked patches are wanted.
 
         Returns:

@@ -88,7 +88,7 @@ class ViT(nn.Module):
 
         Args:
           images: Normalized images (B, H, W, C).
-          ids: Numbers of the patches that are wanted, (B, n); None: all N.
+          ids: Indices of the patches to embed, (B, n); None: all N.
           mask: (B, N), 1 or True where a patch is replaced by `mask_token`, before its position is added.
           mask_token: (D,).
 
@@ -154,7 +154,7 @@ class ViT(nn.Module):
 
         Args:
           tokens: Patch tokens (B, n, D).
-          layers: Numbers of blocks, from 0, or from -1 for the last; () is all.
+          layers: Indices of blocks, from 0, or from -1 for the last; () is all.
 
         Returns:
           (number of layers, B, n) float32, the layers in ascending order; see `attention.cls_weights`.

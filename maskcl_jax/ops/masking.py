@@ -28,7 +28,7 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
 
 def take(tokens: jax.Array, ids: jax.Array) -> jax.Array:
-    """Gathers patches: tokens (B, N, D), patch numbers (B, n) -> (B, n, D)."""
+    """Gathers patches: tokens (B, N, D), patch indices (B, n) -> (B, n, D)."""
     return jnp.take_along_axis(tokens, ids[:, :, None], axis=1)
 
 
@@ -36,8 +36,8 @@ def restore_ids(visible: jax.Array, masked: jax.Array) -> jax.Array:
     """The inverse permutation of [visible, masked].
 
     Args:
-      visible: Patch numbers (B, n).
-      masked: All other patch numbers (B, N - n).
+      visible: Patch indices (B, n).
+      masked: All other patch indices (B, N - n).
 
     Returns:
       For each patch its position in the sequence [visible, masked], (B, N) int32.
@@ -46,7 +46,7 @@ def restore_ids(visible: jax.Array, masked: jax.Array) -> jax.Array:
 
 
 def mask_of(visible: jax.Array, num_patches: int) -> jax.Array:
-    """Patch numbers (B, n) -> (B, N) float32: 1 where a patch is masked, 0 where it is visible."""
+    """Patch indices (B, n) -> (B, N) float32: 1 where a patch is masked, 0 where it is visible."""
     mask = jnp.ones((visible.shape[0], num_patches), jnp.float32)
     return mask.at[jnp.arange(visible.shape[0])[:, None], visible].set(0.0)
 
@@ -87,7 +87,7 @@ def split_by_score(score: jax.Array, visible: int) -> tuple[jax.Array, jax.Array
       visible: Number n of patches that stay visible: those of the lowest scores.
 
     Returns:
-      (visible, masked) patch numbers, (B, n) and (B, N - n) int32, each in ascending order of score.
+      (visible, masked) patch indices, (B, n) and (B, N - n) int32, each in ascending order of score.
     """
     order = jnp.argsort(jax.lax.stop_gradient(score), axis=1).astype(jnp.int32)
     return order[:, :visible], order[:, visible:]

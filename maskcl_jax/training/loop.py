@@ -17,7 +17,7 @@ from maskcl_jax.views.base import open_views
 
 
 def open_batches(source, program: Program, start: int):
-    """This process's host batches from step `start` on, to be closed; `Program.put` takes them to the devices."""
+    """This process's host batches from step `start` on; close them. `Program.put` moves them to the devices."""
     config = program.config
     options = {"batch_size": config.batch_size, "seed": config.seed, "start_step": start}
     options |= {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -27,9 +27,9 @@ def open_batches(source, program: Program, start: int):
 
 
 def opening_line(state, made_on: dict) -> str:
-    """What is said of the state that a run begins with.
+    """The line that says which state a run begins with.
 
-    made_on: `Checkpoints.made_on`. On other hosts and devices state and data are the same.
+    made_on: `Checkpoints.made_on`, the processes and devices before; state and data do not depend on them.
     """
     step, now = int(state.step), checkpoint.machines()
     if step == 0:
@@ -43,10 +43,10 @@ def opening_line(state, made_on: dict) -> str:
 
 
 def train(config, workdir: str) -> dict[str, str]:
-    """Trains `config` in `workdir`, or goes on from the newest checkpoint there.
+    """Trains `config` in `workdir`, or continues from the newest checkpoint there.
 
-    Returns the closing table, name -> text, on process 0. Raises UserError for what the user can mend (nothing is
-    written then) and Diverged where a loss is not finite.
+    Returns the closing table, name -> text, on process 0. Raises UserError for what the user can fix (nothing is
+    written then) and Diverged if a loss is not finite.
     """
     # --- Everything that can be refused is refused before anything is built -----------------------------------
     config_lib.check(config)
@@ -55,7 +55,7 @@ def train(config, workdir: str) -> dict[str, str]:
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
     method = create_method(config, mesh)
     source = open_source(config.data)
-    open_views(method.views, source.split("train"), config.data)
+    open_views(method.views, source.split("train"), config.data)  # a check; the pipeline opens them again
     per_epoch, images = pipeline.steps_per_epoch(source, config.batch_size), None
     if config.data.on_device:
         images = on_device.place(
@@ -115,6 +115,7 @@ def train(config, workdir: str) -> dict[str, str]:
             writers.write_scalars(step, values | rate.scalars())
 
     def look(step):
+        """The online k-NN and the pictures of the current state: to the files, and the k-NN as a line."""
         scalars, pictures = monitor.look(state)
         writers.write_scalars(step, scalars)
         writers.write_images(step, pictures)

@@ -62,20 +62,20 @@ class Plan:
 
 
 def accumulate(loss: Loss, params: Any, batch: Arrays, context: StepContext, *, parts: int) -> tuple[Any, LossOutput]:
-    """Returns (gradients, output) of a batch taken as `parts` micro-batches in turn: the memory of one, and the mean.
+    """Returns (gradients, output), the mean over `parts` micro-batches that are taken in turn, in the memory of one.
 
-    Micro-batch i has the rows i, i + parts, ...: of every device's part as many, so that no image moves. What a loss
-    sees is its micro-batch, batch_size / parts images:
+    Micro-batch i has the rows i, i + parts, ...: equally many of every device, so that no image moves to another. A
+    loss sees its micro-batch only, batch_size / parts images:
     - reconstructions, means over images: loss and gradient are those of the whole batch;
     - in-batch negatives and BatchNorm: those of the micro-batch only; a contrast is against fewer;
     - the model_state moves after each micro-batch: later ones find the statistics and keys of earlier ones;
     - parameters and EMA target move once a step;
-    - device randomness (noise, MoCo's shuffle) is drawn from `context.rng` folded with i: other draws than those of
+    - device randomness (noise, MoCo's shuffle) is drawn from `context.rng` folded with i: it differs from that of
       the whole batch.
 
     Args:
         loss: `Method.loss`.
-        params: What to differentiate it by.
+        params: What to differentiate it with respect to.
         batch: The whole batch.
         context: Of the step.
         parts: Divides the batch.

@@ -136,10 +136,12 @@ class Ingredient(abc.ABC):
         """
 
     def open(self, examples: Any, data_config: Any) -> "Ingredient":
-        """The ingredient, ready to sample from the training images `examples`; called before anything is built.
+        """The ingredient, ready to sample from the training images `examples`.
+
+        Called before anything is built, as a check, and again when the pipeline starts.
 
         Raises:
-          UserError: the ingredient needs files of the user's that are missing or do not fit the images.
+          UserError: the user's files that the ingredient needs are missing or do not fit the images.
         """
         del examples, data_config
         return self
@@ -198,13 +200,13 @@ def batch_entries(views: Iterable[View], channels: int) -> dict[str, Entry]:
         entries |= view.crop.entries(view, channels)
         for ingredient in view.ingredients:
             entries |= ingredient.entries(view, channels)
-    entries["label"] = Entry((), "int32", "class, -1 where the data has none; never seen by a loss")
+    entries["label"] = Entry((), "int32", "class, -1 where the data has none; no loss reads it")
     entries["index"] = Entry((), "int64", "which example of the split it is")
     return entries
 
 
 def batch_shapes(views: Iterable[View], batch_size: int, channels: int) -> dict[str, tuple[tuple[int, ...], str]]:
-    """{batch key: (shape, name of the dtype)} of a batch, for those who need no pixels."""
+    """{batch key: (shape, name of the dtype)} of a batch, without making one."""
     return {k: ((batch_size, *entry.shape), entry.dtype) for k, entry in batch_entries(views, channels).items()}
 
 

@@ -40,7 +40,7 @@ class RandomResizedCrop(Crop):
       flip: whether to mirror left-right with probability 1/2.
       master: where given, the crop is resized to this (height, width), flipped, and a window of `size` taken from it.
       shift: the window's corner lies 0..shift pixels down and across, drawn uniformly.
-      shared: views that carry the same word show the same crop, flipped alike ("": the view's own name).
+      shared: views with the same value show the same crop, flipped alike ("": the view's own name).
       overlap: what the crop must share with that of an earlier view. It is drawn again until it does, and after
         ATTEMPTS draws it is the other view's crop.
 
@@ -78,7 +78,7 @@ class RandomResizedCrop(Crop):
     def _box(self, noise, height, width, other, xp):
         """Uniform area, log-uniform ratio, ten attempts to fit, else the other crop or the center. (B, 4) int32."""
         (scale_low, scale_high), (ratio_low, ratio_high) = self.scale, self.ratio
-        full_h, full_w = height[..., None], width[..., None]  # beside the attempts
+        full_h, full_w = height[..., None], width[..., None]  # broadcasts over the attempts
         area = full_h * full_w * (scale_low + (scale_high - scale_low) * noise[..., 0])
         ratio = xp.exp(math.log(ratio_low) + (math.log(ratio_high) - math.log(ratio_low)) * noise[..., 1])
         h, w = _round(xp.sqrt(area / ratio), xp), _round(xp.sqrt(area * ratio), xp)
@@ -134,7 +134,7 @@ class CenterCrop(Crop):
         return {view.name: Entry((*self.size, channels), "uint8", "the image as evaluations see it")}
 
     def sample(self, view: View, batch: Batch, height: Any, width: Any) -> Any:
-        """The crop of every image, (B, 5) int32, as `RandomResizedCrop.sample`."""
+        """The crop of every image, (B, 5) int32: see `Crop.sample`."""
         xp = batch.xp
         height, width = _real(height, xp), _real(width, xp)
         if self.resize == 1.0:
@@ -161,4 +161,4 @@ def _centered(h, w, height, width, xp):
 
 
 def _round(x, xp):
-    return xp.floor(x + 0.5)  # halves up; numpy's own goes to even numbers
+    return xp.floor(x + 0.5)  # rounds halves up; np.round rounds them to even numbers

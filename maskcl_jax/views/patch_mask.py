@@ -59,7 +59,7 @@ class PatchMask(Ingredient):
 
 
 def patches_of_blocks(blocks: Any, grid: tuple[int, int], block: int) -> Any:
-    """Numbers of blocks (B, n), row-major -> the numbers of their patches (B, n * block * block), block by block."""
+    """Indices of blocks (B, n), row-major -> indices of their patches (B, n * block * block), block by block."""
     rows, columns = blocks // (grid[1] // block), blocks % (grid[1] // block)
     inside = np.arange(block)
     down = rows[:, :, None, None] * block + inside[:, None]

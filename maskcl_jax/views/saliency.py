@@ -176,7 +176,7 @@ def _mean_of_cells(side: int, grid: int):
 
 
 def _mean_of_steps(side: int, grid: int):
-    """(G, side - 1) float32: what averages the steps between neighbours of one cell."""
+    """(G, side - 1) float32: what averages the steps between neighbors of one cell."""
     cell = np.arange(side) // (side // grid)
     inside = (np.arange(grid)[:, None] == cell[:-1]) & (cell[:-1] == cell[1:])
     return inside.astype(np.float32) / np.float32(max(side // grid - 1, 1))

@@ -1,8 +1,8 @@
-"""Real photographs shipped inside scikit-image and scikit-learn, cut into labelled tiles: no network.
+"""Real photographs shipped inside scikit-image and scikit-learn, cut into labeled tiles: no network.
 
 The label of a tile is the photograph it was cut from. Train and test never share a pixel: every photograph is
 covered by a grid of blocks, one block in five is for testing, and a training tile keeps GAP pixels away from
-all of them. Neighbouring tiles of one split overlap. Tiles with almost no contrast (sky, black borders) are
+all of them. Neighboring tiles of one split overlap. Tiles with almost no contrast (sky, black borders) are
 left out: nothing in them tells one photograph from another but their mean.
 """
 
