@@ -121,8 +121,9 @@ def _plain_jpeg(encoded: bytes):
 
 def decode_with_pillow(encoded: bytes, channels: int) -> np.ndarray:
     """`decode` to 1 or 3 channels by Pillow alone."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.load()
+    with Image.open(io.BytesIO(encoded)) as opened:
+        opened.load()
+        image: Image.Image = opened
         if image.mode.startswith("I"):
             values, transparent = np.asarray(image), image.info.get("transparency")
             if isinstance(transparent, int):  # of a PNG: this value is laid over white

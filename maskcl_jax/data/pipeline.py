@@ -101,6 +101,7 @@ class Batches:
         """Ends threads and processes, and drops what they had ready."""
         self._thread.shutdown(cancel_futures=True)
         self._batches.close()
+        self._batches = iter(())  # an iterator of grain's that lives until the interpreter ends complains there
 
     def __enter__(self) -> "Batches":
         return self
@@ -337,8 +338,9 @@ def _end_with_parent(index: int, count: int) -> None:
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
-        parent.join()
-        os._exit(1)
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Writes a data set into one file of decoded images, to lie in device memory: `data.source=npz`, `data.on_device`.
+"""Writes a data set into one file of decoded images, for `data.source=npz` and `data.on_device`.
 
     python -m maskcl_jax.data.to_array --data=fashion_mnist --data_dir=DIR --out=fashion_mnist.npz
     python -m maskcl_jax.data.to_array --data=folder --path=DIR --image_size=64x64 --out=mine.npz
@@ -20,7 +20,7 @@ from absl import flags
 from maskcl_jax import cli
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import pipeline
-from maskcl_jax.data.sources import SPLITS, Arrays, open_source
+from maskcl_jax.data.sources import SPLITS, Arrays, Source, open_source
 from maskcl_jax.errors import UserError
 
 DATA = flags.DEFINE_string("data", "", "A data preset of the configs: fashion_mnist, cifar10, folder, embedded, ...")
@@ -43,11 +43,11 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--out={OUT.value} is no .npz file: name one")
     if out.exists():
         raise UserError(f"--out={out} is already there: remove it, or name another")
-    source, data = opened()
+    source, data_config = open_data()
     arrays: dict[str, Any] = {"class_names": np.array(source.class_names)} if source.num_classes else {}
     for split in SPLITS:
         if source.num_examples(split):
-            images, labels = whole(source, split, data)
+            images, labels = read_split(source, split, data_config)
             arrays[f"{split}_images"] = images
             if source.num_classes:
                 arrays[f"{split}_labels"] = labels
@@ -59,8 +59,8 @@ def main(argv: list[str]) -> None:
     print(f"wrote {out}, {out.stat().st_size / 2**20:.1f} MiB")
 
 
-def opened():
-    """(source, config.data) of the flags."""
+def open_data() -> tuple[Source, Any]:
+    """(source, `config.data`) of the flags."""
     if DATA.value not in config_lib.DATA:
         known = ", ".join(config_lib.DATA)
         raise UserError(
@@ -75,13 +75,13 @@ def opened():
     return open_source(config.data), config.data
 
 
-def whole(source, split: str, data) -> tuple[np.ndarray, np.ndarray]:
+def read_split(source: Source, split: str, data_config: Any) -> tuple[np.ndarray, np.ndarray]:
     """(images (N, H, W, C) uint8, labels (N,)) of a split."""
-    held = source.split(split)
-    if isinstance(held, Arrays):
-        return held.images, held.labels
+    examples = source.split(split)
+    if isinstance(examples, Arrays):
+        return examples.images, examples.labels
     images, labels = [], []
-    with pipeline.eval_batches(source, split, data_config=data, batch_size=256) as batches:
+    with pipeline.eval_batches(source, split, data_config=data_config, batch_size=256) as batches:
         for batch in batches:
             images.append(batch["image"][batch["valid"]])
             labels.append(batch["label"][batch["valid"]])

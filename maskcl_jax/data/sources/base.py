@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -47,8 +48,7 @@ class Encoded:
     """A split of encoded images that are read one by one.
 
     Attributes:
-      payloads: N file paths (str), or a sequence of N encoded images (bytes) or decoded ones (arrays), which may read
-        them only when indexed.
+      payloads: N file paths (str), or a sequence of N encoded images (bytes), which may read them only when indexed.
       labels: (N,) int32, -1 for none.
       is_path: Whether payloads are file paths.
     """
@@ -63,14 +63,14 @@ class Encoded:
     def __getitem__(self, index: int) -> bytes:
         """The encoded image at `index`. Raises OSError where it cannot be read."""
         payload = self.payloads[index]
-        if not self.is_path:
+        if isinstance(payload, bytes):
             return payload
         with open(payload, "rb", buffering=0) as file:
             return file.read()
 
     def name(self, index: int) -> str:
         """What to call an image in the log."""
-        return self.payloads[index] if self.is_path else f"example {index}"
+        return str(self.payloads[index]) if self.is_path else f"example {index}"
 
     def take(self, indices: np.ndarray) -> "Encoded":
         """The images at `indices`, in that order; none is read."""
@@ -86,7 +86,7 @@ class Selection(Sequence):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: Any) -> Any:
         return self._sequence[self._indices[index]]
 
 

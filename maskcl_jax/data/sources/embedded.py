@@ -1,13 +1,14 @@
-"""Real photographs shipped inside scikit-image and scikit-learn, cut into labeled tiles: no network.
+"""Real photographs from the wheels of scikit-image and scikit-learn, cropped into labeled tiles: no network.
 
-The label of a tile is the photograph it was cut from. Train and test never share a pixel: every photograph is
-covered by a grid of blocks, one block in five is for testing, and a training tile keeps GAP pixels away from
-all of them. Neighboring tiles of one split overlap. Tiles with almost no contrast (sky, black borders) are
-left out: nothing in them tells one photograph from another but their mean.
+The label of a tile is its photograph. Train and test never share a pixel: every photograph is covered by a grid of
+blocks, one block in five is for testing, and a training tile keeps GAP pixels away from all of them. Neighboring tiles
+of one split overlap. Tiles with almost no contrast (sky, black borders) are left out: only their mean tells which
+photograph they come from.
 """
 
 import importlib.util
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,23 +33,23 @@ BLOCK = 64  # side of the blocks of the train/test grid
 GAP = 8  # pixels between any training tile and any test block
 STRIDE = {"train": 8, "test": 4}
 PER_CLASS = {"train": 400, "test": 80}  # at most
-MIN_STD = 6.0  # grey levels
+MIN_STD = 6.0  # gray levels
 
 
 class EmbeddedSource(Source):
     """Eighteen photographs as eighteen classes of tiles of TILE x TILE pixels."""
 
-    def __init__(self, data_config):
+    def __init__(self, data_config: Any):
         super().__init__()
         self._channels = data_config.channels
         files = photographs()
         self.class_names = tuple(file.stem for file in files)
         self.num_classes = len(files)
-        self._cut = {"train": [], "test": []}
+        self._tiles = {"train": [], "test": []}
         for name, file in zip(self.class_names, files, strict=True):
             with Image.open(file) as image:
                 pixels = np.asarray(image.convert("RGB"))
-            for split, tiles in self._cut.items():
+            for split, tiles in self._tiles.items():
                 corners = tile_corners(pixels, split, name)
                 tiles.append(np.stack([pixels[y : y + TILE, x : x + TILE] for y, x in corners]))
         self.description = (
@@ -56,21 +57,21 @@ class EmbeddedSource(Source):
             f"{TILE}x{TILE}x{self._channels} from {self.num_classes} photographs"
         )
 
-    def num_examples(self, split):
-        return sum(len(tiles) for tiles in self._cut[split])
+    def num_examples(self, split: str) -> int:
+        return sum(len(tiles) for tiles in self._tiles[split])
 
-    def load(self, split):
-        labels = np.repeat(np.arange(self.num_classes, dtype=np.int32), [len(tiles) for tiles in self._cut[split]])
-        return Arrays(to_channels(np.concatenate(self._cut[split]), self._channels), labels)
+    def load(self, split: str) -> Arrays:
+        labels = np.repeat(np.arange(self.num_classes, dtype=np.int32), [len(tiles) for tiles in self._tiles[split]])
+        return Arrays(to_channels(np.concatenate(self._tiles[split]), self._channels), labels)
 
 
 def photographs() -> list[pathlib.Path]:
-    """The files of the photographs, in the order of their labels. UserError where one is missing."""
+    """The files of the photographs, in the order of their labels. Raises UserError where one is missing."""
     files = []
     for package, names in PHOTOGRAPHS.items():
         # find_spec, not an import: scikit-image takes a second to import and its loaders may download.
         spec = importlib.util.find_spec(package)
-        if spec is None:
+        if spec is None or spec.origin is None:
             raise UserError(
                 f"data.source='embedded' needs the package {package}: pip install scikit-image scikit-learn"
             )
@@ -90,9 +91,15 @@ def held_out_blocks(height: int, width: int) -> np.ndarray:
 
 
 def tile_corners(pixels: np.ndarray, split: str, name: str) -> np.ndarray:
-    """Corners (top, left) of the tiles of one photograph, (n, 2), n <= PER_CLASS[split].
+    """Chooses the tiles of one photograph.
 
-    pixels: (H, W, 3) uint8. name: seeds the choice of tiles where there are more than enough.
+    Args:
+      pixels: (H, W, 3) uint8.
+      split: "train" or "test".
+      name: Of the photograph; seeds the choice where there are more tiles than enough.
+
+    Returns:
+      (n, 2) corners (top, left), n <= PER_CLASS[split].
     """
     height, width = pixels.shape[:2]
     blocks = held_out_blocks(height, width)
@@ -113,5 +120,5 @@ def tile_corners(pixels: np.ndarray, split: str, name: str) -> np.ndarray:
 
 
 def _contrast(pixels: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    grey = pixels.mean(axis=-1)
-    return np.array([grey[y : y + TILE, x : x + TILE].std() for y, x in corners])
+    gray = pixels.mean(axis=-1)
+    return np.array([gray[y : y + TILE, x : x + TILE].std() for y, x in corners])

@@ -73,8 +73,10 @@ class FolderSource(Source):
             self._check_classes(test[1], data_config)
         elif names:
             held = held_out(*train, root=data_config.path)
-            test = tuple([column[i] for i in np.flatnonzero(held)] for column in train)
-            train = tuple([column[i] for i in np.flatnonzero(~held)] for column in train)
+            files, labels = train
+            test, train = (
+                ([files[i] for i in where], [labels[i] for i in where]) for where in map(np.flatnonzero, (held, ~held))
+            )
         self._splits_of = {"train": train, "test": test}
         where = f"list {data_config.list}" if data_config.list else f"folder {data_config.path}"
         classes = f"{self.num_classes} classes" if names else "no labels"

@@ -1,7 +1,8 @@
-"""Images of one size and their labels in one .npz file: no decoding, no TensorFlow."""
+"""Images of one size and their labels in one .npz file: nothing to decode."""
 
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,10 @@ class NpzSource(Source):
     """The arrays `train_images` and `test_images`, (N, H, W) or (N, H, W, C) uint8, of the file `path`.
 
     Beside them `train_labels` and `test_labels`, N integers from 0, and `class_names`, where there are any; `images`
-    and `labels` alone are training images. MedMNIST's files are of this kind; `data.to_array` writes it.
+    and `labels` only are training images. MedMNIST's files are of this kind; `data.to_array` writes it.
     """
 
-    def __init__(self, data_config):
+    def __init__(self, data_config: Any):
         super().__init__()
         path = pathlib.Path(data_config.path)
         if not path.is_file():
@@ -40,15 +41,15 @@ class NpzSource(Source):
         classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
         self.description = f"{path.name}, {counts} of {size}, {classes}"
 
-    def num_examples(self, split):
+    def num_examples(self, split: str) -> int:
         return len(self._arrays[split])
 
-    def load(self, split):
+    def load(self, split: str) -> Arrays:
         return self._arrays[split]
 
 
-def _split(path, arrays: dict, split: str) -> Arrays:
-    """The images and labels of a split; none of either is empty, or -1."""
+def _split(path: pathlib.Path, arrays: dict[str, np.ndarray], split: str) -> Arrays:
+    """The images and labels of a split: empty where there is none, -1 where images have no label."""
     plain = split == "train" and "train_images" not in arrays
     images = arrays.get("images" if plain else f"{split}_images", np.zeros((0, 1, 1, 1), np.uint8))
     labels = arrays.get("labels" if plain else f"{split}_labels", np.full(len(images), -1))

@@ -37,7 +37,7 @@ VARINT, DELIMITED = 0, 2  # wire types of a protocol buffer
 Peek = Callable[[int, int], bytes]  # (position, count) -> those bytes of a record, or more
 
 
-class Records(Sequence[bytes]):
+class Records(Sequence):
     """Some records of some files, read one by one.
 
     Args:
@@ -52,8 +52,8 @@ class Records(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> bytes:
-        """The record at `index`. Raises OSError where it cannot be read."""
+    def __getitem__(self, index: Any) -> Any:
+        """The record (bytes) at `index`. Raises OSError where it cannot be read."""
         file, place, length, _ = self.entries[index].item()
         if length < 0:
             raise OSError(f"{self.files[file]} is damaged at byte {place}")
@@ -232,11 +232,11 @@ def _scan_array_record(path: str, label: str) -> list[tuple[int, int, int]]:
     records = array_records(path)
     if not label:
         return [(place, 0, -1) for place in range(len(records))]
-    return [(place, 0, values(records[place], [label]).get(label, -1)) for place in range(len(records))]
+    return [(place, 0, int(values(records[place], [label]).get(label, -1))) for place in range(len(records))]
 
 
 def _label(peek: Peek, length: int, name: str) -> int:
-    return _values(peek, length, [name]).get(name, -1) if name else -1
+    return int(_values(peek, length, [name]).get(name, -1)) if name else -1
 
 
 def _windows(descriptor: int, first: int, window: bytes) -> Peek:

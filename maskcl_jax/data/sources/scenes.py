@@ -1,8 +1,10 @@
-"""Pictures of several objects: four images of another source, two by two.
+"""Images of several objects: each is composed of four images of another source, two by two.
 
 Training sees scenes, which have no label. Evaluation sees their quadrants, each an image of the other source with its
-label, so that an encoder trained on scenes and one trained on that source are measured on the same images.
+label. So an encoder that is trained on scenes and one that is trained on that source are measured on the same images.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +19,13 @@ PARTS = ("embedded", "tfds", "synthetic")
 class ScenesSource(Source):
     """As many scenes as `data.parts` has images; each image is in four of them, once in each quadrant.
 
-    Which four images make a scene is the same in every run. Raises UserError where the images do not lie decoded in
-    memory, all of one size.
+    Which four images make a scene is the same in every run.
+
+    Raises:
+      UserError: The images do not lie decoded in memory, all of one size.
     """
 
-    def __init__(self, data_config):
+    def __init__(self, data_config: Any):
         super().__init__()
         if data_config.parts not in PARTS:
             raise UserError(f"data.parts={data_config.parts!r} is unknown: use one of {', '.join(PARTS)}")
@@ -32,10 +36,10 @@ class ScenesSource(Source):
         self.skipped = self._parts.skipped
         self.description = f"scenes of four: {self._parts.description}"
 
-    def num_examples(self, split):
+    def num_examples(self, split: str) -> int:
         return self._parts.num_examples(split)
 
-    def load(self, split):
+    def load(self, split: str) -> Arrays:
         quadrants, order = self.evaluated(split).images, self.quadrants(split)
         height, width = quadrants.shape[1:3]
         images = np.empty((len(order), 2 * height, 2 * width, quadrants.shape[3]), np.uint8)
@@ -44,7 +48,7 @@ class ScenesSource(Source):
             images[:, down : down + height, across : across + width] = quadrants[order[:, place]]
         return Arrays(images, np.full(len(order), -1, np.int32))
 
-    def evaluated(self, name):
+    def evaluated(self, name: str) -> Arrays:
         split = self._parts.split(name)
         if not isinstance(split, Arrays):
             raise UserError(

@@ -1,4 +1,6 @@
-"""Images made from nothing: gratings whose direction is the label. No files, no TensorFlow."""
+"""Generated images: gratings whose direction is the label. No files."""
+
+from typing import Any
 
 import numpy as np
 
@@ -10,10 +12,10 @@ from maskcl_jax.views.randomness import generator
 class SyntheticSource(Source):
     """`num_examples` training images and a quarter as many test images of `num_classes` noisy gratings.
 
-    Made at `image_size` with `channels` channels; phase, contrast and noise differ in every image.
+    Generated at `image_size` with `channels` channels; phase, contrast and noise differ in every image.
     """
 
-    def __init__(self, data_config):
+    def __init__(self, data_config: Any):
         super().__init__()
         for field in ("num_examples", "num_classes"):
             if data_config[field] < 1:
@@ -28,10 +30,10 @@ class SyntheticSource(Source):
             f"{height}x{width}x{self._channels}, {self.num_classes} classes"
         )
 
-    def num_examples(self, split):
+    def num_examples(self, split: str) -> int:
         return self._counts[split]
 
-    def load(self, split):
+    def load(self, split: str) -> Arrays:
         draw = generator(0, f"synthetic/{split}")
         count, (height, width) = self._counts[split], self._size
         labels = (np.arange(count) % self.num_classes).astype(np.int32)

@@ -6,6 +6,7 @@ read from its files when they are needed.
 
 import concurrent.futures
 import difflib
+import functools
 import json
 import os
 import pathlib
@@ -114,15 +115,16 @@ class Prepared:
         files: list[str] = []
         parts = []
         for split, first, last in self.ranges(instruction, field=field):
-            counts = dict(zip(*self.splits[split], strict=True))
-            index = records.index_of(
-                self.folder, split, self.splits[split].files,
-                lambda path, counts=counts: records.scan(path, counts[path], self.label), key=self.label,
-            )[first:last]  # fmt: skip
+            found = self.splits[split]
+            scan = functools.partial(self._scan, dict(zip(*found, strict=True)))
+            index = records.index_of(self.folder, split, found.files, scan, key=self.label)[first:last]
             index["file"] += len(files)
             files += self.splits[split].files
             parts.append(index)
         return records.Records(files, np.concatenate(parts))
+
+    def _scan(self, counts: dict[str, int], file: str) -> np.ndarray:
+        return records.scan(file, counts[file], self.label)
 
     def _files(self, split: dict) -> SplitFiles:
         counts = [int(count) for count in split.get("shardLengths", ())]
@@ -159,7 +161,7 @@ class Examples(Sequence):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: Any) -> Any:
         found = records.values(self._records[index], self._names)
         if len(found) < len(self._names):
             raise ValueError(f"a record without {next(name for name in self._names if name not in found)!r}")
