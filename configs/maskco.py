@@ -44,7 +44,7 @@ METHOD = {
     "regions": 1,  # masked in a query
     "extra_regions": 0,  # not masked: further negatives, for same_image_negatives
     # Sides of a region as fractions of the query's shorter side: 64 to 112 of 224 pixels, 2 to 3.5 cells of the last
-    # map of a ResNet-50. The key is cropped anew until both views have room for one.
+    # map of a ResNet-50. The key is cropped again until both views have room for one.
     "box_side": (2 / 7, 1 / 2),
     "box_ratio": (0.5, 2.0),  # width / height
     # What a masked pixel becomes, after normalization. zero: the data's mean color; noise: normal; mean: of the image's

@@ -54,7 +54,7 @@ METHOD = {
     "channelwise_p": 0.7,  # of the others: every channel has cells of its own [C]
     "noise_std": 0.18,  # [C]
     "negative_noise_std": 0.14,  # [C]
-    "tile_noise": False,  # one patch of noise in all cells of a batch [C]; False: noise anew everywhere, our choice
+    "tile_noise": False,  # one patch of noise in all cells of a batch [C]; False (our choice): independent noise
     "high_pass": {"sigma": 5.0, "taps": 11},  # [C]
     "blur": {"sigma": 10.0, "taps": 31},  # of strategy blur [C]
     # Of framework simclr, our choice: whether gradient reaches the hard negatives; whether the second view's anchors

@@ -24,8 +24,8 @@ def main(argv: list[str]) -> None:
     """Trains the config of the command line, or that of the run, in its workdir."""
     # Imported after the flags are parsed, so that a wrong flag is reported at once.
     from maskcl_jax.config import unflat
-    from maskcl_jax.training.checkpoint import read_config
     from maskcl_jax.training.loop import train
+    from maskcl_jax.training.run_folder import read_config
 
     if CONFIG.value is not None:
         config, workdir = CONFIG.value, WORKDIR.value or f"runs/{CONFIG.name}-{CONFIG.value.preset}"

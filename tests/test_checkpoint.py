@@ -9,7 +9,7 @@ from PIL import Image
 from maskcl_jax import config
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.training import checkpoint, sharding, train_state
+from maskcl_jax.training import checkpoint, run_folder, sharding, train_state
 
 
 def small_config(arg="synthetic"):
@@ -57,21 +57,21 @@ def test_another_architecture_is_refused_with_the_shapes(tmp_path):
 
 
 def test_the_folder_of_another_config_is_refused_with_the_difference(tmp_path):
-    checkpoint.claim(tmp_path / "run", small_config())
-    checkpoint.claim(tmp_path / "run", small_config())
+    run_folder.claim(tmp_path / "run", small_config())
+    run_folder.claim(tmp_path / "run", small_config())
     other = small_config()
     other.log.every_steps = 3  # what is only shown may change
     other.data.workers, other.data.path = "2", "elsewhere"  # and where the same data lie
-    checkpoint.claim(tmp_path / "run", other)
+    run_folder.claim(tmp_path / "run", other)
     other.method.mask_ratio = 0.5
     with pytest.raises(UserError, match=r"method.mask_ratio: 0.75 there, 0.5 here"):
-        checkpoint.claim(tmp_path / "run", other)
+        run_folder.claim(tmp_path / "run", other)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="not writable"):
-        checkpoint.claim(tmp_path / "file" / "run", small_config())
+        run_folder.claim(tmp_path / "file" / "run", small_config())
 
 
 def data_files(folder):
@@ -145,15 +145,15 @@ def test_an_error_that_may_pass_is_no_damage(error, tmp_path, monkeypatch):
 
 
 def test_a_lost_config_is_known_from_the_checkpoint(tmp_path):
-    checkpoint.claim(tmp_path, small_config()).close()
+    run_folder.claim(tmp_path, small_config()).close()
     two_checkpoints(tmp_path)
     (tmp_path / "config.json").unlink()
-    assert checkpoint.read_config(tmp_path) == config.flat(small_config())
+    assert run_folder.read_config(tmp_path) == config.flat(small_config())
     other = small_config()
     other.method.mask_ratio = 0.5
     with pytest.raises(UserError, match=r"method.mask_ratio: 0.75 there, 0.5 here"):
-        checkpoint.claim(tmp_path, other)
-    checkpoint.claim(tmp_path, small_config()).close()
+        run_folder.claim(tmp_path, other)
+    run_folder.claim(tmp_path, small_config()).close()
 
 
 def photographs(folder, names):

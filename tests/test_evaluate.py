@@ -34,7 +34,7 @@ from maskcl_jax.evaluate.evaluation import evaluate
 from maskcl_jax.interchange import check
 from maskcl_jax.interchange.product import product_of
 from maskcl_jax.models.vit import ViT
-from maskcl_jax.training import checkpoint, monitor, sharding
+from maskcl_jax.training import checkpoint, monitor, run_folder, sharding
 from maskcl_jax.training.throughput import Throughput
 
 EIGHT_PIXELS = {"data.image_size": (8, 8), "data.channels": 1, "model.patch_size": 4, "data.num_examples": 61}
@@ -426,7 +426,7 @@ def test_data_without_labels_are_refused(small, tmp_path):
 
 
 def test_a_run_without_a_checkpoint_is_refused(small, tmp_path):
-    checkpoint.claim(str(tmp_path), small.config)
+    run_folder.claim(str(tmp_path), small.config)
     with pytest.raises(UserError, match="no checkpoint"):
         evaluate(str(tmp_path), "knn")
 

@@ -19,7 +19,7 @@ from maskcl_jax.interchange.catalog import LAYOUTS, Depths, depths_of
 from maskcl_jax.interchange.importing import build_run, import_run
 from maskcl_jax.methods import create
 from maskcl_jax.models.position import resize_position_table
-from maskcl_jax.training import checkpoint, loop
+from maskcl_jax.training import checkpoint, loop, run_folder
 from maskcl_jax.training import run as run_lib
 
 STOCK = WIDE | {"model.depth": 18}
@@ -220,7 +220,7 @@ def test_an_imported_run_trains(tmp_path, monkeypatch):
     import_run(saved(tmp_path, mae_encoder(tmp_path)), "timm", str(tmp_path / "run"), tiny("mae", **fields))
     before = run_lib.restore_run(str(tmp_path / "run"))
     assert before.config.model.positions == "learned"
-    loop.train(config.unflat(checkpoint.read_config(str(tmp_path / "run"))), str(tmp_path / "run"))
+    loop.train(config.unflat(run_folder.read_config(str(tmp_path / "run"))), str(tmp_path / "run"))
     after = run_lib.restore_run(str(tmp_path / "run"))
     assert (before.step, after.step) == (0, 2)
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), before.state.params, after.state.params)

@@ -13,7 +13,7 @@ from stand_ins import ARGUMENTS, CONFIG, LAUNCH, ROOT, Machine
 from maskcl_jax import compile_check
 from maskcl_jax.config import DATA
 from maskcl_jax.errors import UserError
-from maskcl_jax.training import checkpoint
+from maskcl_jax.training import run_folder
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_the_jobset_of_gpu_nodes(machine):
 
 @pytest.mark.parametrize("workdir", ["gs://my-runs/cmae", "s3://my-runs/cmae"])
 def test_the_address_of_a_bucket_is_no_workdir(workdir):
-    for use in (lambda: checkpoint.claim(workdir, None), lambda: checkpoint.read_config(workdir)):
+    for use in (lambda: run_folder.claim(workdir, None), lambda: run_folder.read_config(workdir)):
         with pytest.raises(UserError, match=r"is the address of a bucket.*gcsfuse"):
             use()
 

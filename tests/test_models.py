@@ -22,7 +22,7 @@ from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.ops import masking
 from maskcl_jax.performance import flops
-from maskcl_jax.training import checkpoint
+from maskcl_jax.training import run_folder
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -111,7 +111,7 @@ def test_a_config_names_any_stages():
     # A run of an earlier version has no such field, and goes on.
     stored = config_lib.flat(tiny("moco_v2"))
     del stored["model.stages"]
-    assert checkpoint.differences(tiny("moco_v2"), stored) == []
+    assert run_folder.differences(tiny("moco_v2"), stored) == []
     assert create(config_lib.unflat(stored)).encoder.size == create(tiny("moco_v2")).encoder.size
 
 

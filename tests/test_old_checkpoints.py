@@ -15,7 +15,7 @@ from helpers.tiny import rows
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.export import export_run
-from maskcl_jax.training import checkpoint, loop
+from maskcl_jax.training import loop, run_folder
 from maskcl_jax.training.run import restore_run
 
 ARCHIVE = pathlib.Path(__file__).parent / "data" / "moco_v2_first_layout.tar.xz"
@@ -60,7 +60,7 @@ def test_every_array_is_restored_into_its_new_place(workdir):
 
 def test_the_run_is_finished_from_step_3(workdir, capsys):
     before = rows(workdir)
-    loop.train(config_lib.unflat(checkpoint.read_config(str(workdir))), str(workdir))
+    loop.train(config_lib.unflat(run_folder.read_config(str(workdir))), str(workdir))
     assert "resumed from step 3" in capsys.readouterr().out
     after = rows(workdir)
     assert after[: len(before)] == before  # the first three steps are not trained again

@@ -21,7 +21,7 @@ from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import LossOutput, StepContext
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.training import checkpoint, loop, optimizer, sharding, train_state
+from maskcl_jax.training import checkpoint, loop, optimizer, run_folder, sharding, train_state
 from maskcl_jax.training.step import accumulate
 
 CHILD = """
@@ -154,14 +154,14 @@ def test_a_run_of_a_version_without_the_fields_goes_on(tmp_path):
     c = tiny("mae")
     old = {key: value for key, value in config_lib.flat(c).items() if not key.startswith(new)}
     (tmp_path / "config.json").write_text(json.dumps(old))
-    assert config_lib.flat(config_lib.unflat(checkpoint.read_config(tmp_path))) == json.loads(
+    assert config_lib.flat(config_lib.unflat(run_folder.read_config(tmp_path))) == json.loads(
         json.dumps(config_lib.flat(c))
     )
     c.mesh.fsdp, c.remat = 4, "blocks"  # where it is computed may change
-    checkpoint.claim(tmp_path, c)
+    run_folder.claim(tmp_path, c)
     c.accumulation = 2
     with pytest.raises(UserError, match="accumulation: 1 there, 2 here"):
-        checkpoint.claim(tmp_path, c)
+        run_folder.claim(tmp_path, c)
 
 
 def test_another_order_of_the_images_is_told(monkeypatch):

@@ -9,7 +9,7 @@ import jax
 from maskcl_jax import config as config_lib
 from maskcl_jax.evaluate import features, finetune, frozen, linear, results, segment, settings
 from maskcl_jax.evaluate.session import Columns, Session, open_session
-from maskcl_jax.training import checkpoint
+from maskcl_jax.training import run_folder
 from maskcl_jax.training.run import restore_run
 
 # protocol -> what runs it: values for `results.record`, or None where nothing is measured.
@@ -42,7 +42,7 @@ def evaluate(
     Raises:
         UserError: in one line, for what cannot work.
     """
-    config = config_lib.unflat(checkpoint.read_config(workdir))
+    config = config_lib.unflat(run_folder.read_config(workdir))
     evaluations = settings.create(protocol, config, data=data, overrides=overrides)
     step = evaluations[0].step
     run = restore_run(workdir, None if step < 0 else step)

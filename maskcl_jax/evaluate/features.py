@@ -15,7 +15,7 @@ from maskcl_jax.data.sources import SPLITS
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import checks, knn, subsets
 from maskcl_jax.evaluate.session import Session
-from maskcl_jax.training import checkpoint, sharding, visualize
+from maskcl_jax.training import run_folder, sharding, visualize
 
 PART = 64  # batches a file, until all are computed
 
@@ -87,7 +87,7 @@ def collect(session: Session, path: pathlib.Path, origin: dict[str, Any]) -> Non
     writes = jax.process_index() == 0
     if writes:
         parts.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(parts / "origin.json", json.dumps(origin))
+        run_folder.write_text(parts / "origin.json", json.dumps(origin))
     size = session.settings.batch_size
     files: list[pathlib.Path] = []
     rows: list[tuple] = []

@@ -87,12 +87,12 @@ class Tuning:
             # A fixed table is part of the architecture: a new network has it, too.
             params = params | {"encoder": params["encoder"] | self.table(variables["params"])}
         average = jax.tree.map(jnp.copy, params) if self.session.settings.ema else {}
-        # The key is part of the state, not of the program: another seed compiles nothing anew.
+        # The key is part of the state, not of the program: another seed needs no compilation.
         rng = jax.random.key_data(key)
         return {"params": params, "stats": stats, "average": average, "opt_state": self.tx.init(params), "rng": rng}
 
     def table(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The encoder's fixed position table as a parameter; {} where it is learned, and so initialized anew."""
+        """The encoder's fixed position table as a parameter; {} where it is learned, and so initialized again."""
         module = self.session.encoder.module
         return {} if module.positions == "learned" else {"pos_embed": position_table(module, params)}
 

@@ -13,7 +13,7 @@ from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate.knn import wilson
 from maskcl_jax.evaluate.session import Session
-from maskcl_jax.training import checkpoint
+from maskcl_jax.training import run_folder
 
 LIBRARIES = ("maskcl_jax", "jax", "flax", "optax", "numpy", "scikit-learn", "grain")
 COLUMNS = ("run", "step", "protocol", "labels", "feature", "network", "data", "result", "n", "details")
@@ -58,7 +58,7 @@ def record(session: Session, values: dict[str, Any], *, seconds: float, command:
     }
     if jax.process_index() == 0:
         session.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(session.folder / f"{session.name}.json", json.dumps(content, indent=1))
+        run_folder.write_text(session.folder / f"{session.name}.json", json.dumps(content, indent=1))
     return content
 
 

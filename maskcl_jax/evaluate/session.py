@@ -16,7 +16,7 @@ from maskcl_jax.evaluate import checks, knn, subsets
 from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate.segmentation_data import open_pairs
 from maskcl_jax.evaluate.settings import name_of
-from maskcl_jax.training import checkpoint, sharding
+from maskcl_jax.training import run_folder, sharding
 from maskcl_jax.training.run import Run
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, D) float32, labels (n,), index (n,)
@@ -213,4 +213,4 @@ def write_list(folder: pathlib.Path, source: Source, indices: np.ndarray, settin
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"labels-{settings.labels.replace('%', 'pct')}-seed{settings.seed}.json"
-    checkpoint.write_text(path, json.dumps(content))
+    run_folder.write_text(path, json.dumps(content))

@@ -16,7 +16,7 @@ from maskcl_jax.interchange import convert, facts, files
 from maskcl_jax.interchange.catalog import LAYOUTS, Layout, depths_of
 from maskcl_jax.interchange.positions import place_tables
 from maskcl_jax.interchange.product import KINDS
-from maskcl_jax.training import checkpoint, optimizer, train_state
+from maskcl_jax.training import checkpoint, optimizer, run_folder, train_state
 
 # The method of a run by the source of its weights; DEFAULT is for tools that have none.
 METHODS = {"mae": "mae", "ccmim": "ccmim", "cmae": "cmae", "mocov3": "mocov3", "moco_v2": "moco_v2"}
@@ -76,12 +76,12 @@ def import_run(path: str, source: str, out: str, config: ConfigDict | None = Non
     """
     with files.new_folder(out) as folder:
         run = build_run(path, source, config)
-        checkpoint.claim(str(folder), run.config)
+        run_folder.claim(str(folder), run.config)
         checkpoints = checkpoint.Checkpoints(str(folder))
         checkpoints.save(0, run.state)
         checkpoints.close()
         origin = {"file": path, "layout": source, "kind": run.kind, "new": run.initialized}
-        checkpoint.write_text(folder / "origin.json", json.dumps(origin, indent=1))
+        run_folder.write_text(folder / "origin.json", json.dumps(origin, indent=1))
     return run.notes
 
 

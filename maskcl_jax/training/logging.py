@@ -96,7 +96,7 @@ class Writers:
 
         Args:
             workdir: The run's folder.
-            resume_step: Step of that checkpoint; 0 for a run that starts anew, which writes its row of step 0 again.
+            resume_step: Step of that checkpoint; 0 for a run from the start, which writes its row of step 0 again.
         """
         self.rows, self.events = None, None
         if jax.process_index() != 0:

@@ -9,7 +9,7 @@ from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips
-from maskcl_jax.training import checkpoint, distributed, logging, optimizer, platform, sharding, throughput
+from maskcl_jax.training import checkpoint, distributed, logging, optimizer, platform, run_folder, sharding, throughput
 from maskcl_jax.training.monitor import Monitor, closing_rows
 from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.step import Program
@@ -67,7 +67,7 @@ def train(config, workdir: str) -> dict[str, str]:
         )
     program = Program.of(config, mesh, method, per_epoch, images)
     plan = program.plan
-    lock = checkpoint.claim(workdir, config)
+    lock = run_folder.claim(workdir, config)
 
     # --- What runs where --------------------------------------------------------------------------------------
     live = logging.LiveLine(

@@ -8,8 +8,8 @@ from absl import logging as absl_logging
 
 from maskcl_jax import config as config_lib
 from maskcl_jax import methods
-from maskcl_jax.errors import UserError
-from maskcl_jax.training import checkpoint, optimizer, sharding, train_state
+from maskcl_jax.errors import UserError, first_line
+from maskcl_jax.training import checkpoint, optimizer, run_folder, sharding, train_state
 
 
 class Run(NamedTuple):
@@ -43,7 +43,7 @@ def restore_run(workdir: str, step: int | None = None) -> Run:
     Raises:
         UserError: There is no run, no checkpoint, or not that one.
     """
-    config = config_lib.unflat(checkpoint.read_config(workdir))
+    config = config_lib.unflat(run_folder.read_config(workdir))
     if config.model.get("attention") == "cudnn" and jax.default_backend() != "gpu":
         config.model.attention = "xla"  # the same up to rounding: a run of a GPU can be read anywhere
     folder = pathlib.Path(workdir) / "checkpoints"
@@ -60,13 +60,11 @@ def restore_run(workdir: str, step: int | None = None) -> Run:
     try:
         method = methods.create(config)
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{workdir}/config.json is of another version: {checkpoint.first_line(error)}") from None
+        raise UserError(f"{workdir}/config.json is of another version: {first_line(error)}") from None
     checkpoints = checkpoint.Checkpoints(workdir)
     shapes = abstract_state(config, method)
-    if step is None:
-        state = checkpoints.restore_newest(shapes, absl_logging.warning)
-    else:
-        state = checkpoints.restore(shapes, step)
+    state = None if step is not None else checkpoints.restore_newest(shapes, absl_logging.warning)
+    state = checkpoints.restore(shapes, step) if state is None else state
     checkpoints.close()
     return Run(config, method, state, workdir)
 

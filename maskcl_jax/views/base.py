@@ -2,7 +2,7 @@
 
 A method describes its views with these classes; the host's pipeline (`data.pipeline`) and the on-device pipeline
 (`data.on_device`) make them. What passes between the two sides is a batch, a dict of arrays. Each key of it belongs to
-an ingredient, which states its shape, dtype and meaning in `entries`; `describe` prints the whole table.
+an ingredient, which states its shape, dtype and meaning in `entries`; `describe` prints the table of all.
 """
 
 import abc

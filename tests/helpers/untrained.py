@@ -7,7 +7,7 @@ import numpy as np
 
 from helpers.tiny import filled, tiny
 from maskcl_jax.methods import create
-from maskcl_jax.training import checkpoint, optimizer, train_state
+from maskcl_jax.training import checkpoint, optimizer, run_folder, train_state
 from maskcl_jax.training import run as run_lib
 
 
@@ -18,7 +18,7 @@ def write_run(workdir, name: str, **fields) -> None:
 
 def save_run(workdir, run: run_lib.Run) -> None:
     """The folder of a run: its config, and one checkpoint."""
-    checkpoint.claim(str(workdir), run.config)
+    run_folder.claim(str(workdir), run.config)
     checkpoints = checkpoint.Checkpoints(workdir)
     checkpoints.save(run.step, run.state)
     checkpoints.close()

@@ -1,0 +1,123 @@
+"""The folder of a run: whose it is, and the config that it was started with.
+
+It holds `config.json`, `checkpoints/<step>/`, `metrics.jsonl`, TensorBoard events and `pictures/`.
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+
+from maskcl_jax import config as config_lib
+from maskcl_jax.errors import UserError, first_line
+from maskcl_jax.training.lock import RunLock
+
+# Fields that change what is shown or kept, or where it is computed, not what is learned: they may differ when a run
+# is resumed.
+FREE_FIELDS = (
+    "compile_cache",
+    "log.",
+    "checkpoint.",
+    "eval.",
+    "data.threads",
+    "data.cache_mb",
+    "data.accept_changes",
+    "data.workers",
+    # Where the data lie; whether they are the same is `check_data`'s matter.
+    "data.data_dir",
+    "data.path",
+    "data.test_path",
+    "data.list",
+    "data.test_list",
+    "mesh.",
+    "remat",
+    "scan",
+    "image_chunks",
+    "kernels",
+    "model.attention",
+    "augment.photometric",
+)
+
+
+def differences(config, other: dict) -> list[str]:
+    """The fields, apart from FREE_FIELDS, in which a config differs from a stored one."""
+    mine, other = config_lib.flat(config), config_lib.completed(other)
+    return [
+        f"{field}: {other.get(field, 'absent')} there, {mine.get(field, 'absent')} here"
+        for field in sorted(mine.keys() | other.keys())
+        if not field.startswith(FREE_FIELDS) and mine.get(field) != other.get(field)
+    ]
+
+
+def folder_of(workdir: str | pathlib.Path) -> pathlib.Path:
+    """The run's folder. Raises UserError for a bucket's address, which pathlib takes for the name of a folder here."""
+    if "://" in str(workdir):
+        raise UserError(
+            f"--workdir={workdir} is the address of a bucket, not a folder: mount the bucket (gcsfuse BUCKET DIR) and "
+            "give a folder in DIR"
+        )
+    return pathlib.Path(workdir)
+
+
+def claim(workdir: str, config) -> RunLock:
+    """Makes `workdir` this run's: locks it, and writes config.json or checks the one that is there.
+
+    Returns the lock, which holds until it is closed. Raises UserError where the folder cannot be written, is in use by
+    another run, or holds the run of another config.
+    """
+    folder = folder_of(workdir)
+    record = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} is not writable ({error.strerror}): give another with --workdir=DIR"
+        ) from None
+    lock = RunLock(folder)
+    if record.exists() or config_of_checkpoint(folder):
+        found = differences(config, read_config(workdir))
+        if found:
+            raise UserError(
+                f"--workdir={workdir} holds the run of another config ({'; '.join(found)}): "
+                "give another with --workdir=DIR, or remove that folder"
+            )
+    elif jax.process_index() == 0:
+        write_text(record, json.dumps(config_lib.flat(config), indent=1))
+    return lock
+
+
+def read_config(workdir: str) -> dict[str, Any]:
+    """The flat config that a run was started with, from config.json or else from the copy in its newest checkpoint.
+
+    Raises:
+        UserError: There is neither.
+    """
+    folder = folder_of(workdir)
+    record = folder / "config.json"
+    try:
+        return json.loads(record.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        if copy := config_of_checkpoint(folder):
+            return copy
+        raise UserError(f"{record} cannot be read ({first_line(error)}): is this the folder of a run?") from None
+
+
+def config_of_checkpoint(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The copy of the config that the newest checkpoint of a run keeps; None where there is none."""
+    files = {int(path.parent.name): path for path in folder.glob("checkpoints/[0-9]*/_CHECKPOINT_METADATA")}
+    try:
+        return json.loads(files[max(files)].read_text())["custom_metadata"]["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a whole file or none: beside its place first, then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    os.replace(beside, path)
