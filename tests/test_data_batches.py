@@ -349,3 +349,6 @@ def test_a_block_mask_goes_through_the_pipeline():
         batch = next(batches)
     assert {k: (v.shape, str(v.dtype)) for k, v in batch.items()} == batch_shapes(views, 6, 3)
     assert "| `block_mask` | (B, 16) bool | True where a patch is masked" in describe(views, 3)
+    twice = [view_of((8, 8), BlockMask(grid=(4, 4)), BlockMask(grid=(2, 2), min_patches=1))]
+    with pytest.raises(ValueError, match="two ingredients add the batch key 'block_mask'"):
+        batch_shapes(twice, 6, 3)

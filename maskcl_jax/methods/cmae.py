@@ -27,7 +27,7 @@ REFERENCE_SIZE = 224  # pixels: what master_size and pixel_shift are written for
 
 
 class CMAE(MAE):
-    """Fields of `config.method`: `configs/cmae.py`."""
+    """CMAE; `configs/cmae.py` explains its fields of `config.method`."""
 
     positions = "mocov3"
     picture_names = ("query", "masked", "reconstruction", "key", "shared_area")

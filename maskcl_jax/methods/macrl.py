@@ -26,7 +26,7 @@ TARGETS = {"shared": (), "ema_keys": ("encoder", "projector"), "ema_full": ("enc
 
 
 class MACRL(MAE):
-    """Fields of `config.method`: `configs/macrl.py`."""
+    """MACRL; `configs/macrl.py` explains its fields of `config.method`."""
 
     picture_names = ("query", "query_masked", "query_reconstruction", "key", "key_masked", "key_reconstruction")
     ema_first = True

@@ -31,7 +31,7 @@ FILLS = ("zero", "noise", "mean")
 
 
 class MaskCo(MoCoV2):
-    """Fields of `config.method`: `configs/maskco.py`; those of MoCo v2, the paper's baseline, among them."""
+    """MaskCo on MoCo v2, its baseline; `configs/maskco.py` explains its fields of `config.method`."""
 
     picture_names = ("query", "query_masked", "key_boxes")
 

@@ -19,7 +19,7 @@ from maskcl_jax.ops import losses, normalization
 
 
 class MoCoV3(Method):
-    """Fields of `config.method`: `configs/mocov3.py`."""
+    """MoCo v3; `configs/mocov3.py` explains its fields of `config.method`."""
 
     picture_names = ("query", "key")
     ema_first = True

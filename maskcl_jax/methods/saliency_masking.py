@@ -31,7 +31,7 @@ FILL_KEY, NEGATIVE_KEY = 7_001, 7_002  # far from the numbers by which a framewo
 
 
 class SaliencyMasking(Method):
-    """Fields of `config.method`: `configs/saliency_masking.py`; those of the framework among them.
+    """`configs/saliency_masking.py` explains its fields of `config.method`; those of the framework among them.
 
     The framework, MoCo v2 or SimCLR, has the networks and contrasts the views; this class masks them and adds the hard
     negatives. Of SimCLR the paper has results, but published no code: there all of this is our choice.

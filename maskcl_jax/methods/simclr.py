@@ -21,7 +21,7 @@ from maskcl_jax.views.base import View
 
 
 class SimCLR(Method):
-    """Fields of `config.method`: `configs/simclr.py`; `configs/simclr_vit.py` contrasts the cls token of a ViT."""
+    """SimCLR; `configs/simclr.py` and `configs/simclr_vit.py` explain its fields of `config.method`."""
 
     picture_names: tuple[str, ...] = ("first", "second")
 

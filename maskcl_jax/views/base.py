@@ -197,9 +197,11 @@ def batch_entries(views: Iterable[View], channels: int) -> dict[str, Entry]:
     """
     entries: dict[str, Entry] = {}
     for view in views:
-        entries |= view.crop.entries(view, channels)
-        for ingredient in view.ingredients:
-            entries |= ingredient.entries(view, channels)
+        for part in (view.crop, *view.ingredients):
+            for key, entry in part.entries(view, channels).items():
+                if key in entries:
+                    raise ValueError(f"two ingredients add the batch key {key!r}: give one of them another name")
+                entries[key] = entry
     entries["label"] = Entry((), "int32", "class, -1 where the data has none; no loss reads it")
     entries["index"] = Entry((), "int64", "which example of the split it is")
     return entries
