@@ -55,7 +55,7 @@ METHOD = {
     "mask_head": {"branch": "query", "blocks": 2},
     "roi_size": 7,  # bins of RoIAlign along each side, whose mean is projected
     "roi_samples": 2,  # points per bin along each side
-    "same_image_negatives": False,  # True: other regions of the same image are negatives too (figure 3: may be)
+    "same_image_negatives": False,  # True: the key's other regions of the image are negatives too (figure 3: may be)
     "negative_iou": 0.3,  # of these, regions that overlap the query's by more are left out
 }
 

@@ -37,9 +37,11 @@ METHOD = {
     # Images that share BatchNorm statistics: a GPU's part of the batch. 0: the whole batch, by which the network can
     # tell its own batch from the queue.
     "bn_group_size": 32,
-    "shuffle_bn": True,  # keys are encoded in a random order: a query and its key do not share their statistics
+    # Keys are encoded in a random order, so that a query and its key do not share their statistics; here on any number
+    # of devices, one too.
+    "shuffle_bn": True,
     "symmetric": False,  # each view is query and key in turn: an option of the demo for CIFAR-10, off there
-    "query_augment": COLOR,
+    "query_augment": COLOR,  # color augmentation of the two views, alike in the code
     "key_augment": COLOR,
 }
 

@@ -29,6 +29,7 @@ METHOD = {
     "projector": {"hidden": 4096, "out": 256},  # three layers
     "predictor": {"hidden": 4096},  # two layers
     "freeze_patch_embed": True,  # --stop-grad-conv1: the patch projection stays random
+    # Color augmentation of the two views.
     "query_augment": {**COLOR, "saturation": 0.2, "blur_p": 1.0},
     "key_augment": {**COLOR, "saturation": 0.2, "blur_p": 0.1, "solarize_p": 0.2},
     "bn_group_size": 0,  # 0: statistics of the whole batch (SyncBN), each view on its own

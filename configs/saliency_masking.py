@@ -32,7 +32,8 @@ METHOD = {
     # What fills masked cells. high_pass: all inputs are high-passed, masked cells are noise; blur: the blurred view;
     # mean: its mean color. [C] --mask-strategy: high_pass is the best of the three.
     "strategy": "high_pass",
-    "masked": "query",  # which view is masked: query [C] | key | both | none (the poster's comparison)
+    # Which view is masked: query [C] | key | both | none (the poster's comparison). Of simclr: query is the first view.
+    "masked": "query",
     # Who says what is salient: boundary | spectral_residual | fine_grained | center | uniform | ema | maps. ema: the
     # channel sum of the EMA encoder's last map (SCDA [C], but self-supervised: our choice), after `boundary` was used
     # for the fraction `ema_warmup` of the run. Default: our choice; [C] takes a ResNet-50 trained with labels.
@@ -42,7 +43,9 @@ METHOD = {
     "spread": 0.6,  # salient is a value >= mean - 0.6 std [P, C]
     "grid": 7,  # cells along a side [C]; at sizes other than 224 our choice
     "ratio": (0.05, 0.25),  # fraction of the salient, and of the other cells, that is masked; drawn uniformly [C]
-    "num_hard": 1,  # hard negatives of an image, copies of the key; 0: none. [C] --num-nonsem 1
+    # Hard negatives of an image, copies of the key; 0: none. [C] --num-nonsem 1. Of moco_v2 they are keys of the EMA
+    # encoder. Only the image's own query contrasts with them [P]: the code takes those of image 0 for the whole batch.
+    "num_hard": 1,
     "hard_weight": 2.0,  # times the similarity to a hard negative, inside the exponential. [C] --alpha 2.0
     "negative_ratio": (0.4, 0.7),  # fraction of a hard negative's salient cells that is masked [C]
     "negative_cap": (0.56, 0.55),  # of high_pass, the most that is masked, see `ops.cells.counts` [C]

@@ -18,7 +18,8 @@ On a ViT: `configs/simclr_vit.py`. Measured by us: see docs/results.md.
 
 from maskcl_jax.config import COLOR, SMALL_RESNET, Config, build
 
-# Source of every number here and in LARGE: google-research/simclr at 1e7f15d (tf2/run.py, model.py, data_util.py).
+# Source of every number here and in LARGE: google-research/simclr at 1e7f15d (tf2/run.py, model.py, data_util.py). The
+# encoder is a ResNet there; a ViT (`config.model`), whose cls token is contrasted, is our choice after MoCo v3's paper.
 METHOD = {
     "name": "simclr",
     "temperature": 0.1,

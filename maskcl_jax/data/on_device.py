@@ -4,7 +4,7 @@ The host passes only the indices of the images. Crops and ingredients are those 
 code, with other random numbers: those of a step, not of an epoch and an example.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import jax
@@ -56,7 +56,7 @@ def place(
     return jax.make_array_from_callback(images.shape, sharding, lambda part: images[part])
 
 
-def indices(count: int, **options: Any) -> Iterator[dict[str, np.ndarray]]:
+def indices(count: int, **options: Any) -> Generator[dict[str, np.ndarray], None, None]:
     """This process's part of batch `start_step`, `start_step` + 1, ...: the images that the host's pipeline takes.
 
     Args:

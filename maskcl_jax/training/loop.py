@@ -1,23 +1,29 @@
-"""The loop, read top to bottom: facts, state, step, loop, closing table."""
+"""The training loop, read top to bottom: checks, state, step, loop, closing table."""
 
 import contextlib
+from collections.abc import Generator, Mapping
+from typing import Any
 
 import jax
+import numpy as np
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.data import on_device, pipeline
-from maskcl_jax.data.sources import open_source
+from maskcl_jax.data.sources import Source, open_source
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips
 from maskcl_jax.training import checkpoint, distributed, logging, optimizer, platform, run_folder, sharding, throughput
 from maskcl_jax.training.monitor import Monitor, closing_rows
 from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.step import Program
+from maskcl_jax.training.train_state import TrainState
 from maskcl_jax.views.base import open_views
 
 
-def open_batches(source, program: Program, start: int):
-    """This process's host batches from step `start` on; close them. `Program.put` moves them to the devices."""
+def open_batches(
+    source: Source, program: Program, start: int
+) -> pipeline.Batches | Generator[dict[str, np.ndarray], None, None]:
+    """Returns the host batches of this process after `start` steps, for `Program.put`; close them when done."""
     config = program.config
     options = {"batch_size": config.batch_size, "seed": config.seed, "start_step": start}
     options |= {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -26,10 +32,12 @@ def open_batches(source, program: Program, start: int):
     return pipeline.train_batches(source, program.method.views, data_config=config.data, **options)
 
 
-def opening_line(state, made_on: dict) -> str:
-    """The line that says which state a run begins with.
+def opening_line(state: TrainState, made_on: Mapping[str, int]) -> str:
+    """Returns what a run prints of the state that it begins with: its parameters, or the step that it continues from.
 
-    made_on: `Checkpoints.made_on`, the processes and devices before; state and data do not depend on them.
+    Args:
+        state: The new or the restored one.
+        made_on: `Checkpoints.made_on`, the processes and devices before; state and data do not depend on them.
     """
     step, now = int(state.step), checkpoint.machines()
     if step == 0:
@@ -42,11 +50,20 @@ def opening_line(state, made_on: dict) -> str:
     return text
 
 
-def train(config, workdir: str) -> dict[str, str]:
-    """Trains `config` in `workdir`, or continues from the newest checkpoint there.
+def train(config: Any, workdir: str) -> dict[str, str]:
+    """Trains from the newest checkpoint in a folder, or from initial values, to the last step.
 
-    Returns the closing table, name -> text, on process 0. Raises UserError for what the user can fix (nothing is
-    written then) and Diverged if a loss is not finite.
+    Args:
+        config: Of the run.
+        workdir: The run's folder; created if it is missing.
+
+    Returns:
+        The closing table, name -> text; {} on processes other than the first.
+
+    Raises:
+        UserError: Something that the user can fix; most of it is found before anything is written.
+        Diverged: A loss is not finite.
+        SystemExit: A signal stopped the run; the step is saved.
     """
     # --- Everything that can be refused is refused before anything is built -----------------------------------
     config_lib.check(config)
@@ -58,24 +75,15 @@ def train(config, workdir: str) -> dict[str, str]:
     open_views(method.views, source.split("train"), config.data)  # a check; the pipeline opens them again
     per_epoch, images = pipeline.steps_per_epoch(source, config.batch_size), None
     if config.data.on_device:
-        images = on_device.place(
-            source,
-            method.views,
-            channels=config.data.channels,
-            devices=mesh.size,
-            sharding=sharding.batch_sharding(mesh),
-        )
+        split = sharding.batch_sharding(mesh)
+        images = on_device.place(source, method.views, channels=config.data.channels, devices=mesh.size, sharding=split)
     program = Program.of(config, mesh, method, per_epoch, images)
     plan = program.plan
     lock = run_folder.claim(workdir, config)
 
     # --- What runs where --------------------------------------------------------------------------------------
-    live = logging.LiveLine(
-        plan.total,
-        every_steps=config.log.every_steps,
-        every_seconds=config.log.every_seconds,
-        quiet=jax.process_index() != 0,
-    )
+    log, quiet = config.log, jax.process_index() != 0
+    live = logging.LiveLine(plan.total, every_steps=log.every_steps, every_seconds=log.every_seconds, quiet=quiet)
     loading = "input on the device"
     if images is None:
         loading = pipeline.describe_loading(source, method.views, config.data)
@@ -100,22 +108,22 @@ def train(config, workdir: str) -> dict[str, str]:
     batches = open_batches(source, program, start)
     monitor = Monitor(config, workdir, source=source, method=method, mesh=mesh, images=images, say=live.say)
     writers = logging.Writers(workdir, resume_step=start)
-    # Compiled here once and for all: a step of other shapes would be an error, not a second compilation.
+    # Compiled here, once: a batch of other shapes is an error instead of a second compilation.
     train_step = program.compile()
     rate = throughput.Throughput(config.batch_size, flops_per_image=program.flops_per_image(), peak=chips.peak_flops())
     meter = throughput.Meter()
 
-    def report(row):
-        """One step's metrics, fetched: to the live line always, to the files every few steps."""
+    def report(row: tuple[int, dict[str, float]] | None) -> None:
+        """Shows the fetched metrics of a step in the live line, and writes them to the files every few steps."""
         if row is None:
             return
         step, values = row
         live.update(step, values, images_per_second=rate.images_per_second(), eta=rate.eta(plan.total - step))
-        if step % config.log.every_steps == 0 or step in (1, plan.total):
+        if step % log.every_steps == 0 or step in (1, plan.total):
             writers.write_scalars(step, values | rate.scalars())
 
-    def look(step):
-        """The online k-NN and the pictures of the current state: to the files, and the k-NN as a line."""
+    def look(step: int, state: TrainState) -> None:
+        """Evaluates a state online: its scalars and its figure go to the files, and the scalars to a line."""
         scalars, pictures = monitor.look(state)
         writers.write_scalars(step, scalars)
         writers.write_images(step, pictures)
@@ -131,7 +139,7 @@ def train(config, workdir: str) -> dict[str, str]:
         distributed.exit_on_failure(),
     ):
         if start == 0:
-            look(0)
+            look(0, state)
         for step in range(start + 1, plan.total + 1):
             with rate.waiting():
                 batch = next(batches)
@@ -144,7 +152,7 @@ def train(config, workdir: str) -> dict[str, str]:
                 report(meter.flush())
                 with rate.paused():
                     if plan.due(step, plan.eval_every) and not stopping:
-                        look(step)
+                        look(step, state)
                     if plan.due(step, plan.save_every) or stopping:
                         checkpoints.save(step, state, config, facts)
             if stopping:

@@ -1,32 +1,63 @@
-"""What a run shows of itself besides numbers a step: online k-NN, pictures, the closing table."""
+"""What a run shows besides the metrics of its steps: online k-NN, figures, the closing table."""
 
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from maskcl_jax.data import on_device, pipeline
+from maskcl_jax.data.sources import Source
 from maskcl_jax.evaluate import checks, knn
 from maskcl_jax.evaluate.logistic import logistic_accuracy
+from maskcl_jax.methods import Arrays, Method
 from maskcl_jax.training import platform, sharding, visualize
 from maskcl_jax.training.throughput import Throughput
+from maskcl_jax.training.train_state import TrainState
 
 
 class Monitor:
-    """Looks at the encoder every few epochs, beginning with the untrained one."""
+    """Evaluates the encoder online: before the first step, and then every few epochs.
 
-    def __init__(self, config, workdir: str, *, source, method, mesh, images=None, say=print):
+    Attributes:
+        problem: Why the last evaluation measured nothing; "" if it did.
+        k: Neighbors that voted in it.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        workdir: str,
+        *,
+        source: Source,
+        method: Method,
+        mesh: jax.sharding.Mesh,
+        images: jax.Array | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """Computes nothing yet.
+
+        Args:
+            config: The run's.
+            workdir: The run's folder.
+            source: Of the images.
+            method: Of the states.
+            mesh: The devices.
+            images: The data set, if it lies on the devices (`on_device.place`); None if batches come from the host.
+            say: Is given lines for the user.
+        """
         self.config = config
-        self.say = say  # a line for the user
+        self.say = say
         self.said: set[str] = set()
-        self.problem = ""  # why the last look measured nothing
-        self.k = config.eval.k  # neighbors that voted
+        self.problem = ""
+        self.k = config.eval.k
         self.folder = pathlib.Path(workdir)
         self.source = source
         self.method = method
         self.mesh = mesh
-        self.images = images  # of `on_device.place`
+        self.images = images
         self.features = jax.jit(
             lambda state, images: method.features(state.params, state.model_state, images, kind=config.eval.feature),
             out_shardings=sharding.replicated(mesh),
@@ -35,14 +66,21 @@ class Monitor:
             lambda state, batch: method.pictures(state.params, state.model_state, batch),
             out_shardings=sharding.replicated(mesh),
         )
-        self.picture_batch: dict[str, np.ndarray] | None = None
+        self.picture_batch: dict[str, np.ndarray] | Arrays | None = None
 
-    def look(self, state) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Scalars (`knn_accuracy` in per cent) and pictures of this state; the pictures are saved as PNG too."""
+    def look(self, state: TrainState) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Returns (scalars, figures) of a state: see `classify` and `draw`."""
         return self.classify(state), self.draw(state)
 
-    def classify(self, state) -> dict[str, float]:
-        """Online k-NN, and a linear classifier if asked, on the test split; {} where nothing can be measured."""
+    def classify(self, state: TrainState) -> dict[str, float]:
+        """Classifies the test split by k-NN, and by a linear classifier if `eval.linear`.
+
+        Args:
+            state: Whose encoder makes the features.
+
+        Returns:
+            `knn_accuracy` and perhaps `linear_accuracy`, in percent; {} if nothing can be measured.
+        """
         if self.source.num_classes == 0:
             return self.nothing("the data has no labels")
         if self.source.num_examples("test") == 0:
@@ -69,19 +107,19 @@ class Monitor:
         return scalars
 
     def nothing(self, problem: str) -> dict[str, float]:
-        """No scalars, and the reason."""
+        """Returns no scalars, and keeps the reason."""
         self.problem = problem
         self.say_once(problem)
         return {}
 
     def say_once(self, problem: str) -> None:
-        """Says what the k-NN figures are worth, the first time."""
+        """Says what the accuracies are worth, each problem once."""
         if problem and problem not in self.said:
             self.said.add(problem)
             self.say(f"k-NN: {problem}")
 
-    def batches(self, split: str, limit: int):
-        """Every image of a split once, as the evaluation sees it."""
+    def batches(self, split: str, limit: int) -> pipeline.Batches:
+        """Returns this process's `eval_batches` of a split; limit: 0, or the size of a fixed subset."""
         return pipeline.eval_batches(
             self.source,
             split,
@@ -92,8 +130,15 @@ class Monitor:
             process_count=jax.process_count(),
         )
 
-    def draw(self, state) -> dict[str, np.ndarray]:
-        """The method's grid on the first images of the run's first batch: the same at every look."""
+    def draw(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Draws the figure of the run's first images, the same ones every time, and saves it as PNG.
+
+        Args:
+            state: Whose networks are shown.
+
+        Returns:
+            {"pictures": the figure, (H, W, 3) uint8}; {} if `eval.pictures` is 0.
+        """
         rows = self.config.eval.pictures
         if rows == 0:
             return {}
@@ -105,8 +150,8 @@ class Monitor:
             visualize.save_png(self.folder / "pictures" / f"step_{int(state.step):08d}.png", grid)
         return {"pictures": grid}
 
-    def first_rows(self, rows: int) -> dict[str, np.ndarray]:
-        """The first rows of batch 0, whole on every device: they are few."""
+    def first_rows(self, rows: int) -> dict[str, np.ndarray] | Arrays:
+        """Returns the first rows of batch 0, all of them on every device: they are few."""
         if self.images is not None:
             return self.first_rows_on_device(rows)
         batches = pipeline.train_batches(
@@ -121,8 +166,8 @@ class Monitor:
         batches.close()
         return {k: v[:rows] for k, v in first.items() if k not in ("label", "index")}
 
-    def first_rows_on_device(self, rows: int) -> dict:
-        """The same of images that lie on the devices, as step 0 makes them."""
+    def first_rows_on_device(self, rows: int) -> Arrays:
+        """Returns the same of images that lie on the devices, as the first step makes them."""
         c, views = self.config, self.method.views
         count = self.source.num_examples("train")
         index = next(on_device.indices(count, batch_size=c.batch_size, seed=c.seed))["index"]
@@ -136,7 +181,12 @@ class Monitor:
 
 
 def history(workdir: str, name: str) -> list[tuple[int, float]]:
-    """(step, value) of one metric, in order, from the run's metrics.jsonl."""
+    """Returns (step, value) of one metric, in order, from the run's metrics.jsonl; [] without the file.
+
+    Args:
+        workdir: The run's folder.
+        name: Of the metric.
+    """
     path = pathlib.Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return []
@@ -144,8 +194,16 @@ def history(workdir: str, name: str) -> list[tuple[int, float]]:
     return [(row["step"], row[name]) for row in rows if name in row]
 
 
-def closing_rows(config, workdir: str, *, rate: Throughput, skipped: int, monitor: Monitor) -> dict[str, str]:
-    """The table at the end of a run: name -> text."""
+def closing_rows(config: Any, workdir: str, *, rate: Throughput, skipped: int, monitor: Monitor) -> dict[str, str]:
+    """Returns the table at the end of a run, name -> text. What was not measured has no row; that of k-NN says why.
+
+    Args:
+        config: The run's.
+        workdir: The run's folder.
+        rate: Of this process's steps.
+        skipped: Images that could not be read.
+        monitor: The run's; k and the reason why there is no k-NN are the last evaluation's.
+    """
     losses, knns, linear = (history(workdir, name) for name in ("loss", "knn_accuracy", "linear_accuracy"))
     rows = {}
     if losses:
