@@ -5,9 +5,11 @@ import random
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
+import optax
 import pytest
 from helpers.processes import command, environment
 from helpers.tiny import CONFIGS, ROOT, colourless, fields_of, filled, rows, saved_state, tiny  # noqa: F401
@@ -15,9 +17,10 @@ from helpers.tiny import CONFIGS, ROOT, colourless, fields_of, filled, rows, sav
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import Diverged
-from maskcl_jax.methods import METHODS, StepContext
+from maskcl_jax.methods import METHODS, LossOutput, StepContext
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.training import checkpoint, loop, optimizer, sharding, throughput, train_state
+from maskcl_jax.training.step import make_train_step
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -71,6 +74,22 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     closing = loop.train(tiny("mae"), str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, before, saved_state(tmp_path, "mae"))
     assert "loss" in closing
+
+
+def test_noise_is_that_of_the_step():
+    """A step draws other noise than the one before, and the same when it is taken again."""
+    method = types.SimpleNamespace(ema_first=False)
+    method.loss = lambda params, batch, context: LossOutput(
+        params.sum(), {"drawn": jax.random.uniform(context.rng)}, context.model_state
+    )
+    tx, params = optax.sgd(0.1), jax.numpy.ones(2)
+    train_step = make_train_step(method, tx, lambda step: 0.1, seed=0, total_steps=2)
+    first = train_state.TrainState(jax.numpy.zeros((), "int32"), params, None, {}, tx.init(params))
+    second, before = train_step(first, {})
+    assert int(second.step) == 1
+    _, after = train_step(second, {})
+    _, again = train_step(second, {})
+    assert float(before["drawn"]) != float(after["drawn"]) == float(again["drawn"])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):

@@ -130,6 +130,8 @@ def step_of(name, **overrides):
     tx = optimizer.create(c, lambda step: 0.1, frozen=method.frozen)
     method.init = lambda key: filled(create(c))
     before = train_state.create(method, tx, jax.random.key(0))
+    # Apart from the online network, as later in a run: moving to where it is already would not be seen.
+    before = before.replace(target_params=jax.tree.map(lambda x: 0.5 * x, before.target_params))
     step = jax.jit(make_train_step(method, tx, lambda step: 0.1, seed=0, total_steps=10))
     return method, before, *step(before, batch_of(method))
 

@@ -155,6 +155,20 @@ TRAINING = [
         "total += size(eqn.outvars[0])",
         "tests/test_benchmark.py::test_the_flops_of_a_mae_step_are_those_of_the_closed_form[1-plain]",
     ),
+    Mutant(
+        "every-step-draws-the-same-noise",
+        "maskcl_jax/training/step.py",
+        "jax.random.fold_in(jax.random.key(seed), state.step)",
+        "jax.random.key(seed)",
+        "tests/test_train.py::test_noise_is_that_of_the_step",
+    ),
+    Mutant(
+        "rows-after-the-checkpoint-stay",
+        "maskcl_jax/training/logging.py",
+        'if json.loads(line)["step"] <= step:',
+        "if json.loads(line):",
+        "tests/test_logging.py::test_a_resumed_run_drops_the_rows_after_its_checkpoint",
+    ),
 ]
 
 METHODS = [
@@ -312,6 +326,13 @@ METHODS = [
         "jnp.where(hidden, clean, filling)",
         "tests/test_saliency_masking.py::test_the_mean_and_the_blur_fill_cells",
     ),
+    Mutant(
+        "a-region-is-its-own-negative",
+        "maskcl_jax/methods/maskco.py",
+        "left_out |= jnp.eye(c.regions, boxes.shape[1], dtype=bool)",
+        "left_out |= False",
+        "tests/test_maskco.py::test_same_image_negatives_by_hand",
+    ),
 ]
 
 MODELS = [
@@ -467,6 +488,29 @@ EVALUATION = [
         "[values[i] for i in sorted(values)]",
         "[values[i] for i in sorted(values, reverse=True)]",
         "tests/test_import_torch.py::test_an_encoder_comes_back_bit_for_bit[mae-hf-fields1]",
+    ),
+    Mutant(
+        "mean-IoU-divides-by-the-true-pixels",
+        "maskcl_jax/evaluate/segment.py",
+        "union = confusion.sum(axis=0) + confusion.sum(axis=1) - correct",
+        "union = confusion.sum(axis=1)",
+        "tests/test_segment.py::test_mean_iou_is_scikit_learns",
+    ),
+    Mutant(
+        "mixup-keeps-the-labels",
+        "maskcl_jax/evaluate/mixing.py",
+        "kept * targets + (1.0 - kept) * targets[::-1]",
+        "targets",
+        "tests/test_finetune.py::test_mixup_blends_images_as_it_blends_targets",
+    ),
+    Mutant(
+        "a-pickle-may-name-anything",
+        "maskcl_jax/interchange/pickles.py",
+        "        if (module, name) not in self.ALLOWED:\n"
+        '            raise pickle.UnpicklingError(f"{module}.{name}")\n'
+        "        return self.ALLOWED[module, name]",
+        "        return super().find_class(module, name)",
+        "tests/test_import_refused.py::test_a_file_that_wants_to_run_code_is_refused[model.pkl]",
     ),
 ]
 
