@@ -227,6 +227,7 @@ def test_batch_norm_of_feature_maps_is_torchs():
     variables = norm.init(jax.random.key(0), x, train=True)
     y, state = norm.apply(variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(state["batch_stats"]["mean"], theirs.running_mean.numpy(), atol=1e-6)
     np.testing.assert_allclose(state["batch_stats"]["var"], theirs.running_var.numpy(), rtol=1e-5)
 
 
