@@ -21,14 +21,28 @@ class Mutant(NamedTuple):
     test: str
 
 
-TRAINING = [
+# Every journey that claims to resume: each alone must see that the checkpoint is ignored.
+JOURNEYS = {
+    "failure": "tests/test_train.py::test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same[mae]",
+    "kill": "tests/test_train.py::test_sigkill_at_a_random_step_changes_nothing",
+    "signal": "tests/test_preemption.py::test_after_sigterm_the_same_command_takes_the_remaining_steps",
+    "data-on-device": "tests/test_on_device.py::test_a_run_that_goes_on_makes_the_views_of_the_first",
+    "outside-method": "tests/test_simmim.py::test_a_run_that_broke_off_is_resumed_and_ends_as_one_that_did_not",
+    "older-version": "tests/test_old_checkpoints.py::test_the_run_is_finished_from_step_3",
+    "two-processes": "tests/test_distributed.py::test_two_processes_are_one_run_and_stop_together",
+}
+RESUME = [
     Mutant(
-        "the-checkpoint-is-ignored",
+        f"the-checkpoint-is-ignored-{journey}",
         "maskcl_jax/training/loop.py",
         "state = checkpoints.restore_newest(program.shapes, live.say, move=True)",
         "state = None",
-        "tests/test_train.py::test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same[mae]",
-    ),
+        test,
+    )
+    for journey, test in JOURNEYS.items()
+]
+
+TRAINING = [
     Mutant(
         "a-resumed-run-sees-the-first-batches-again",
         "maskcl_jax/training/loop.py",
@@ -473,7 +487,7 @@ EVALUATION = [
         "maskcl_jax/training/optimizer.py",
         "return decay ** (last - (last if index is None else index))",
         "return decay**0",
-        "tests/test_finetune.py::test_a_wrong_layer_or_a_decayed_token_shows",
+        "tests/test_verify.py::test_every_array_is_within_its_limit[mae_layer_decay-fused]",
     ),
     Mutant(
         "exports-exchange-mean-and-std",
@@ -514,4 +528,4 @@ EVALUATION = [
     ),
 ]
 
-MUTANTS = [*TRAINING, *METHODS, *MODELS, *DATA, *EVALUATION]
+MUTANTS = [*RESUME, *TRAINING, *METHODS, *MODELS, *DATA, *EVALUATION]
