@@ -122,7 +122,7 @@ TRAINING = [
     ),
     Mutant(
         "another-config-is-accepted",
-        "maskcl_jax/training/checkpoint.py",
+        "maskcl_jax/training/run_folder.py",
         "        if found:\n",
         "        if False:\n",
         "tests/test_checkpoint.py::test_the_folder_of_another_config_is_refused_with_the_difference",
