@@ -172,6 +172,13 @@ def test_same_image_negatives_by_hand():
     np.testing.assert_allclose(queue["keys"], k, rtol=1e-5, atol=1e-6)
 
 
+def test_a_region_is_never_its_own_negative():
+    """Not even where regions may overlap entirely."""
+    own = np.asarray(stepped(**SEVERAL, negative_iou=1.0)["logits"])[:, -3:]
+    expected = np.tile(np.eye(2, 3, dtype=bool), (len(own) // 2, 1))
+    np.testing.assert_array_equal(np.isneginf(own), expected)
+
+
 def test_the_log_says_what_chance_is_and_how_much_is_masked():
     _, params, context, batch = made(**SEVERAL)
     method, out = create(made(**SEVERAL)[0].config), stepped(**SEVERAL)

@@ -345,6 +345,13 @@ METHODS = [
         "maskcl_jax/methods/maskco.py",
         "left_out |= jnp.eye(c.regions, boxes.shape[1], dtype=bool)",
         "left_out |= False",
+        "tests/test_maskco.py::test_a_region_is_never_its_own_negative",
+    ),
+    Mutant(
+        "overlapping-regions-are-negatives",
+        "maskcl_jax/methods/maskco.py",
+        "> c.negative_iou",
+        "> 1.0",
         "tests/test_maskco.py::test_same_image_negatives_by_hand",
     ),
 ]
