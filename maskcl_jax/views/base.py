@@ -197,7 +197,8 @@ def batch_entries(views: Iterable[View], channels: int) -> dict[str, Entry]:
     """
     entries: dict[str, Entry] = {}
     for view in views:
-        for part in (view.crop, *view.ingredients):
+        parts: list[Crop | Ingredient] = [view.crop, *view.ingredients]
+        for part in parts:
             for key, entry in part.entries(view, channels).items():
                 if key in entries:
                     raise ValueError(f"two ingredients add the batch key {key!r}: give one of them another name")
