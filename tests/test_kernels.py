@@ -19,7 +19,7 @@ from maskcl_jax.models.heads import MLP, MaskHead
 from maskcl_jax.models.resnet import ResNet
 from maskcl_jax.models.segmenter import Segmenter
 from maskcl_jax.models.vit import ViT
-from maskcl_jax.training.checkpoint import differences
+from maskcl_jax.training.run_folder import differences
 
 
 def textbook_attention(q, k, v):
@@ -246,7 +246,7 @@ def test_plain_networks_have_no_gradient_written_by_hand(kind, by_hand):
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(UserError, match=r"kernels='fast' is unknown: use auto, plain or fused"):
+    with pytest.raises(UserError, match=r"kernels='fast' is unknown: use auto, plain, fused"):
         config_lib.check(tiny("mae", kernels="fast"))
 
 
