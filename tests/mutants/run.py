@@ -74,9 +74,10 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="names, files and tests")
     flags = parser.parse_args()
     chosen = [m for m in MUTANTS if not flags.only or m.name in flags.only]
+    width = max(len(mutant.name) for mutant in chosen)
     if flags.list:
         for mutant in chosen:
-            print(f"{mutant.name:34} {mutant.file}  {mutant.test}")
+            print(f"{mutant.name:{width}} {mutant.file}  {mutant.test}")
         return 0
     outcomes = []
     with tempfile.TemporaryDirectory() as base:
@@ -90,7 +91,7 @@ def main() -> int:
             start, folder = time.monotonic(), pathlib.Path(base, mutant.name)
             outcomes.append(outcome(mutant, folder, cache))
             shutil.rmtree(folder)
-            print(f"{mutant.name:34} {outcomes[-1]} ({time.monotonic() - start:.0f} s)", flush=True)
+            print(f"{mutant.name:{width}} {outcomes[-1]} ({time.monotonic() - start:.0f} s)", flush=True)
     print(f"{outcomes.count('killed')} of {len(outcomes)} mutants are killed")
     return int(set(outcomes) != {"killed"})
 
