@@ -253,6 +253,14 @@ def test_an_error_in_the_background_reaches_the_loop():
         PatchMask(kind="blocks", num_patches=4, num_visible=1)
 
 
+def test_batches_may_be_closed_twice():
+    config = data_config(source="synthetic", num_examples=22, image_size=(16, 16))
+    batches = pipeline.train_batches(open_source(config), VIEWS, data_config=config, batch_size=8, seed=0)
+    next(batches)
+    batches.close()
+    batches.close()
+
+
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_any_number_of_channels(channels):
     config = data_config(source="synthetic", num_examples=22, image_size=(16, 16), channels=channels)

@@ -70,7 +70,7 @@ class Batches:
         else:
             reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * threads, chunks))
             loaded = dataset.to_iter_dataset(reading)
-        self._batches = iter(loaded.batch(chunks, batch_fn=_join))
+        self._batches: grain.DatasetIterator | None = iter(loaded.batch(chunks, batch_fn=_join))
         # Not grain's thread: it asks for the state of the workers first, which starts them one after the other.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "data")
         self._ahead = collections.deque(self._thread.submit(next, self._batches, None) for _ in range(AHEAD))
@@ -98,10 +98,11 @@ class Batches:
         return batch
 
     def close(self) -> None:
-        """Ends threads and processes, and drops what they had ready."""
+        """Ends threads and processes, and drops what they had ready; again, does nothing."""
         self._thread.shutdown(cancel_futures=True)
-        self._batches.close()
-        self._batches = iter(())  # an iterator of grain's that lives until the interpreter ends complains there
+        if self._batches is not None:
+            self._batches.close()
+        self._batches = None  # an iterator of grain's that lives until the interpreter ends complains there
 
     def __enter__(self) -> "Batches":
         return self
