@@ -2,8 +2,11 @@
 
 import collections
 import functools
+import os
 import pathlib
 import re
+import select
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +50,8 @@ def define_config() -> ConfigFlag:
 def run(main: Callable[[list[str]], None], *, positional: str = "") -> None:
     """Runs `main(argv)` after parsing the flags; errors that need no traceback become one line on stderr.
 
-    Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite (Diverged) or the disk full.
+    Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite (Diverged) or the disk full;
+    141: the reader of standard output has gone.
 
     Args:
         main: The program.
@@ -61,11 +65,17 @@ def run(main: Callable[[list[str]], None], *, positional: str = "") -> None:
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
+    except BrokenPipeError:
+        if not output_is_closed():
+            raise
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if (line := disk_full_line(error)) is None:
             raise
         print(f"error: {line}", file=sys.stderr, flush=True)
         sys.exit(1)
+    finally:
+        output_is_closed()  # otherwise Python writes lines of its own at the end
 
 
 def start(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -79,6 +89,28 @@ def start(main: Callable[[list[str]], None], argv: list[str]) -> None:
         print(listing(CONFIG.value, CONFIG.text))
     else:
         main(argv)
+
+
+def output_is_closed() -> bool:
+    """Whether the reader of standard output, `head` for instance, has gone; then nothing is written there any more."""
+    try:
+        sys.stdout.flush()
+        closed = any(events & select.POLLERR for _, events in poll_output())
+    except BrokenPipeError:
+        closed = True
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
+
+
+def poll_output() -> list[tuple[int, int]]:
+    """What the system says of standard output; nothing where it is no file, as in tests."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return poll.poll(0)
+    except (OSError, ValueError, AttributeError):
+        return []
 
 
 def silence_full_disk() -> None:

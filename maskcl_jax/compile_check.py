@@ -1,7 +1,7 @@
 """Compiles a config's training step for TPUs without having them: memory, FLOPs, collectives.
 
     python -m maskcl_jax.compile_check --config=configs/cmae.py:imagenet --topology=v5e:4x4
-    ... --search-batch       also the largest batch that fits, by one compilation a try
+    ... --search_batch       also the largest batch that fits, by one compilation a try
     ... --quick              the compiler's lowest effort: a third of the time or less, memory a few percent off
     ... --json               one JSON object
     ... --mfu=0.4            the MFU that is assumed for the chip-hours of the whole run

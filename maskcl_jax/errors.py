@@ -1,7 +1,10 @@
 """Errors that are the user's to fix, shown as one line by the command line (`cli.run`), and checks that raise them."""
 
 import errno
+import pathlib
 import re
+import sysconfig
+import traceback
 from collections.abc import Iterable
 
 
@@ -19,6 +22,16 @@ class Diverged(RuntimeError):
 def first_line(error: Exception) -> str:
     """The first line of an exception's text."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def place_of(error: BaseException) -> str:
+    """` (FILE, line N)` of the innermost line that an error went through outside of Python's and others' packages."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    packages = ("importlib", "site-packages", sysconfig.get_path("stdlib"), str(pathlib.Path(__file__).parent))
+    own = [frame for frame in frames if not any(part in frame.filename for part in packages)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 
 def disk_full_line(error: BaseException | None) -> str | None:

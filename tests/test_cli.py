@@ -31,6 +31,7 @@ ANSWERS = {
     "--config=mae --config.nothing=1": "--config.nothing=1: 'nothing' is not a field",
     "--config=mae --config.epochs=many": "--config.epochs=many does not fit: epochs is a whole number",
     "--config=mae:epochs=many": "config argument 'epochs=many' does not fit: epochs is a whole number",
+    "--config=mae --config.augment.crop_scale=a": "as 64x32 or '(0.2,1.0)' (quoted, for the shell)",
     "--config=mae --config.epochs": "--config.epochs=true does not fit",
     "--config=mae --config.method=1": "it is a group, set for instance method.decoder.depth",
     "--config=mae:imagnet": "preset 'imagnet' is unknown, did you mean 'imagenet'",

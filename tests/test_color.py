@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.views import data_config, host_batch, sampled, view_of
-from PIL import Image
+from PIL import Image, ImageOps
 
 from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import open_source
@@ -84,6 +84,30 @@ def test_solarize_and_blur_leave_the_others_alone():
     np.testing.assert_array_equal(solarized[1:], images[1:])
     blurred = ours(color.gaussian_blur, images, [0.0, 1.0, 1.0, 1.0])
     np.testing.assert_array_equal(blurred[0], images[0])
+
+
+@pytest.mark.parametrize("level", [0, 64, 128, 255])
+def test_the_solarize_threshold_of_the_config_holds_on_device_and_host(level):
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=-1)
+    expected = np.asarray(ImageOps.solarize(Image.fromarray(levels[0]), level))
+    config = config_of("mocov3.py:embedded")
+    chosen = {"jitter_p": 0.0, "grey_p": 0.0, "blur_p": 0.0, "solarize_p": 1.0, "solarize_threshold": level / 256}
+    config.method.key_augment.update(chosen)
+    for place in ("device", "host"):
+        config.augment.photometric = place
+        view = view_of((16, 16), options.color(config, "key_augment"), name="key")
+        batch = host_batch([view], [0])
+        batch.images["key"] = levels
+        batch.add_ingredients()
+        seen = options.float_images(batch.arrays | batch.images, view)[0]
+        np.testing.assert_array_equal(np.round(255 * np.asarray(seen)), expected, err_msg=place)
+
+
+def test_a_solarize_threshold_out_of_range_is_refused():
+    config = config_of("mocov3.py:embedded")
+    config.method.key_augment.solarize_threshold = 128.0
+    with pytest.raises(UserError, match=r"key_augment\.solarize_threshold=128\.0 is out of range: use 0\.0 to 1"):
+        create(config)
 
 
 def row(**values):

@@ -1,8 +1,12 @@
 """`python -m maskcl_jax` lists every command of the package, and nothing else."""
 
+import ast
 import pathlib
+import re
 import subprocess
 import sys
+
+import pytest
 
 import maskcl_jax
 from maskcl_jax.__main__ import COMMANDS
@@ -27,3 +31,23 @@ def test_an_argument_is_refused_in_one_line():
     done = subprocess.run([sys.executable, "-m", "maskcl_jax", "train"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: argument 'train' is not understood: run one of the commands above\n"
+
+
+def test_every_flag_of_a_docstring_exists():
+    texts = {path: path.read_text() for path in PACKAGE.rglob("*.py")}
+    defined = {name for text in texts.values() for name in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)}
+    others = {"data_dir", "path"}  # which `data.to_array` defines in a loop
+    for path, text in texts.items():
+        words = re.findall(r"--([a-z][\w-]*)", ast.get_docstring(ast.parse(text)) or "")
+        unknown = {word.removeprefix("no") for word in words} - defined - others
+        assert not unknown, path
+
+
+@pytest.mark.parametrize("flags", ["--config=mae --print_config", "--help"])
+def test_a_reader_that_has_gone_is_no_error(flags):
+    with subprocess.Popen(
+        [sys.executable, "-m", "maskcl_jax.main", *flags.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()  # as `head` does
+        assert process.stderr.read() == b""
+    assert process.returncode in (1, 141)  # absl's --help has 1

@@ -18,12 +18,32 @@ def named(name):
     return config
 
 
+RAISING = """from maskcl_jax.methods.mae import MAE
+
+class Mine(MAE):
+    def __init__(self, config):
+        super().__init__(config)
+        {}["no"]
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("mea", r"method\.name='mea' is unknown: use one of mae, .*, or package\.module:Class"),
         ("no_such_package.it:Method", r"importing no_such_package\.it failed with ModuleNotFoundError: No module"),
-        ("broken_method:Method", r"importing broken_method failed with ZeroDivisionError: division by zero"),
+        (
+            "broken_method:Method",
+            r"importing broken_method failed with ZeroDivisionError: .* by zero \(.*method.py, line 1",
+        ),
+        (
+            "cut_method:Method",
+            r"importing cut_method failed with SyntaxError: .*\(.*cut_method\.py, line 2\); correct the",
+        ),
+        (
+            "raising:Mine",
+            r"method\.name='raising:Mine': Mine\(config\) failed with KeyError: 'no' \(.*raising.py, line 6\)",
+        ),
         ("json:NoSuchClass", r"method\.name='json:NoSuchClass': .*json.* has no class NoSuchClass"),
         ("json:JSONDecoder", r"method\.name='json:JSONDecoder' is not a subclass of maskcl_jax\.methods\.Method"),
         ("json:", r"method\.name='json:' is unknown"),
@@ -31,6 +51,8 @@ def named(name):
 )
 def test_a_name_without_a_method_is_one_line(name, words, tmp_path, monkeypatch):
     (tmp_path / "broken_method.py").write_text("1 / 0\n")
+    (tmp_path / "cut_method.py").write_text("import os\nclass (\n")
+    (tmp_path / "raising.py").write_text(RAISING)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=words):
         create(named(name))

@@ -126,6 +126,13 @@ def test_a_warmup_that_is_shortened_is_reported_with_the_steps_it_has():
     assert text.endswith("run's 299: the warm-up has 149 steps")
 
 
+def test_a_warmup_beside_milestones_is_refused():
+    c = config(warmup_epochs=1.0)
+    c.optimizer.milestones = (2, 4)
+    with pytest.raises(UserError, match=r"warmup_epochs=1\.0 does not go with optimizer\.milestones=\(2, 4\)"):
+        optimizer.learning_rate(c, total_steps=50, steps_per_epoch=10)
+
+
 def adamw_by_hand(w, grads, *, lr, b1, b2, eps, decay):
     """torch.optim.AdamW, in float64."""
     m = v = 0.0

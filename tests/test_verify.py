@@ -17,7 +17,7 @@ from maskcl_jax.methods import METHODS, cmae, import_class, mocov2
 from maskcl_jax.models import attention, decoder, heads, kernels, layers, resnet, vit
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.position import sincos_table
-from maskcl_jax.ops import losses, masking
+from maskcl_jax.ops import color, losses, masking
 from maskcl_jax.training import train_state
 from maskcl_jax.verify import cases, verify_file
 from maskcl_jax.verify.__main__ import SHIPPED, main
@@ -149,6 +149,11 @@ def keys_by_the_online_network(monkeypatch):
     monkeypatch.setattr(mocov2.MoCoV2, "forward", wrong)
 
 
+def another_solarize_threshold(monkeypatch):
+    right = color.solarize
+    monkeypatch.setattr(color, "solarize", lambda *a: right(*a[:2], a[2] + 2 / 256))
+
+
 @pytest.mark.parametrize(
     ("name", "mistake", "seen_in"),
     [
@@ -171,6 +176,7 @@ def keys_by_the_online_network(monkeypatch):
         ("mocov3", biased_running_variance, "outputs/state_after/momentum_encoder.head.1.running_var"),
         ("mocov3", swapped_positions, "outputs/cls1"),
         ("resnet_forward", same_padding, "outputs/layer2_spatial_mean"),
+        ("augment", another_solarize_threshold, "outputs/u8/solarize_128"),
         ("mocov2", keys_by_the_online_network, "outputs/k_raw"),
         ("vit_forward", tanh_gelu, "outputs/blocks/0"),
         ("vit_forward", layer_norm_eps, "outputs/token/features"),
@@ -180,6 +186,22 @@ def keys_by_the_online_network(monkeypatch):
 def test_a_mistake_is_seen(name, mistake, seen_in, monkeypatch):
     mistake(monkeypatch)
     assert seen_in in failures(name)
+
+
+def test_the_solarize_threshold_follows_the_file(tmp_path):
+    """Another level than Pillow's default: what a file states is compared, and another value is seen."""
+    with np.load(SHIPPED / "augment.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    image, stated = arrays["inputs/image"], json.loads(str(arrays["config"]))
+    for level, there in ((64, 64), (64, 70)):
+        values = np.where(image >= there, 255 - image, image)
+        names = {name: name.replace("solarize_128", f"solarize_{level}") for name in arrays}
+        changed = {names[name]: values if names[name] != name else array for name, array in arrays.items()}
+        changed["config"] = json.dumps(stated | {"solarize": level})
+        np.savez(tmp_path / "augment.npz", **changed)
+        failed = [check.name for check in verify_file(tmp_path / "augment.npz") if not check.passed]
+        expected = [] if level == there else ["outputs/pil/solarize_64", "outputs/u8/solarize_64"]
+        assert sorted(failed) == expected
 
 
 def test_an_array_that_was_not_computed_fails(tmp_path):

@@ -162,6 +162,9 @@ COLOR = {
     "blur_p": 0.5,
     "blur_sigma": (0.1, 2.0),  # pixels
     "solarize_p": 0.0,
+    # The smallest value, in 0..1, that solarization inverts: uint8 levels of 128 and more. facebookresearch/moco-v3
+    # calls Pillow's `ImageOps.solarize` without another threshold.
+    "solarize_threshold": 128 / 256,
 }
 # Small encoders for 28 and 32 pixels, our choice: DeiT-Ti's ratios at a size that two CPU cores can train, and a ResNet
 # of as much work.

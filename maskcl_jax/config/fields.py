@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from maskcl_jax.config.defaults import DEFAULTS
+from maskcl_jax.config.defaults import COLOR, DEFAULTS
 from maskcl_jax.errors import UserError
 
 # Short names that the argument after the colon knows, and the field that each one sets.
@@ -71,7 +71,7 @@ TYPES = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
-    tuple: "a list of numbers, as 64x32 or (0.2,1.0)",
+    tuple: "a list of numbers, as 64x32 or '(0.2,1.0)' (quoted, for the shell)",
     str: "text",
 }
 
@@ -123,7 +123,9 @@ def completed(fields: Mapping[str, Any]) -> dict[str, Any]:
     So the default of a new field must be what was done before the field existed.
     """
     model = {"model.stages": []} if "model.stem" in fields else {}
-    return flat(DEFAULTS) | model | dict(fields)
+    suffix, threshold = ".solarize_p", COLOR["solarize_threshold"]
+    colors = {f"{f.removesuffix(suffix)}.solarize_threshold": threshold for f in fields if f.endswith(suffix)}
+    return flat(DEFAULTS) | model | colors | dict(fields)
 
 
 def unflat(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:

@@ -121,6 +121,7 @@ RANGES = {
     "method.*augment.saturation": FRACTION,
     "method.*augment.hue": Range(0.0, 0.5),
     "method.*augment.*_p": FRACTION,
+    "method.*augment.solarize_threshold": FRACTION,
     "method.*augment.blur_sigma": Range(0.0, 2.0, above=True, ordered=True),  # pixels; `ops` sums over 6 on each side
     # ccMIM.
     "method.importance_layers": Range(-1),
@@ -173,7 +174,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if not config.epochs and not config.total_steps:
         raise UserError("epochs=0 gives no step: set epochs or total_steps to 1 or more")
     if len(config.data.image_size) != 2:
-        raise UserError(f"data.image_size={config.data.image_size} is not a size: write (height, width)")
+        raise UserError(f"data.image_size={config.data.image_size} is not a size: write HEIGHTxWIDTH, as 64x32")
     for field in ("mean", "std"):
         values = config.data[field]
         if len(values) not in (1, config.data.channels):

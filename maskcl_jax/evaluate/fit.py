@@ -8,7 +8,7 @@ import jax
 
 from maskcl_jax.evaluate.batches import Budget
 from maskcl_jax.evaluate.session import Session
-from maskcl_jax.training import checkpoint, sharding
+from maskcl_jax.training import checkpoint, optimizer, sharding
 from maskcl_jax.training.logging import LiveLine
 from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.throughput import Meter, Throughput
@@ -42,6 +42,9 @@ def fit(session: Session, trainer: Trainer, budget: Budget, batches: Callable[[i
     save_every = round(s.checkpoint_every_epochs * budget.steps_per_epoch)  # 0: at the end only
     replicated, variables = sharding.replicated(session.mesh), session.encoder.variables
     live = LiveLine(total, every_steps=10, every_seconds=10.0, quiet=jax.process_index() != 0)
+    shortened = optimizer.shortened_warmup(s, total_steps=total, steps_per_epoch=budget.steps_per_epoch)
+    if shortened:
+        live.say(shortened)
     checkpoints = checkpoint.Checkpoints(str(session.folder / session.name), keep_last=1)
     new_state = jax.jit(trainer.new_state, out_shardings=replicated)
     state, start = restored_or_new(checkpoints, new_state, (jax.random.key(s.seed), variables), replicated)

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-from maskcl_jax.errors import UserError, check_choice, first_line
+from maskcl_jax.errors import UserError, check_choice, first_line, place_of
 from maskcl_jax.methods import interface
 from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
 from maskcl_jax.ops import chunked
@@ -40,8 +40,18 @@ def create(config: Any, mesh: Any = None) -> Method:
     name = config.method.name
     method_class = import_class(METHODS.get(name, name))
     interface.check_class(name, method_class)
-    method = method_class(config)
-    interface.check_instance(name, method)
+    try:
+        method = method_class(config)
+        interface.check_instance(name, method)
+    except UserError:
+        raise
+    except Exception as error:
+        if name in METHODS:
+            raise
+        raise UserError(
+            f"method.name={name!r}: {method_class.__name__}(config) failed with {type(error).__name__}: "
+            f"{first_line(error)}{place_of(error)}; correct the class, or the fields of config.method that it reads"
+        ) from error
     if config.image_chunks > 1 and not method.supports_image_chunks:
         raise UserError(
             f"image_chunks={config.image_chunks} does not go with method.name={name!r}: its loss needs the whole batch "
@@ -66,9 +76,12 @@ def import_class(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a module can raise anything
+        remedy = "correct the module"
+        if isinstance(error, ModuleNotFoundError):
+            remedy = "start from the directory that holds it, or add that to PYTHONPATH"
         raise UserError(
-            f"method.name={name!r}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}; "
-            "start from the directory that holds it, or add that to PYTHONPATH"
+            f"method.name={name!r}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}"
+            f"{place_of(error)}; {remedy}"
         ) from error
     try:
         return getattr(module, class_name)

@@ -49,7 +49,7 @@ def color(config: Any, field: str) -> Color | None:
     check_choice("augment.photometric", applied_on, APPLIED_ON)
     values = {name: getattr(c, name) for name in Color.__dataclass_fields__ if name != "applied_on"}
     low, high = values["blur_sigma"] = tuple(values["blur_sigma"])
-    for name in ("jitter_p", "grey_p", "blur_p", "solarize_p", "brightness", "contrast", "saturation"):
+    for name in ("jitter_p", "grey_p", "blur_p", "solarize_p", "solarize_threshold", *color_ops.JITTER[:3]):
         check_range(f"method.{field}.{name}", values[name], 0.0, 1.0)
     check_range(f"method.{field}.hue", values["hue"], 0.0, 0.5)
     limit = color_ops.BLUR_RADIUS / 3
@@ -86,4 +86,9 @@ def float_images(batch: Mapping[str, jax.Array], view: View, *, augment_color: b
     images, augmentation = normalization.to_float(batch[view.name]), view.find(Color)
     if augmentation is None or augmentation.applied_on == "host" or not augment_color:
         return images
-    return color_ops.apply(images, batch[view.key("color")], blur=augmentation.blur_p > 0)
+    return color_ops.apply(
+        images,
+        batch[view.key("color")],
+        blur=augmentation.blur_p > 0,
+        threshold=augmentation.solarize_threshold,
+    )

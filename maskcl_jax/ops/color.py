@@ -20,6 +20,7 @@ COLUMNS = (
 IDENTITY = (0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # changes nothing
 JITTER = COLUMNS[4:8]
 GREY = (0.2989, 0.587, 0.114)  # torchvision's weights
+SOLARIZE_THRESHOLD = 128 / 256  # Pillow's; n / 256 divides uint8 levels as n itself does
 BLUR_RADIUS = 6  # pixels: three sigmas of the widest blur in use, 2.0
 
 
@@ -99,9 +100,9 @@ def adjust_hue(planes: tuple, turn) -> tuple:
     return tuple(turned)
 
 
-def solarize(planes: tuple, applied) -> tuple:
-    """Where `applied` is 1, values of half and more are turned into 1 - value."""
-    return tuple(jnp.where((per_image(applied) > 0) & (plane >= 0.5), 1.0 - plane, plane) for plane in planes)
+def solarize(planes: tuple, applied, threshold: float = SOLARIZE_THRESHOLD) -> tuple:
+    """Where `applied` is 1, values of `threshold` and more are turned into 1 - value."""
+    return tuple(jnp.where((per_image(applied) > 0) & (plane >= threshold), 1.0 - plane, plane) for plane in planes)
 
 
 def gaussian_blur(planes: tuple, sigma, radius: int = BLUR_RADIUS) -> tuple:
@@ -138,10 +139,14 @@ def columns(parameters) -> dict:
     return dict(zip(COLUMNS, parameters.astype(jnp.float32).T, strict=True))
 
 
-def apply(images, parameters, *, blur: bool = True):
+def apply(images, parameters, *, blur: bool = True, threshold: float = SOLARIZE_THRESHOLD):
     """Images (B, H, W, C) in 0..1 -> the same, changed as `parameters` (B, P) says, the columns of `COLUMNS`.
 
-    blur: False leaves the blur out of the program, for views that never have it.
+    Args:
+        images: Of one view.
+        parameters: One row for each image.
+        blur: False leaves the blur out of the program, for views that never have it.
+        threshold: The smallest value that solarization inverts.
     """
     p, planes = columns(parameters), planes_of(images)
     for place in COLUMNS[:4]:
@@ -153,22 +158,22 @@ def apply(images, parameters, *, blur: bool = True):
         planes = where(p["grey"] > 0, (grey_of(planes),) * 3, planes)
     if blur:
         planes = gaussian_blur(planes, p["blur_sigma"])
-    return images_of(solarize(planes, p["solarize"]))
+    return images_of(solarize(planes, p["solarize"], threshold))
 
 
-def apply_each(images, parameters, *, blur: bool = True):
+def apply_each(images, parameters, *, blur: bool = True, threshold: float = SOLARIZE_THRESHOLD):
     """uint8 (B, H, W, C) -> the same, as `apply` changes them, rounded; one after the other, with branches."""
 
     def change(image_and_row):
         image, row = image_and_row
         planes = tuple(plane.astype(jnp.float32) / 255.0 for plane in planes_of(image[None]))
-        planes = _apply_to_one(planes, columns(row[None]), blur=blur)
+        planes = _apply_to_one(planes, columns(row[None]), blur=blur, threshold=threshold)
         return images_of(tuple(jnp.floor(plane * 255.0 + 0.5).astype(jnp.uint8) for plane in planes))[0]
 
     return jax.lax.map(change, (images, parameters))
 
 
-def _apply_to_one(planes: tuple, p, *, blur: bool) -> tuple:
+def _apply_to_one(planes: tuple, p, *, blur: bool, threshold: float) -> tuple:
     amounts = jnp.stack([p[name][0] for name in OPERATIONS])
     unchanged = amounts == jnp.asarray(IDENTITY[4:8])
 
@@ -183,7 +188,7 @@ def _apply_to_one(planes: tuple, p, *, blur: bool) -> tuple:
         planes = _if(p["grey"], lambda x: (grey_of(x),) * 3, planes)
     if blur:
         planes = _if(p["blur_sigma"], lambda x: gaussian_blur(x, p["blur_sigma"]), planes)
-    return _if(p["solarize"], lambda x: solarize(x, p["solarize"]), planes)
+    return _if(p["solarize"], lambda x: solarize(x, p["solarize"], threshold), planes)
 
 
 def _if(applied, operation, planes: tuple) -> tuple:

@@ -67,12 +67,20 @@ def learning_rate(config: Any, *, total_steps: int, steps_per_epoch: int) -> opt
     Returns:
         step -> learning rate.
 
+    Raises:
+        UserError: There is a warm-up beside milestones.
+
     Source: facebookresearch/moco `adjust_learning_rate`, for `per_epoch`.
     """
     o = config.optimizer
     warmup = warmup_steps(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     peak = o.base_lr * config.batch_size / 256
     if milestones := getattr(o, "milestones", ()):
+        if o.warmup_epochs:
+            raise UserError(
+                f"optimizer.warmup_epochs={o.warmup_epochs} does not go with optimizer.milestones={tuple(milestones)}, "
+                "which has no warm-up: set optimizer.warmup_epochs=0, or optimizer.milestones=()"
+            )
         steps = jnp.asarray([epoch * steps_per_epoch for epoch in milestones])
         return lambda step: peak * 0.1 ** jnp.sum(jnp.asarray(step) >= steps)
 

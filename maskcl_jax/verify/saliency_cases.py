@@ -108,7 +108,7 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
     made["grayscale"] = picture((color.grey_of(planes),))
     floats = made | {"normalize": normalization.normalize(jnp.asarray(photo)[None], c["mean"], c["std"])[0]}
     outputs = {f"float/{name}": x[: c["float_crop"], : c["float_crop"]] for name, x in floats.items()}
-    made[f"solarize_{c['solarize']}"] = picture(color.solarize(planes, jnp.ones(1)))
+    made[f"solarize_{c['solarize']}"] = picture(color.solarize(planes, jnp.ones(1), c["solarize"] / 256))
     # As torchvision makes levels of floats: cut off, not rounded. A rounding error must not cost a whole level.
     levels = {name: np.floor(np.asarray(x, np.float64) * 255 + 1e-3) for name, x in made.items()}
     outputs |= {f"{family}/{name}": x for name, x in levels.items() for family in ("pil", "u8")}

@@ -27,6 +27,7 @@ class Color(Ingredient):
       hue: the hue turns by -x to x of the circle. The four come in random order, with probability jitter_p.
       grey_p: probability of grayscale; then follow blur_p and solarize_p, in this order after the jitter.
       blur_sigma: range of the Gaussian blur's sigma, in pixels.
+      solarize_threshold: the smallest value, in 0..1, that solarization inverts.
       applied_on: "device" (inside the training step) or "host".
     """
 
@@ -39,6 +40,7 @@ class Color(Ingredient):
     blur_p: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize_p: float = 0.0
+    solarize_threshold: float = color.SOLARIZE_THRESHOLD
     applied_on: str = "device"
 
     def entries(self, view: View, channels: int) -> dict[str, Entry]:
@@ -62,7 +64,7 @@ class Color(Ingredient):
         parameters = self.parameters(batch.uniform(f"photometric/{view.name}", (DRAWS,), np.float64), batch.xp)
         if self.applied_on == "device":
             return {view.key("color"): parameters}
-        apply = _on_cpu(self.blur_p > 0)
+        apply = _on_cpu(self.blur_p > 0, self.solarize_threshold)
         batch.images[view.name] = np.asarray(apply(batch.images[view.name], parameters))
         return {}
 
@@ -83,7 +85,7 @@ class Color(Ingredient):
 
 
 @functools.cache
-def _on_cpu(blur: bool) -> Callable:
+def _on_cpu(blur: bool, threshold: float) -> Callable:
     """`color.apply_each`, compiled for the CPU whatever accelerator there is. Raises UserError without one."""
     try:
         cpu = jax.local_devices(backend="cpu")[0]
@@ -92,7 +94,7 @@ def _on_cpu(blur: bool) -> Callable:
             "augment.photometric='host' needs JAX's CPU backend, which JAX_PLATFORMS leaves out: add cpu to it "
             "(JAX_PLATFORMS=tpu,cpu), or set augment.photometric='device'"
         ) from None
-    compiled = jax.jit(functools.partial(color.apply_each, blur=blur))
+    compiled = jax.jit(functools.partial(color.apply_each, blur=blur, threshold=threshold))
 
     def apply(images, parameters):
         return compiled(*jax.device_put((images, parameters), cpu))
