@@ -36,7 +36,7 @@ def test_an_argument_is_refused_in_one_line():
 def test_every_flag_of_a_docstring_exists():
     texts = {path: path.read_text() for path in PACKAGE.rglob("*.py")}
     defined = {name for text in texts.values() for name in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)}
-    others = {"data_dir", "path"}  # which `data.to_array` defines in a loop
+    others = {"data_dir", "path", "kernels"}  # which are defined with a variable for the name or the value
     for path, text in texts.items():
         words = re.findall(r"--([a-z][\w-]*)", ast.get_docstring(ast.parse(text)) or "")
         unknown = {word.removeprefix("no") for word in words} - defined - others
