@@ -37,7 +37,7 @@ def run_finetune(session: Session) -> dict[str, Any]:
         budget,
         lambda start: batches.train_batches(session.source, s, batch_size=budget.batch_size, start=start),
     )
-    entry = results.accuracy(*tuning.count(state))
+    entry = results.accuracy_of(*tuning.outcomes(state))
     entry |= {"n_train": budget.n_train, "batch_size": budget.batch_size, "epochs": budget.epochs}
     return {"entries": [entry | {"init": s.init}]}
 
@@ -73,7 +73,7 @@ class Tuning:
             self.model = ViTClassifier(encoder=module, num_classes=self.classes, pool=s.pool)
         else:
             self.model = ResNetClassifier(encoder=module, num_classes=self.classes)
-        self.count_batch = jax.jit(self.count_correct, out_shardings=sharding.replicated(session.mesh))
+        self.predict_batch = jax.jit(self.predict, out_shardings=sharding.replicated(session.mesh))
 
     def new_state(self, key: jax.Array, variables: dict[str, Any]) -> dict[str, Any]:
         """New weights, the encoder's replaced by the run's `variables` unless it starts from scratch."""
@@ -134,25 +134,23 @@ class Tuning:
         new_state = {"params": params, "stats": stats, "average": average, "opt_state": opt_state, "rng": state["rng"]}
         return new_state, {"loss": loss}
 
-    def count_correct(self, state: dict[str, Any], batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """(correct predictions on a batch, its labels (B,) with -1 for what is not counted)."""
+    def predict(self, state: dict[str, Any], batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(correct (B,) bool, the labels (B,) with -1 for what is not counted, the index (B,)) of a batch."""
         params = state["average"] or state["params"]
         images = self.session.encoder.preprocess(batch["image"])
         logits = self.model.apply({"params": params, **statistics(state["stats"])}, images, train=False)
         labels = jnp.where(batch["valid"], batch["label"], -1)
-        return ((logits.argmax(axis=-1) == labels) & (labels >= 0)).sum(), labels
+        return logits.argmax(axis=-1) == labels, labels, batch["index"]
 
-    def count(self, state: dict[str, Any]) -> tuple[int, int]:
-        """(correct predictions on the test split, the number of its labeled images): each image once."""
-        session, correct = self.session, 0
-        seen: list[np.ndarray] = []
-        for batch in session.batches("test", session.settings.eval_batch_size):
-            batch_correct, labels = self.count_batch(state, session.put(batch))
-            correct += int(whole(batch_correct))
-            seen.append(whole(labels))
-        labels = np.concatenate(seen)
-        session.refuse(checks.labels_problem(labels[labels >= 0], "test"))
-        return correct, int((labels >= 0).sum())
+    def outcomes(self, state: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """(whether it is classified correctly (n,) bool, its index (n,)) of each labeled image of the test split."""
+        session = self.session
+        batches = session.batches("test", session.settings.eval_batch_size)
+        rows = [map(whole, self.predict_batch(state, session.put(batch))) for batch in batches]
+        right, labels, index = map(np.concatenate, zip(*rows, strict=True))
+        counted = labels >= 0
+        session.refuse(checks.labels_problem(labels[counted], "test"))
+        return right[counted], index[counted]
 
 
 def statistics(stats: dict[str, Any]) -> dict[str, Any]:

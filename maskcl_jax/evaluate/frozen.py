@@ -26,7 +26,7 @@ def run_knn(session: Session) -> dict[str, Any]:
         raise UserError(f"temperature={s.temperature} is out of range: it must be greater than 0")
     if problem := checks.neighbors_problem(max(s.k), source.num_examples("train")):
         raise UserError(f"--protocol=knn: {problem}: set k, for instance --config.k=1,5")
-    test, labels, _ = session.features("test")
+    test, labels, index = session.features("test")
     neighbors = knn.Neighbors(test, k=max(s.k), block=min(knn.TRAIN_BLOCK, source.num_examples("train")))
     seen, extremes, waiting = [], [], []
     for features, train_labels, _ in session.feature_batches("train"):
@@ -45,7 +45,7 @@ def run_knn(session: Session) -> dict[str, Any]:
     entries = []
     for k in s.k:
         predicted = neighbors.vote(temperature=s.temperature, num_classes=source.num_classes, k=k)
-        entry = results.accuracy(int((predicted == labels).sum()), len(labels))
+        entry = results.accuracy_of(predicted == labels, index)
         entries.append(entry | {"k": k, "temperature": s.temperature, "n_train": len(train_labels)})
     return {"entries": entries}
 
@@ -77,7 +77,7 @@ def run_logistic(session: Session) -> dict[str, Any]:
     if s.C <= 0:
         raise UserError(f"C={s.C} is out of range: it must be greater than 0")
     train, labels, _ = session.features("train")
-    test, test_labels, _ = session.features("test")
+    test, test_labels, index = session.features("test")
     predicted = logistic_predict(train, labels, test, C=s.C)
-    entry = results.accuracy(int((predicted == test_labels).sum()), len(test_labels))
+    entry = results.accuracy_of(predicted == test_labels, index)
     return {"entries": [entry | {"C": s.C, "n_train": len(labels)}]}

@@ -1,5 +1,6 @@
 """The results of an evaluation: one JSON file beside the checkpoints, rows of a table on the screen."""
 
+import base64
 import datetime
 import json
 import pathlib
@@ -8,6 +9,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import numpy as np
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
@@ -23,6 +25,26 @@ def accuracy(correct: int, n: int) -> dict[str, float]:
     """{accuracy, low, high (Wilson 95 %), n_test} of `correct` right predictions of `n`."""
     low, high = wilson(correct, n)
     return {"accuracy": correct / n, "low": low, "high": high, "n_test": n}
+
+
+def accuracy_of(right: np.ndarray, index: np.ndarray) -> dict[str, Any]:
+    """The same of each test image's outcome, which `correct` keeps, so that two evaluations can be compared in pairs.
+
+    Args:
+        right: (n,) bool, whether an image was classified correctly.
+        index: (n,) the images' positions in the test split.
+    """
+    return accuracy(int(right.sum()), len(right)) | {"correct": packed(right[np.argsort(index, kind="stable")])}
+
+
+def packed(right: np.ndarray) -> str:
+    """(n,) bool as text: its bits in base64."""
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def unpacked(text: str, n: int) -> np.ndarray:
+    """What `packed` made a text of, (n,) bool."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=n).astype(bool)
 
 
 def record(session: Session, values: dict[str, Any], *, seconds: float, command: str) -> dict[str, Any]:
@@ -102,7 +124,7 @@ def outcome(values: dict[str, Any]) -> dict[str, str]:
     """The columns `result` (figure and interval), `n` and `details` of an entry."""
     if "accuracy" in values:
         percent = [100 * values[key] for key in ("accuracy", "low", "high")]
-        figure, shown = "{:.2f} % ({:.2f}-{:.2f})".format(*percent), {"accuracy", "low", "high", "n_test"}
+        figure, shown = "{:.2f} % ({:.2f}-{:.2f})".format(*percent), {"accuracy", "low", "high", "n_test", "correct"}
     else:
         figure, shown = f"mIoU {100 * values['miou']:.2f} %", {"miou", "n_test", "iou"}
     details = ", ".join(

@@ -1,0 +1,54 @@
+"""Runs a study: `python -m maskcl_jax.study FILE.py --data=DIR [--workdir=DIR] [--hours=H] [--scale=cpu|gpu]`.
+
+Trainings and evaluations that are missing run one after the other, each in a process of its own. Finished ones are
+skipped, also those of results/STUDY-SCALE.json; a killed study goes on with the same command. DIR/results.json and
+DIR/table.md are written after every evaluation. Exit status: 0 done, or stopped by --hours; 1 a command failed; 2 the
+study cannot work as written; 143 (130) stopped by SIGTERM (Ctrl-C) and saved.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from maskcl_jax import cli
+from maskcl_jax.errors import UserError
+from maskcl_jax.study import definition, pieces, tables
+from maskcl_jax.study.book import Book
+from maskcl_jax.study.running import Runner
+
+WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/study-<name>-<scale>.")
+DATA = flags.DEFINE_string("data", "", "The folder of the data sets, such as cifar10.npz.")
+HOURS = flags.DEFINE_float("hours", 0.0, "Stop after so many hours; a run that is training saves itself. 0: never.")
+SCALE = flags.DEFINE_string("scale", "cpu", "cpu | gpu: how long, how large, how many seeds.")
+SEEDS = flags.DEFINE_list("seeds", [], "Only these seeds.")
+ONLY = flags.DEFINE_list("only", [], "Only the entries of these names.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check everything and print the commands that are missing.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs a study, or prints what it would run."""
+    study, name = definition.load(argv[1], SCALE.value), pathlib.Path(argv[1]).stem
+    if HOURS.value < 0:
+        raise UserError(f"--hours={HOURS.value} is out of range: use 0 (never stop) or more")
+    if any(not text.isdigit() for text in SEEDS.value):
+        raise UserError(f"--seeds={','.join(SEEDS.value)} is not understood: write numbers with commas")
+    queue = pieces.pieces_of(study, only=tuple(ONLY.value), seeds=tuple(map(int, SEEDS.value)))
+    pieces.check(study, queue)
+    workdir = pathlib.Path(WORKDIR.value or f"runs/study-{name}-{SCALE.value}")
+    known = pathlib.Path(tables.RESULTS.value) / f"{name}-{SCALE.value}.json"
+    book = Book(workdir / "results.json", study, name, SCALE.value, known)
+    if DRY_RUN.value:
+        print(f"{study.question}\nBudget: {study.budget}")
+        missing = [piece for piece in queue if not book.has(piece)]
+        trainings = [piece.needs for piece in missing if piece.needs]
+        for piece in dict.fromkeys([*trainings, *missing]):
+            print(piece.command)
+        return
+    status = Runner(workdir, data=DATA.value, hours=HOURS.value, book=book).run(queue)
+    print(tables.figures_table(book.content()), flush=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    cli.run(main, positional="STUDY.py")

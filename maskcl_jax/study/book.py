@@ -1,0 +1,111 @@
+"""results.json: every figure with its seed, command, date and commit, and what is computed from them."""
+
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.study.definition import Study
+from maskcl_jax.study.pieces import Piece
+from maskcl_jax.study.summary import comparisons, summary
+from maskcl_jax.training import run_folder
+
+
+class Book:
+    """The results of one study at one scale, written whole after every change.
+
+    Attributes:
+        figures: One row for each figure of each evaluation.
+        runs: One row for each training that ended: what it cost.
+    """
+
+    def __init__(self, path: pathlib.Path, study: Study, name: str, scale: str, known: pathlib.Path | None = None):
+        """Reads what is there.
+
+        Args:
+            path: Of results.json.
+            study: The study.
+            name: Of its file.
+            scale: At which it runs.
+            known: Another results.json of the study, from an earlier machine; its finished figures are taken over.
+
+        Raises:
+            UserError: A file is there and is no results.json.
+        """
+        self.path, self.study, self.name, self.scale = path, study, name, scale
+        self.figures: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
+        for file in (path, known):
+            if file and file.exists():
+                self.merge(read(file))
+
+    def merge(self, content: dict[str, Any]) -> None:
+        """Takes over the figures and the runs whose piece this book does not have."""
+        for mine, theirs in ((self.figures, content["figures"]), (self.runs, content["runs"])):
+            keys = {row["key"] for row in mine}
+            mine += [row for row in theirs if row["key"] not in keys]
+
+    def has(self, piece: Piece) -> bool:
+        """Whether a piece is finished."""
+        return any(row["key"] == piece.key for row in self.figures + self.runs)
+
+    def add(self, figures: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
+        """Adds rows and writes the file."""
+        self.figures += figures
+        self.runs += runs
+        self.write()
+
+    def write(self) -> None:
+        """Writes the file, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        run_folder.write_text(self.path, dumps(self.content()))
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds."""
+        order = {entry.name: number for number, entry in enumerate(self.study.entries)}
+        known = [row for row in self.figures if row["entry"] in order]
+        known.sort(key=lambda row: (order[row["entry"]], row["seed"]))
+        return {
+            "study": self.name,
+            "scale": self.scale,
+            "question": self.study.question,
+            "budget": self.study.budget,
+            "entries": [{"name": entry.name, "note": entry.note} for entry in self.study.entries],
+            "summary": summary(known, self.runs),
+            "comparisons": comparisons(known, self.study.comparisons),
+            "figures": known,
+            "runs": [row for row in self.runs if row["entry"] in order],
+        }
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The content of a results.json. Raises UserError where it is none."""
+    try:
+        content = json.loads(path.read_text())
+        rows = content["figures"] + content["runs"]
+        assert all("key" in row for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise UserError(f"{path} is no results.json of a study: remove it, or give another folder") from None
+    return content
+
+
+def dumps(content: dict[str, Any]) -> str:
+    """JSON with one line for each row."""
+    parts = []
+    for name, value in content.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in value) + "\n ]"
+        parts.append(f" {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def commit() -> str:
+    """The commit of the code that runs, with + where files were changed since; "" outside of a repository."""
+    folder = pathlib.Path(__file__).parent
+    try:
+        words = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

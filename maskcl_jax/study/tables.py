@@ -1,0 +1,120 @@
+"""Markdown tables of results.json, and the pages of the docs that quote them.
+
+    python -m maskcl_jax.study.tables docs/results.md
+
+writes the tables of a page anew: what stands between `<!-- table: STUDY-SCALE WHAT -->` and `<!-- end -->` is made from
+results/STUDY-SCALE.json. WHAT is `figures`, `comparisons` or `facts`.
+"""
+
+import pathlib
+import re
+from typing import Any
+
+from absl import flags
+
+from maskcl_jax import cli
+from maskcl_jax.errors import UserError
+from maskcl_jax.study.book import read
+
+RESULTS = flags.DEFINE_string("results", "results", "The folder of the results that pages quote.")
+BLOCK = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+COST = {"cpu_seconds": "CPU minutes", "images": "images"}
+
+
+def figures_table(content: dict[str, Any]) -> str:
+    """Entries down, figures across: mean and std over seeds, in percent; and the cost of the training."""
+    rows = content["summary"]
+    names = [name for name in dict.fromkeys(row["figure"] for row in rows) if name not in COST]
+    cells = {(row["entry"], row["figure"]): row for row in rows}
+    body = []
+    for entry in content["entries"]:
+        name = entry["name"]
+        if not any((name, figure) in cells for figure in names):
+            continue
+        cost = [cost_cell(cells.get((name, figure)), figure) for figure in COST]
+        seeds = max(len(cells[name, figure]["seeds"]) for figure in names if (name, figure) in cells)
+        body.append([name, *(cell(cells.get((name, figure))) for figure in names), str(seeds), *cost])
+    return markdown(["", *names, "seeds", *COST.values()], body)
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """`41.2 ± 0.3`, or `41.2` of one seed; a figure of fewer seeds than another of its entry is not marked."""
+    if row is None:
+        return ""
+    return f"{row['mean']:.1f}" + (f" ± {row['std']:.1f}" if row["std"] is not None else "")
+
+
+def cost_cell(row: dict[str, Any] | None, figure: str) -> str:
+    """What a training cost."""
+    if row is None:
+        return ""
+    return f"{row['mean'] / 60:.1f}" if figure == "cpu_seconds" else f"{row['mean']:,.0f}"
+
+
+def comparisons_table(content: dict[str, Any]) -> str:
+    """Pairs down: the difference, and its 95 % intervals over seeds and over test images, in percent points."""
+    body = []
+    for row in content["comparisons"]:
+        images, seeds = (interval(row[name]) for name in ("over_images", "over_seeds"))
+        difference = f"{row['difference']:+.1f}"
+        body.append([f"{row['entry']} - {row['other']}", row["figure"], difference, images, seeds, len_of(row)])
+    return markdown(["difference", "figure", "points", "95 % over test images", "95 % over seeds", "seeds"], body)
+
+
+def len_of(row: dict[str, Any]) -> str:
+    """How many seeds a comparison is over."""
+    return str(len(row["seeds"]))
+
+
+def interval(limits: list[float] | None) -> str:
+    """`-0.3 to +1.2`."""
+    return "" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
+
+
+def facts_table(content: dict[str, Any]) -> str:
+    """Question, budget, and where and when the figures were measured."""
+    rows = content["figures"] + content["runs"]
+    dates, commits = ({row[name] for row in rows} for name in ("date", "commit"))
+    dates_text = " to ".join(dict.fromkeys((min(dates), max(dates)))) if rows else "nothing measured yet"
+    lines = [f"* Question: {content['question']}", f"* Budget, fixed before the runs: {content['budget']}"]
+    lines += [f"* Measured: {dates_text}, commits {', '.join(sorted(commits))}."]
+    lines += [f"* {entry['name']}: {entry['note']}" for entry in content["entries"] if entry["note"]]
+    return "\n".join(lines)
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    """A table whose columns are aligned."""
+    if not body:
+        return "Nothing measured yet."
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    lines = [
+        "| " + " | ".join(f"{text:<{w}}" for text, w in zip(line, widths, strict=True)) + " |" for line in [head, *body]
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+TABLES = {"figures": figures_table, "comparisons": comparisons_table, "facts": facts_table}
+
+
+def filled(page: str, folder: pathlib.Path) -> str:
+    """A page with its tables made anew. Raises UserError for a table that cannot be made."""
+
+    def table(found: re.Match) -> str:
+        start, name, what, end = found.groups()
+        if what not in TABLES:
+            raise UserError(f"table {name} {what}: use one of {', '.join(TABLES)}")
+        return f"{start}\n{TABLES[what](read(folder / f'{name}.json'))}\n\n{end}"
+
+    return BLOCK.sub(table, page)
+
+
+def main(argv: list[str]) -> None:
+    """Writes the tables of a page."""
+    path = pathlib.Path(argv[1])
+    if not path.is_file():
+        raise UserError(f"page {path} is not a file: give one of docs/")
+    path.write_text(filled(path.read_text(), pathlib.Path(RESULTS.value)))
+
+
+if __name__ == "__main__":
+    cli.run(main, positional="PAGE.md")
