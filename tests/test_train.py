@@ -19,7 +19,7 @@ from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import Diverged
 from maskcl_jax.methods import METHODS, LossOutput, StepContext
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.training import checkpoint, loop, optimizer, sharding, throughput, train_state
+from maskcl_jax.training import checkpoint, lock, logging, loop, optimizer, sharding, throughput, train_state
 from maskcl_jax.training.step import make_train_step
 
 
@@ -49,6 +49,30 @@ def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp
     jax.tree.map(np.testing.assert_array_equal, straight, broken)
     losses = [[r["loss"] for r in rows(tmp_path / run) if "loss" in r] for run in ("straight", "broken")]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("fails", ["Writers", "Checkpoints", "Monitor", "opening_line", "open_batches"])
+def test_a_run_that_fails_while_it_starts_leaves_nothing_open(fails, tmp_path, monkeypatch):
+    """An error keeps its frames alive, and with them all that nobody closes."""
+    opened, closed = [], []
+
+    def watch(cls):
+        start, close = cls.__init__, cls.close
+        monkeypatch.setattr(cls, "__init__", lambda self, *a, **k: (start(self, *a, **k), opened.append(cls))[0])
+        monkeypatch.setattr(cls, "close", lambda self: (close(self), closed.append(cls))[0])
+
+    for resource in (lock.RunLock, checkpoint.Checkpoints, pipeline.Batches, logging.Writers):
+        watch(resource)
+
+    def fail(*_, **__):
+        raise RuntimeError("broken off")
+
+    places = {"Writers": logging, "Checkpoints": checkpoint}
+    monkeypatch.setattr(places.get(fails, loop), fails, fail)
+    with pytest.raises(RuntimeError, match="broken off"):
+        loop.train(tiny("mae"), str(tmp_path))
+    assert lock.RunLock in opened
+    assert sorted(opened, key=str) == sorted(closed, key=str)
 
 
 def check_promises(name, workdir, closing, out):

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from clu.parameter_overview import get_parameter_overview
 
+from maskcl_jax.training import throughput
 from maskcl_jax.training.tensorboard import EventWriter
 
 CLEAR = "\r\033[K"  # terminal code: back to the start of the line, and erase it
@@ -124,6 +125,56 @@ class Writers:
         for file in (self.rows, self.events):
             if file is not None:
                 file.close()
+
+
+class Recorder:
+    """Shows and writes the metrics of a run, those of a step one step late."""
+
+    def __init__(self, live: LiveLine, writers: Writers, rate: throughput.Throughput, *, every_steps: int) -> None:
+        """Records nothing yet.
+
+        Args:
+            live: Shows the metrics of every step.
+            writers: Write them every few steps.
+            rate: Of this process's steps.
+            every_steps: Steps between rows in the files; the first and the last step have one, too.
+        """
+        self.live, self.writers, self.rate, self.every_steps = live, writers, rate, every_steps
+        self.meter = throughput.Meter()
+
+    def step(self, step: int, values: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of a step, still on the device, and records those of the step before.
+
+        Args:
+            step: Steps done.
+            values: Scalars on the device.
+
+        Raises:
+            Diverged: A loss of the step before is NaN or infinite.
+        """
+        self.record(self.meter.push(step, values))
+
+    def flush(self) -> None:
+        """Waits for the newest step and records its metrics. Raises Diverged as `step` does."""
+        self.record(self.meter.flush())
+
+    def record(self, fetched: tuple[int, Mapping[str, float]] | None) -> None:
+        """Shows (step, metrics) in the live line, and writes them to the files every few steps."""
+        if fetched is None:
+            return
+        step, values = fetched
+        total = self.live.total
+        speed, eta = self.rate.images_per_second(), self.rate.eta(total - step)
+        self.live.update(step, values, images_per_second=speed, eta=eta)
+        if step % self.every_steps == 0 or step in (1, total):
+            self.writers.write_scalars(step, {**values, **self.rate.scalars()})
+
+    def evaluation(self, step: int, scalars: Mapping[str, float], figures: Mapping[str, np.ndarray]) -> None:
+        """Writes what `Monitor.look` returns to the files, and the scalars to a line."""
+        self.writers.write_scalars(step, scalars)
+        self.writers.write_images(step, figures)
+        if scalars:
+            self.live.say(f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in scalars.items()))
 
 
 def drop_rows_after(path: pathlib.Path, step: int) -> None:

@@ -20,16 +20,121 @@ from maskcl_jax.training.train_state import TrainState
 from maskcl_jax.views.base import open_views
 
 
-def open_batches(
-    source: Source, program: Program, start: int
-) -> pipeline.Batches | Generator[dict[str, np.ndarray], None, None]:
-    """Returns the host batches of this process after `start` steps, for `Program.put`; close them when done."""
-    config = program.config
-    options = {"batch_size": config.batch_size, "seed": config.seed, "start_step": start}
-    options |= {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    if program.images is not None:
-        return on_device.indices(source.num_examples("train"), **options)
-    return pipeline.train_batches(source, program.method.views, data_config=config.data, **options)
+def train(config: Any, workdir: str) -> dict[str, str]:
+    """Trains from the newest checkpoint in a folder, or from initial values, to the last step.
+
+    Args:
+        config: Of the run.
+        workdir: The run's folder; created if it is missing.
+
+    Returns:
+        The closing table, name -> text; {} on processes other than the first.
+
+    Raises:
+        UserError: Something that the user can fix; most of it is found before anything is written.
+        Diverged: A loss is not finite.
+        SystemExit: A signal stopped the run; the step is saved.
+    """
+    source, program = prepare(config)
+    plan = program.plan
+    with contextlib.ExitStack() as stack:  # closes what is open, the last first, however the run ends
+        # --- The folder, and what runs where ------------------------------------------------------------------
+        stack.enter_context(contextlib.closing(run_folder.claim(workdir, config)))
+        log, quiet = config.log, jax.process_index() != 0
+        live = logging.LiveLine(plan.total, every_steps=log.every_steps, every_seconds=log.every_seconds, quiet=quiet)
+        for line in description(source, program, workdir):
+            live.say(line)
+
+        # --- State, batches and step --------------------------------------------------------------------------
+        checkpoints = checkpoint.Checkpoints(workdir, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every)
+        stack.enter_context(contextlib.closing(checkpoints))
+        facts = source.facts()
+        checkpoints.check_data(facts, accept=config.data.accept_changes)
+        state = checkpoints.restore_newest(program.shapes, live.say, move=True)
+        state = program.new_state() if state is None else state
+        start = int(state.step)
+        live.say(opening_line(state, checkpoints.made_on()))
+        # From here on a process that fails ends at once: the others wait for it.
+        stack.enter_context(distributed.exit_on_failure())
+        batches = open_batches(source, program, start)
+        stack.enter_context(contextlib.closing(batches))
+        writers = stack.enter_context(contextlib.closing(logging.Writers(workdir, resume_step=start)))
+        # Compiled here, once: a batch of other shapes is an error instead of a second compilation.
+        train_step = program.compile()
+
+        # --- The loop -----------------------------------------------------------------------------------------
+        speed = {"flops_per_image": program.flops_per_image(), "peak": chips.peak_flops()}
+        rate = throughput.Throughput(config.batch_size, **speed)
+        recorder = logging.Recorder(live, writers, rate, every_steps=log.every_steps)
+        where = {"method": program.method, "mesh": program.mesh, "images": program.images}
+        monitor = Monitor(config, workdir, source=source, say=live.say, **where)
+        stop = stack.enter_context(StopSignal())
+        if start == 0:
+            recorder.evaluation(0, *monitor.look(state))
+        for step in range(start + 1, plan.total + 1):
+            with rate.waiting():
+                batch = next(batches)
+            state, device_metrics = train_step(state, program.put(batch))
+            # Metrics are fetched one step late: the host waits for the step before while this one runs.
+            recorder.step(step, device_metrics)
+            rate.step()
+            stopping = stop.due(step)
+            evaluating = plan.due(step, plan.eval_every) and not stopping
+            saving = plan.due(step, plan.save_every) or stopping
+            if evaluating or saving:
+                recorder.flush()
+                with rate.paused():
+                    if evaluating:
+                        recorder.evaluation(step, *monitor.look(state))
+                    if saving:
+                        checkpoints.save(step, state, config, facts)
+            if stopping:
+                live.say(f"stopped by {stop.signal.name}: step {step} is saved; the same command goes on there")
+                raise SystemExit(128 + stop.signal)
+
+    # --- The closing table, when everything is on disk --------------------------------------------------------
+    if quiet:
+        return {}
+    rows = closing_rows(config, workdir, rate=rate, skipped=len(source.skipped), monitor=monitor)
+    live.say(logging.summary_table(rows))
+    return rows
+
+
+def prepare(config: Any) -> tuple[Source, Program]:
+    """Returns the images and the step of a run. What can be refused is refused here, before anything is written.
+
+    Args:
+        config: Of the run.
+
+    Raises:
+        UserError: Fields are wrong or do not go together, or do not suit the devices or the data.
+    """
+    config_lib.check(config)
+    mesh = sharding.create_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
+    sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
+    method = create_method(config, mesh)
+    source = open_source(config.data)
+    open_views(method.views, source.split("train"), config.data)  # a check; the pipeline opens them again
+    per_epoch, images = pipeline.steps_per_epoch(source, config.batch_size), None
+    if config.data.on_device:
+        split = sharding.batch_sharding(mesh)
+        images = on_device.place(source, method.views, channels=config.data.channels, devices=mesh.size, sharding=split)
+    return source, Program.of(config, mesh, method, per_epoch, images)
+
+
+def description(source: Source, program: Program, workdir: str) -> list[str]:
+    """Returns the first lines of a run: what runs where, and warnings."""
+    config, plan = program.config, program.plan
+    loading = "input on the device"
+    if program.images is None:
+        loading = pipeline.describe_loading(source, program.method.views, config.data)
+    line = (
+        f"{config.method.name}, preset {config.preset} | {source.description} | {loading} | "
+        f"{platform.describe_platform()} | {plan.total} steps of {config.batch_size} images | {workdir}"
+    )
+    shortened = optimizer.shortened_warmup(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
+    return [line, *filter(None, (platform.accelerator_fallback(), shortened))]
 
 
 def opening_line(state: TrainState, made_on: Mapping[str, int]) -> str:
@@ -50,116 +155,13 @@ def opening_line(state: TrainState, made_on: Mapping[str, int]) -> str:
     return text
 
 
-def train(config: Any, workdir: str) -> dict[str, str]:
-    """Trains from the newest checkpoint in a folder, or from initial values, to the last step.
-
-    Args:
-        config: Of the run.
-        workdir: The run's folder; created if it is missing.
-
-    Returns:
-        The closing table, name -> text; {} on processes other than the first.
-
-    Raises:
-        UserError: Something that the user can fix; most of it is found before anything is written.
-        Diverged: A loss is not finite.
-        SystemExit: A signal stopped the run; the step is saved.
-    """
-    # --- Everything that can be refused is refused before anything is built -----------------------------------
-    config_lib.check(config)
-    mesh = sharding.create_mesh(config.mesh)
-    sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
-    sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
-    method = create_method(config, mesh)
-    source = open_source(config.data)
-    open_views(method.views, source.split("train"), config.data)  # a check; the pipeline opens them again
-    per_epoch, images = pipeline.steps_per_epoch(source, config.batch_size), None
-    if config.data.on_device:
-        split = sharding.batch_sharding(mesh)
-        images = on_device.place(source, method.views, channels=config.data.channels, devices=mesh.size, sharding=split)
-    program = Program.of(config, mesh, method, per_epoch, images)
-    plan = program.plan
-    lock = run_folder.claim(workdir, config)
-
-    # --- What runs where --------------------------------------------------------------------------------------
-    log, quiet = config.log, jax.process_index() != 0
-    live = logging.LiveLine(plan.total, every_steps=log.every_steps, every_seconds=log.every_seconds, quiet=quiet)
-    loading = "input on the device"
-    if images is None:
-        loading = pipeline.describe_loading(source, method.views, config.data)
-    live.say(
-        f"{config.method.name}, preset {config.preset} | {source.description} | {loading} | "
-        f"{platform.describe_platform()} | {plan.total} steps of {config.batch_size} images | {workdir}"
-    )
-    shortened = optimizer.shortened_warmup(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
-    for warning in filter(None, (platform.accelerator_fallback(), shortened)):
-        live.say(warning)
-
-    # --- State and step ---------------------------------------------------------------------------------------
-    checkpoints = checkpoint.Checkpoints(workdir, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every)
-    facts = source.facts()
-    checkpoints.check_data(facts, accept=config.data.accept_changes)
-    state = checkpoints.restore_newest(program.shapes, live.say, move=True)
-    state = program.new_state() if state is None else state
-    start = int(state.step)
-    live.say(opening_line(state, checkpoints.made_on()))
-
-    # --- The loop ---------------------------------------------------------------------------------------------
-    batches = open_batches(source, program, start)
-    monitor = Monitor(config, workdir, source=source, method=method, mesh=mesh, images=images, say=live.say)
-    writers = logging.Writers(workdir, resume_step=start)
-    # Compiled here, once: a batch of other shapes is an error instead of a second compilation.
-    train_step = program.compile()
-    rate = throughput.Throughput(config.batch_size, flops_per_image=program.flops_per_image(), peak=chips.peak_flops())
-    meter = throughput.Meter()
-
-    def report(row: tuple[int, dict[str, float]] | None) -> None:
-        """Shows the fetched metrics of a step in the live line, and writes them to the files every few steps."""
-        if row is None:
-            return
-        step, values = row
-        live.update(step, values, images_per_second=rate.images_per_second(), eta=rate.eta(plan.total - step))
-        if step % log.every_steps == 0 or step in (1, plan.total):
-            writers.write_scalars(step, values | rate.scalars())
-
-    def look(step: int, state: TrainState) -> None:
-        """Evaluates a state online: its scalars and its figure go to the files, and the scalars to a line."""
-        scalars, pictures = monitor.look(state)
-        writers.write_scalars(step, scalars)
-        writers.write_images(step, pictures)
-        if scalars:
-            live.say(f"step {step}: " + ", ".join(f"{name} {value:.2f}" for name, value in scalars.items()))
-
-    with (
-        contextlib.closing(lock),
-        contextlib.closing(batches),
-        contextlib.closing(writers),
-        contextlib.closing(checkpoints),
-        StopSignal() as stop,
-        distributed.exit_on_failure(),
-    ):
-        if start == 0:
-            look(0, state)
-        for step in range(start + 1, plan.total + 1):
-            with rate.waiting():
-                batch = next(batches)
-            state, device_metrics = train_step(state, program.put(batch))
-            # Metrics are fetched one step late: the host waits for the step before while this one runs.
-            report(meter.push(step, device_metrics))
-            rate.step()
-            stopping = stop.due(step)
-            if stopping or plan.due(step, plan.eval_every) or plan.due(step, plan.save_every):
-                report(meter.flush())
-                with rate.paused():
-                    if plan.due(step, plan.eval_every) and not stopping:
-                        look(step, state)
-                    if plan.due(step, plan.save_every) or stopping:
-                        checkpoints.save(step, state, config, facts)
-            if stopping:
-                live.say(f"stopped by {stop.signal.name}: step {step} is saved; the same command goes on there")
-                raise SystemExit(128 + stop.signal)
-    if jax.process_index() != 0:
-        return {}
-    rows = closing_rows(config, workdir, rate=rate, skipped=len(source.skipped), monitor=monitor)
-    live.say(logging.summary_table(rows))
-    return rows
+def open_batches(
+    source: Source, program: Program, start: int
+) -> pipeline.Batches | Generator[dict[str, np.ndarray], None, None]:
+    """Returns the host batches of this process after `start` steps, for `Program.put`; close them when done."""
+    config = program.config
+    options = {"batch_size": config.batch_size, "seed": config.seed, "start_step": start}
+    options |= {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if program.images is not None:
+        return on_device.indices(source.num_examples("train"), **options)
+    return pipeline.train_batches(source, program.method.views, data_config=config.data, **options)

@@ -3,6 +3,7 @@
 It holds `config.json`, `checkpoints/<step>/`, `metrics.jsonl`, TensorBoard events and `pictures/`.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -78,16 +79,17 @@ def claim(workdir: str, config) -> RunLock:
         raise UserError(
             f"--workdir={workdir} is not writable ({error.strerror}): give another with --workdir=DIR"
         ) from None
-    lock = RunLock(folder)
-    if record.exists() or config_of_checkpoint(folder):
-        found = differences(config, read_config(workdir))
-        if found:
-            raise UserError(
-                f"--workdir={workdir} holds the run of another config ({'; '.join(found)}): "
-                "give another with --workdir=DIR, or remove that folder"
-            )
-    elif jax.process_index() == 0:
-        write_text(record, json.dumps(config_lib.flat(config), indent=1))
+    with contextlib.ExitStack() as unlocking:
+        lock = unlocking.enter_context(contextlib.closing(RunLock(folder)))
+        if record.exists() or config_of_checkpoint(folder):
+            if differing := differences(config, read_config(workdir)):
+                raise UserError(
+                    f"--workdir={workdir} holds the run of another config ({'; '.join(differing)}): "
+                    "give another with --workdir=DIR, or remove that folder"
+                )
+        elif jax.process_index() == 0:
+            write_text(record, json.dumps(config_lib.flat(config), indent=1))
+        unlocking.pop_all()  # no error: the lock stays with the caller
     return lock
 
 

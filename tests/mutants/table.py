@@ -60,9 +60,23 @@ TRAINING = [
     Mutant(
         "a-signal-stops-without-saving",
         "maskcl_jax/training/loop.py",
-        "if plan.due(step, plan.save_every) or stopping:",
-        "if plan.due(step, plan.save_every):",
+        "saving = plan.due(step, plan.save_every) or stopping",
+        "saving = plan.due(step, plan.save_every)",
         "tests/test_preemption.py::test_ctrl_c_saves_too",
+    ),
+    Mutant(
+        "a-start-that-fails-leaves-the-folder-locked",
+        "maskcl_jax/training/loop.py",
+        "stack.enter_context(contextlib.closing(run_folder.claim(workdir, config)))",
+        "lock = run_folder.claim(workdir, config)  # noqa: F841",
+        "tests/test_train.py::test_a_run_that_fails_while_it_starts_leaves_nothing_open[open_batches]",
+    ),
+    Mutant(
+        "a-start-that-fails-leaves-its-batches-open",
+        "maskcl_jax/training/loop.py",
+        "stack.enter_context(contextlib.closing(batches))",
+        "pass",
+        "tests/test_train.py::test_a_run_that_fails_while_it_starts_leaves_nothing_open[Monitor]",
     ),
     Mutant(
         "a-signal-is-not-remembered",
@@ -123,8 +137,8 @@ TRAINING = [
     Mutant(
         "another-config-is-accepted",
         "maskcl_jax/training/run_folder.py",
-        "        if found:\n",
-        "        if False:\n",
+        "if differing := differences(config, read_config(workdir)):",
+        "if differing := []:",
         "tests/test_checkpoint.py::test_the_folder_of_another_config_is_refused_with_the_difference",
     ),
     Mutant(
