@@ -53,11 +53,11 @@ class Batch(abc.ABC):
 
     @abc.abstractmethod
     def uniform(self, stream: str, shape: tuple[int, ...] = (), dtype: Any = np.float32) -> Any:
-        """(B, *shape) numbers in [0, 1). A device has no float64: there they are float32, whatever `dtype` says."""
+        """`(B, *shape)` numbers in [0, 1). A device has no float64: there they are float32, whatever `dtype` says."""
 
     @abc.abstractmethod
     def integers(self, stream: str, high: int, shape: tuple[int, ...] = ()) -> Any:
-        """(B, *shape) int32 in 0..high - 1."""
+        """`(B, *shape)` int32 in 0..high - 1."""
 
     def add_ingredients(self) -> None:
         """Samples every ingredient of every view, in order; pixels and crops of all views are there already."""

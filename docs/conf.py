@@ -1,0 +1,30 @@
+"""Sphinx configuration: `sphinx-build -W --keep-going docs docs/_build`."""
+
+import importlib.metadata
+
+project = "maskcl_jax"
+author = "The maskcl_jax authors"
+copyright = f"2026, {author}"
+release = importlib.metadata.version("maskcl_jax")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_external_toc",  # the table of contents is _toc.yml, so that pages stay plain Markdown
+]
+exclude_patterns = ["_build"]
+source_suffix = {".md": "markdown"}
+
+myst_heading_anchors = 4  # links to headings, as GitHub makes them
+suppress_warnings = ["myst.header"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # in the signature they make lines of 300 characters; the docstrings name shapes and dtypes
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+html_theme = "sphinx_book_theme"
+html_title = "maskcl_jax"
+html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
+html_copy_source = False

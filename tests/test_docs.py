@@ -1,0 +1,261 @@
+"""The documentation: its commands, fields, Python, tables, figures and links, as far as seconds can tell."""
+
+import ast
+import importlib.util
+import io
+import pathlib
+import re
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+from helpers.methods import context_of
+from helpers.pages import anchors, blocks, commands, pages, prose
+from helpers.tiny import CONFIGS, ROOT
+from helpers.views import batch_of
+from PIL import Image
+
+from maskcl_jax import cli
+from maskcl_jax import config as config_lib
+from maskcl_jax.__main__ import COMMANDS
+from maskcl_jax.evaluate import recipes, settings
+from maskcl_jax.interchange.catalog import LAYOUTS
+from maskcl_jax.methods import METHODS, create
+
+SHELL = blocks("bash")
+PYTHON = blocks("python")
+# Programs that are not ours: a line of theirs is accepted as it stands.
+OTHERS = {"git", "cd", "source", "ruff", "mypy", "sphinx-build", "pre-commit", ".ci/run"}
+
+
+def script(name: str):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / f"docs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def python_block(page: str, word: str) -> str:
+    """The Python block of a page that has a word."""
+    (code,) = [block.code for block in PYTHON if block.page == page and word in block.code]
+    return code
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with the files that the pages tell their reader to write."""
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "barlow.py").write_text(python_block("README.md", "class BarlowTwins"))
+    (folder / "rotnet.py").write_text(python_block("docs/write_a_method.md", "class RotNet"))
+    (folder / "rotnet_config.py").write_text(python_block("docs/write_a_method.md", "# rotnet_config.py"))
+    (folder / "examples").symlink_to(ROOT / "examples")
+    return folder
+
+
+# --- Commands -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_every_command_is_understood(block, workspace, monkeypatch):
+    """Files, flags, configs, fields, protocols and formats exist; what cannot be checked so is marked as not run."""
+    monkeypatch.chdir(workspace)
+    monkeypatch.syspath_prepend(workspace)
+    for words in commands(block.code):
+        if words[:2] == ["python", "-m"] and words[2].startswith("maskcl_jax"):
+            check_ours(words[2], words[3:])
+        elif words[0] == "python" and words[1].endswith(".py"):
+            check_script(ROOT / words[1], words[2:])
+        elif words[:2] == ["pip", "install"]:
+            check_extras(words[2:])
+        elif words[0] == "pytest":
+            assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), words
+        elif words[0].startswith("launch/"):
+            check_script(ROOT / words[0], [word for word in words[1:] if not word.startswith("--config")])
+            assert block.reason, f"{block}: mark it as not run"
+        else:
+            assert words[0] in OTHERS or words[:3] == ["python", "-m", "venv"] or block.reason, f"{block}: {words}"
+
+
+def check_ours(module: str, words: list[str]) -> None:
+    """A command of the package."""
+    name = module.removeprefix("maskcl_jax").removeprefix(".")
+    assert not name or name in COMMANDS, module
+    rest, overrides = cli.split_overrides(words)
+    values = dict(word.removeprefix("--").partition("=")[::2] for word in rest if word.startswith("--"))
+    check_flags(name, values)
+    if name == "evaluate":
+        check_evaluation(values, overrides)
+        return
+    if name == "export":
+        assert values["format"] in LAYOUTS
+    if name == "import_torch":
+        assert values["method"] in LAYOUTS
+    if "config" in values:
+        config = cli.load(values["config"], overrides)
+        config_lib.check(config)
+        create(config)  # checks the method's fields; makes no array
+    else:
+        assert not overrides
+
+
+def check_flags(name: str, values: dict[str, str]) -> None:
+    """The flags of a command occur in its source."""
+    path = ROOT / "maskcl_jax" / name.replace(".", "/")
+    sources = [path / "__main__.py" if path.is_dir() else path.with_suffix(".py")] if name else []
+    sources += [ROOT / "maskcl_jax/cli.py", ROOT / "maskcl_jax/training/distributed.py"]
+    text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
+    for flag in values:
+        assert re.search(rf'"(--)?{flag}"', text) or re.search(rf'"{flag.removeprefix("no")}"', text), (name, flag)
+
+
+def check_evaluation(values: dict[str, str], overrides: dict[str, str]) -> None:
+    """A protocol, its recipe and its fields, for a run of a ViT."""
+    if values["protocol"] != "table":
+        fields = tuple(f"{field}={value}" for field, value in overrides.items())
+        run_config = config_lib.load("mae", "embedded")
+        assert settings.create(values["protocol"], run_config, data=values.get("data", ""), overrides=fields)
+
+
+def check_script(path: pathlib.Path, words: list[str]) -> None:
+    """A script that is there, with flags that it names."""
+    folder = "\n".join(file.read_text() for file in path.parent.glob("arguments.sh"))
+    text = path.read_text(encoding="utf-8") + folder
+    for word in words:
+        if word.startswith("--"):
+            flag = word.removeprefix("--").partition("=")[0]
+            assert flag in text or flag.replace("-", "_") in text, (path, flag)
+
+
+def check_extras(words: list[str]) -> None:
+    """Extras of the package that setup.py has."""
+    extras = re.search(r"^EXTRAS = (\{.*?^\})", (ROOT / "setup.py").read_text(encoding="utf-8"), re.M | re.S)[1]
+    for word in words:
+        if match := re.fullmatch(r"\.\[(.*)\]", word):
+            assert set(match[1].split(",")) <= set(ast.literal_eval(extras)), word
+
+
+def test_a_wrong_command_is_found():
+    for words in ("--config=configs/mae.py --config.method.ratio=1", "--config=configs/ma.py", "--wordir=x"):
+        with pytest.raises((AssertionError, ValueError)):
+            check_ours("maskcl_jax.main", words.split())
+    with pytest.raises(ValueError, match="unknown"):
+        check_ours("maskcl_jax.evaluate", ["--workdir=RUN", "--protocol=kn"])
+    with pytest.raises(AssertionError):
+        check_extras([".[tests]"])
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_field_in_the_text_exists(page):
+    known = set(settings.SHARED) | {"data", "labels"}
+    for path in CONFIGS.values():
+        known |= set(config_lib.flat(config_lib.load(path)))
+    known |= set(config_lib.flat(config_lib.load(ROOT / "examples/simmim.py")))
+    for of_recipe in recipes.PROTOCOLS.values():
+        for recipe in of_recipe.values():
+            known |= set(config_lib.flat(config_lib.Config(recipe)))
+    groups = {field[:i] for field in known for i, letter in enumerate(field) if letter == "."}
+    for field in re.findall(r"--config\.([a-z_0-9.]+)", page.read_text(encoding="utf-8")):
+        assert field.rstrip(".") in known | groups, field
+
+
+# --- Python ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_compiles(block):
+    compile(f"def page(self):\n{textwrap.indent(block.code, ' ')}", str(block), "exec")
+
+
+@pytest.mark.parametrize("where", ["barlow:BarlowTwins", "rotnet:RotNet"])
+def test_the_methods_of_the_pages_have_a_loss(where, workspace, monkeypatch):
+    monkeypatch.syspath_prepend(workspace)
+    config = config_lib.load("simclr" if where.startswith("barlow") else "mae", "embedded")
+    config.method.name = where
+    method = create(config)
+    params, state = jax.eval_shape(method.init, jax.random.key(0))
+    out = jax.eval_shape(
+        lambda params, state, batch: method.loss(params, batch, context_of(method, params, state)),
+        params,
+        state,
+        batch_of(method),
+    )
+    assert out.loss.shape == ()
+    assert jax.tree.structure(out.model_state) == jax.tree.structure(state)
+
+
+def test_the_tables_of_batches_are_those_of_the_code(capsys):
+    code = python_block("docs/data.md", "describe(")
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    for name in ("mae", "cmae", "maskco", "saliency_masking"):
+        exec(compile(code.replace('"cmae"', f'"{name}"'), "docs/data.md", "exec"), {})
+        rows = capsys.readouterr().out.splitlines()[2:]
+        own = [row for row in rows if not re.match(r"\| `(label|index|query|key|query_color)` ", row)]
+        assert own and all(row in text for row in own), [row for row in own if row not in text]
+
+
+def test_the_tutorial_is_the_example():
+    """Its blocks one after the other are the file; a block may lie at the left margin."""
+    example = (ROOT / "examples/simmim.py").read_text(encoding="utf-8")
+    rest = [line for line in example.splitlines() if line.strip()]
+    for block in (block for block in PYTHON if block.page == "docs/tutorial_simmim.md"):
+        lines = [line for line in textwrap.dedent(block.code).splitlines() if line.strip()]
+        part, rest = rest[: len(lines)], rest[len(lines) :]
+        assert lines == textwrap.dedent("\n".join(part)).splitlines(), block
+    assert not rest
+
+
+# --- What scripts write ---------------------------------------------------------------------------------------------
+def test_the_tables_of_options_are_those_of_the_configs():
+    options = script("options")
+    named = set()
+    for page in options.pages():
+        text = page.read_text(encoding="utf-8")
+        named |= set(re.findall(r"<!-- options of (\w+) -->", text))
+        assert options.page_with_tables(text) == text, f"{page.name}: run python docs/options.py"
+    assert named == set(CONFIGS)
+
+
+def test_every_method_has_a_page_with_its_figure():
+    text = "\n".join(page.read_text(encoding="utf-8") for page in script("options").pages())
+    figures = {path.stem for path in (ROOT / "docs/figures").glob("*.png")}
+    assert figures == set(script("figures").FIGURES)
+    for name in METHODS:
+        assert f"configs/{name}.py" in text, name
+    for path in (ROOT / "docs/figures").iterdir():
+        assert path.stat().st_size < 100_000
+    everywhere = "\n".join(page.read_text(encoding="utf-8") for page in pages())
+    assert all(f"figures/{name}.png" in everywhere for name in figures)
+
+
+@pytest.mark.parametrize("name", ["mae", "ccmim"])
+def test_figures_are_drawn_by_the_code(name):
+    drawn = Image.open(io.BytesIO(script("figures").figure(name))).convert("RGB")
+    kept = Image.open(ROOT / f"docs/figures/{name}.png").convert("RGB")
+    assert drawn.size == kept.size
+    assert np.abs(np.asarray(drawn, np.int32) - np.asarray(kept, np.int32)).mean() < 4
+
+
+# --- Links and facts ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = prose(page.read_text(encoding="utf-8"))
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]+)?\)", text):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{target} is not there"
+        if anchor:
+            assert anchor[1:] in anchors(file), f"{target}{anchor} is not there"
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = set(re.findall(r"(?:root|file): (\S+)", (ROOT / "docs/_toc.yml").read_text()))
+    assert listed == {str(page.relative_to(ROOT / "docs"))[:-3] for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_the_readme_is_short_and_has_one_picture():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert len(re.findall(r"!\[", text)) == 1
+
+
+def test_versions_agree():
+    (version,) = re.findall(r'^VERSION = "(.*)"', (ROOT / "setup.py").read_text(), re.M)
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
