@@ -15,6 +15,7 @@ REQUIREMENTS = [
     "grain>=0.2.10",  # the input pipeline
     "grain>=0.2.14",  # brings array_record, for data sets of TFDS in that format
     "jax>=0.10",
+    "jinja2",  # the page of a report
     "ml-collections>=1.0",
     "numpy",
     "optax>=0.2.5",
@@ -36,7 +37,7 @@ EXTRAS = {
         "tensorflow-datasets>=4.9.8",
     ],
     "docs": ["myst-parser>=4", "sphinx>=8", "sphinx-book-theme>=1.1.4", "sphinx-external-toc>=1.0.1"],
-    "test": ["hypothesis", "mypy", "pytest", "pytest-xdist", "ruff", "setuptools>=68"],
+    "test": ["hypothesis", "mypy", "playwright", "pytest", "pytest-xdist", "ruff", "setuptools>=68"],
     "torch": ["torch", "timm"],
     "hf": ["transformers>=4.57"],
     "tpu": ["jax[tpu]"],
@@ -66,7 +67,7 @@ setup(
     ],
     packages=[*find_packages(include=["maskcl_jax", "maskcl_jax.*"]), "maskcl_jax.configs"],
     package_dir={"maskcl_jax.configs": "configs"},
-    package_data={"maskcl_jax.verify": ["reference/*.npz"]},
+    package_data={"maskcl_jax.verify": ["reference/*.npz"], "maskcl_jax.report": ["assets/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

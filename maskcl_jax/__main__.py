@@ -5,6 +5,7 @@ import sys
 COMMANDS = {
     "main": "train a method: --config=FILE[:PRESET] [--workdir=RUN]",
     "evaluate": "evaluate a run: --workdir=RUN --protocol=knn|logistic|linear|finetune|segment|...",
+    "report": "show what runs did in one page: RUN [RUN ...] [--out=FILE.html]",
     "export": "export a run's encoder to PyTorch: --workdir=RUN --format=timm|hf|torchvision --out=DIR",
     "import_torch": "make a run of PyTorch weights: FILE --method=METHOD --out=RUN",
     "data.to_array": "write a data set into one file of decoded images: --data=PRESET --out=FILE.npz",

@@ -47,7 +47,7 @@ def define_config() -> ConfigFlag:
     return CONFIG
 
 
-def run(main: Callable[[list[str]], None], *, positional: str = "") -> None:
+def run(main: Callable[[list[str]], None], *, positional: str = "", several: bool = False) -> None:
     """Runs `main(argv)` after parsing the flags; errors that need no traceback become one line on stderr.
 
     Exit status 2: what the user wrote cannot work (UserError); 1: the loss is not finite (Diverged) or the disk full;
@@ -56,9 +56,11 @@ def run(main: Callable[[list[str]], None], *, positional: str = "") -> None:
     Args:
         main: The program.
         positional: The name of the one argument without --, "" for none.
+        several: There may be more than one of it.
     """
+    parser = functools.partial(parse_flags, positional=positional, several=several)
     try:
-        app.run(functools.partial(start, main), flags_parser=functools.partial(parse_flags, positional=positional))
+        app.run(functools.partial(start, main), flags_parser=parser)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -144,8 +146,8 @@ def listing(config: ml_collections.ConfigDict, text: str) -> str:
     return "\n".join(f"{field:{widths[0]}} = {value:{widths[1]}}  # {origin}" for field, value, origin in sorted(rows))
 
 
-def parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
-    """Parses the flags and the config; returns the program's name and its argument. Raises UserError."""
+def parse_flags(argv: list[str], *, positional: str = "", several: bool = False) -> list[str]:
+    """Parses the flags and the config; returns the program's name and its arguments. Raises UserError."""
     words, overrides = split_overrides(argv)
     flags.FLAGS.set_gnu_getopt(bool(positional))  # flags may follow the argument
     try:
@@ -157,7 +159,7 @@ def parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
     except flags.Error as error:
         raise UserError(str(error)) from None
     allowed = 2 if positional else 1
-    if len(rest) > allowed:
+    if len(rest) > allowed and not several:
         raise UserError(f"argument {rest[allowed]!r} is not understood: every argument starts with --")
     if len(rest) < allowed:
         raise UserError(f"{positional} is missing: write it before the flags")

@@ -64,3 +64,15 @@ def test_a_png_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         visualize.save_png(path, image + 1)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
+
+
+@pytest.mark.parametrize(
+    ("size", "title"), [((32, 32), "x"), ((30, 50), "x"), ((112, 100), "a title that is wider than images")]
+)
+def test_a_figure_comes_apart_again(size, title):
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, *size, 3), dtype=np.uint8)
+    columns = {f"{title} {i}": column / 255 for i, column in enumerate(images)}
+    figure = visualize.grid(columns)
+    np.testing.assert_array_equal(visualize.cells(figure, 3, size), images)
+    assert visualize.cells(figure, 3, (size[0] + 1, size[1])) is None
+    assert visualize.cells(figure[:, :-1], 3, size) is None

@@ -95,14 +95,18 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def records(workdir: str) -> list[dict[str, Any]]:
+    """All results in a run's folder, by date; [] where there is none."""
+    contents = [json.loads(path.read_text()) for path in (pathlib.Path(workdir) / "evaluate").glob("*.json")]
+    return sorted((content for content in contents if "values" in content), key=lambda content: content["date"])
+
+
 def read_all(workdir: str) -> list[dict[str, Any]]:
     """All results in a run's folder, by date. Raises UserError where there is none."""
-    folder = pathlib.Path(workdir) / "evaluate"
-    contents = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    contents = [content for content in contents if "values" in content]
+    contents = records(workdir)
     if not contents:
-        raise UserError(f"{folder} holds no result: run another --protocol first")
-    return sorted(contents, key=lambda content: content["date"])
+        raise UserError(f"{pathlib.Path(workdir) / 'evaluate'} holds no result: run another --protocol first")
+    return contents
 
 
 def rows(content: dict[str, Any]) -> list[dict[str, str]]:

@@ -96,6 +96,8 @@ def train(config: Any, workdir: str) -> dict[str, str]:
     if quiet:
         return {}
     rows = closing_rows(config, workdir, rate=rate, skipped=len(source.skipped), monitor=monitor)
+    if start < plan.total:  # else nothing was measured
+        run_folder.write_summary(workdir, rows)
     live.say(logging.summary_table(rows))
     return rows
 

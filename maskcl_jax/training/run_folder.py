@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and the config that it was started with.
 
-It holds `config.json`, `checkpoints/<step>/`, `metrics.jsonl`, TensorBoard events and `pictures/`.
+It holds `config.json`, `checkpoints/<step>/`, `metrics.jsonl`, TensorBoard events and `pictures/`; once the run is done
+also the closing table, `summary.json`, and the page `report.html`.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import json
 import os
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +17,8 @@ import jax
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError, first_line
 from maskcl_jax.training.lock import RunLock
+
+SUMMARY = "summary.json"  # {name: text}, the closing table
 
 # Fields that change what is shown or kept, or where it is computed, not what is learned: they may differ when a run
 # is resumed.
@@ -116,6 +120,11 @@ def config_of_checkpoint(folder: pathlib.Path) -> dict[str, Any] | None:
         return json.loads(files[max(files)].read_text())["custom_metadata"]["config"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def write_summary(workdir: str, rows: Mapping[str, str]) -> None:
+    """Keeps the closing table of a run, name -> text."""
+    write_text(folder_of(workdir) / SUMMARY, json.dumps(rows, indent=1))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

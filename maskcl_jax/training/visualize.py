@@ -42,6 +42,28 @@ def grid(columns: Mapping[str, np.ndarray], *, max_rows: int = 8) -> np.ndarray:
     return np.asarray(canvas)
 
 
+def cells(figure: np.ndarray, columns: int, size: tuple[int, int]) -> np.ndarray | None:
+    """Takes a figure apart again.
+
+    Args:
+        figure: (H, W, 3) uint8, as `grid` drew it.
+        columns: How many it has.
+        size: (height, width) of the images.
+
+    Returns:
+        (columns, rows, height, width, 3) uint8, at the images' own size; None for a figure of another form.
+    """
+    factor = enlargement(size)
+    height, width = size[0] * factor, size[1] * factor
+    pitch, spare = divmod(figure.shape[1] - GAP, columns)
+    rows, rest = divmod(figure.shape[0] - TITLE - GAP, height + GAP)
+    if spare or rest or not rows or pitch < width + GAP:
+        return None
+    tops = [TITLE + GAP + r * (height + GAP) for r in range(rows)]
+    lefts = [GAP + c * pitch for c in range(columns)]
+    return np.stack([[figure[y : y + height : factor, x : x + width : factor] for y in tops] for x in lefts])
+
+
 def to_rgb(images: np.ndarray) -> np.ndarray:
     """(B, h, w, C) float in 0..1 -> (B, h, w, 3) uint8."""
     images = np.nan_to_num(np.asarray(images, np.float32))
@@ -55,8 +77,13 @@ def to_rgb(images: np.ndarray) -> np.ndarray:
 
 def enlarge(images: np.ndarray) -> np.ndarray:
     """Repeats pixels until the shorter side has at least CELL."""
-    factor = max(1, -(-CELL // min(images.shape[1:3])))
+    factor = enlargement(images.shape[1:3])
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def enlargement(size: tuple[int, ...]) -> int:
+    """How often a pixel of images of (height, width) is repeated on either side."""
+    return max(1, -(-CELL // min(size)))
 
 
 def save_png(path: pathlib.Path, image: np.ndarray) -> None:

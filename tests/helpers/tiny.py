@@ -36,6 +36,7 @@ TINY = {
     "eval.every_epochs": 0.0,
     "eval.pictures": 2,
     "log.every_steps": 1,
+    "log.report": False,
 }
 
 

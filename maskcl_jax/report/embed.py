@@ -1,0 +1,132 @@
+"""Features of some images of a run's data: their nearest neighbors, and how well k-NN does with them."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from maskcl_jax.data import pipeline
+from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import checks, features, knn
+from maskcl_jax.evaluate import encoder as encoder_lib
+from maskcl_jax.evaluate.session import Session
+from maskcl_jax.training.visualize import to_rgb
+
+BATCH = 48
+NEIGHBORS = 7
+PIXELS = 2**26  # values: raw pixels of more are not compared
+
+
+class Images(NamedTuple):
+    """Images of a split with their features.
+
+    Attributes:
+        pixels: (n, H, W, 3) uint8, as they are shown.
+        features: (n, D) float32.
+        labels: (n,); -1 where there is none.
+        where: (n,) numbers in the split.
+        raw: (n, H, W, C) uint8, as the encoder gets them.
+    """
+
+    pixels: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
+    where: np.ndarray
+    raw: np.ndarray
+
+
+def images_of(
+    session: Session, compute: Callable[[jax.Array], jax.Array], split: str, limit: int, seconds: float
+) -> Images:
+    """Embeds a fixed subset of a split, or as much of it as `seconds` allow after the first batch."""
+    size = -(-BATCH // session.mesh.size) * session.mesh.size
+    data = session.settings.data
+    columns: list[tuple[np.ndarray, ...]] = []
+    begin = 0.0
+    with pipeline.eval_batches(session.source, split, data_config=data, batch_size=size, limit=limit) as batches:
+        for batch in batches:
+            valid = batch["valid"]
+            values = knn.whole(compute(session.put({"image": batch["image"]})["image"]))
+            columns.append((batch["image"][valid], values[valid], batch["label"][valid], batch["index"][valid]))
+            begin = begin or time.monotonic()  # the first batch was compiled
+            if time.monotonic() - begin > seconds:
+                break
+    if not columns or not sum(len(column[0]) for column in columns):
+        raise UserError(f"the {split} split of {session.source.description} has no image that can be read")
+    raw, values, labels, index = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return Images(to_rgb(raw / np.float32(255)), values.astype(np.float32), labels, index, raw)
+
+
+def embedded(session: Session, images: np.ndarray, compute: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+    """Features (n, D) of images (n, H, W, C), batch by batch in one shape."""
+    size = -(-BATCH // session.mesh.size) * session.mesh.size
+    parts = [
+        knn.whole(compute(session.put({"image": part})["image"]))[:count] for part, count in knn.blocks(images, size)
+    ]
+    return np.concatenate(parts)
+
+
+def neighbors(held_out: Images, pool: Images, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(indices, cosines) of the most similar images of the pool, (queries, k); an image is not its own neighbor."""
+    cosines = knn.normalized(held_out.features[queries]) @ knn.normalized(pool.features).T
+    if held_out is pool:
+        cosines[np.arange(len(queries)), queries] = -np.inf
+    count = min(NEIGHBORS, len(pool.features) - (held_out is pool))
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+    return nearest, np.take_along_axis(cosines, nearest, axis=1)
+
+
+def spread_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of `count` images, of as many classes as there are: the first of each of some evenly spaced classes."""
+    classes = np.unique(labels)
+    if len(classes) < count:
+        return features.spread(len(labels), count)
+    chosen = classes[features.spread(len(classes), count)]
+    return np.array([np.flatnonzero(labels == label)[0] for label in chosen])
+
+
+def accuracies(
+    session: Session,
+    held_out: Images,
+    pool: Images,
+    *,
+    problem: str,
+    quick: bool,
+    compute: Callable[[Any, jax.Array], jax.Array],
+    left_out: list[str],
+) -> dict[str, dict[str, float]]:
+    """k-NN of the trained and the untrained encoder and of raw pixels, all on the same images."""
+    if problem or held_out is pool:
+        return {}
+    if checks.labels_problem(pool.labels, "train") or checks.labels_problem(held_out.labels, "test"):
+        return {}
+    found = {"this encoder": accuracy(session, held_out, pool, held_out.features, pool.features)}
+    if quick:
+        left_out.append("k-NN of the untrained encoder on the same images")
+    else:
+        random = encoder_lib.open_encoder(session.run, network="random", image_size=session.settings.data.image_size)
+        values = [embedded(session, images.raw, lambda x: compute(random.variables, x)) for images in (held_out, pool)]
+        found["untrained"] = accuracy(session, held_out, pool, *values)
+    if pool.raw.size > PIXELS:
+        left_out.append("k-NN of raw pixels: they are too many")
+    else:
+        preprocess = jax.jit(lambda x: session.encoder.features(session.encoder.variables, x, "pixels"))
+        values = [embedded(session, images.raw, preprocess) for images in (held_out, pool)]
+        found["raw pixels"] = accuracy(session, held_out, pool, *values)
+    return found
+
+
+def accuracy(session: Session, held_out: Images, pool: Images, test: np.ndarray, train: np.ndarray) -> dict[str, float]:
+    """k-NN as the run measures it, with its interval."""
+    e, mine, theirs = session.run.config.eval, held_out.labels >= 0, pool.labels >= 0
+    return knn.knn_accuracy(
+        train[theirs],
+        pool.labels[theirs],
+        test[mine],
+        held_out.labels[mine],
+        k=e.k,
+        temperature=e.temperature,
+        num_classes=session.source.num_classes,
+    )

@@ -1,0 +1,360 @@
+"""The page of a report: what it says, that it holds all it shows, and that it works in a browser."""
+
+import html.parser
+import importlib.util
+import json
+import pathlib
+import re
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+from helpers.tiny import tiny
+from helpers.untrained import write_run
+
+from maskcl_jax import export
+from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import settings
+from maskcl_jax.report import charts, commands, embed, film, findings, maps, page, record
+from maskcl_jax.report import look as look_lib
+from maskcl_jax.training import visualize
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+RNG = np.random.default_rng(0)
+
+
+def write_history(folder: pathlib.Path, *, losses=(3.0, 2.0, 1.5), knn=(20.0, 30.0)) -> None:
+    """What a run leaves besides checkpoints: metrics, figures, an evaluation, the closing table."""
+    rows = [{"step": 0, "knn_accuracy": knn[0]}]
+    rows += [
+        {"step": i + 1, "loss": loss, "learning_rate": 0.1, "images_per_second": 9.0} for i, loss in enumerate(losses)
+    ]
+    rows += [{"step": len(losses), "knn_accuracy": knn[1]}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9, "lo')
+    for step in (0, 7):
+        columns = {name: RNG.random((2, 32, 32, 3)) for name in ("input", "importance", "masked", "reconstruction")}
+        visualize.save_png(folder / "pictures" / f"step_{step:08d}.png", visualize.grid(columns))
+    entry = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n_test": 100, "k": 20}
+    content = {
+        "protocol": "knn",
+        "recipe": "",
+        "workdir": str(folder),
+        "step": 7,
+        "network": "online",
+        "feature": "mean",
+        "labels": "all",
+        "data": "synthetic, 64 images",
+        "values": {"entries": [entry]},
+        "date": "2026-01-01T00:00:00",
+        "command": "python -m maskcl_jax.evaluate --protocol=knn",
+    }
+    (folder / "evaluate").mkdir()
+    (folder / "evaluate" / "knn-step7.json").write_text(json.dumps(content))
+    (folder / "summary.json").write_text(json.dumps({"data wait": "2.5% of the time of the steps"}))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny run with a history; its name has a space and a bracket, as a folder may."""
+    folder = tmp_path_factory.mktemp("runs") / "a <run>"
+    write_run(folder, "ccmim")
+    write_history(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def look(run):
+    """A look at it, with a second map whether or not umap-learn is there."""
+    seen = look_lib.look(str(run))
+    return seen._replace(maps=seen.maps | {"UMAP": seen.maps["PCA"][::-1]})
+
+
+@pytest.fixture(scope="module")
+def pages(run, look, tmp_path_factory):
+    """The pages of one run and of three."""
+    folder = tmp_path_factory.mktemp("pages")
+    one = record.read(str(run), run.name)
+    other = one._replace(name="other", config=one.config | {"seed": 5}, not_finite={"loss": 1})
+    bare = one._replace(name="bare", curves={}, figures=[], evaluations=[])
+    for name, records, looks in (("one", [one], [look]), ("three", [one, other, bare], [look, look, None])):
+        text = page.render(page.context(records, looks, ["UMAP"], quick=False, out="x.html"))
+        (folder / f"{name}.html").write_text(text, encoding="utf-8")
+    return folder
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects what a page refers to, and whether its elements are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.references, self.ids = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.references += [values[name] for name in ("src", "href") if name in values]
+        self.ids += [values["id"]] if "id" in values else []
+        if tag not in ("img", "meta", "input", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("name", ["one", "three"])
+def test_a_page_holds_all_it_shows(pages, name):
+    text = (pages / f"{name}.html").read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert not tags.open
+    assert len(tags.ids) == len(set(tags.ids))
+    anchors = {reference[1:] for reference in tags.references if reference.startswith("#")}
+    assert anchors <= set(tags.ids)
+    assert all(reference.startswith(("data:image/", "#")) for reference in tags.references)
+    assert len(text) < 1_000_000
+    assert "a <run>" not in text.replace("a &lt;run&gt;", "").replace("a \\u003crun\\u003e", "")
+
+
+def test_a_page_says_what_ran(pages):
+    text = (pages / "one.html").read_text()
+    for words in ("30.0 %", "20.0 % untrained", "from 3", "2.5% waiting for data", "50.00 % (40.00-60.00)"):
+        assert words in text
+    assert "step <b>7</b>" in text
+    assert "<li>importance</li>" in text
+
+
+def test_several_runs_show_where_their_configs_differ(pages):
+    table = (pages / "three.html").read_text().split('id="config"')[1].split("</table>")[0]
+    assert re.findall(r"<code>(.*?)</code>", table) == ["seed"]
+    assert re.findall(r"<td>(.*?)</td>", table) == ["0", "5", "0"]
+
+
+def test_the_commands_work_as_they_are_printed(run, look, tmp_path):
+    copy = tmp_path / "my run"
+    shutil.copytree(run, copy)
+    ran = []
+    for _, command in commands.commands(record.read(str(copy), "my run"), look):
+        words = shlex.split(command)
+        module = words[2] if words[0] == "python" else words[0]
+        values = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--"))
+        if module == "maskcl_jax.export":
+            export.export(values["workdir"], values["format"], values["out"], check=False)
+            assert (copy / values["format"] / "README.md").exists()
+        if module == "maskcl_jax.evaluate":
+            overrides = tuple(word.removeprefix("--config.") for word in words if word.startswith("--config."))
+            assert settings.create(values["protocol"], tiny("ccmim"), overrides=overrides)
+            assert pathlib.Path(values["workdir"]) == copy
+        ran.append((module, values.get("protocol") or values.get("format")))
+    assert ran == [
+        ("maskcl_jax.evaluate", "all"),
+        ("maskcl_jax.evaluate", "finetune"),
+        ("maskcl_jax.evaluate", "features"),
+        ("maskcl_jax.export", "timm"),
+        ("maskcl_jax.export", "hf"),
+        ("tensorboard", None),
+    ]
+
+
+def test_a_look_compares_the_encoder_with_raw_pixels(look):
+    assert look.split == "test"
+    assert list(look.accuracy) == ["this encoder", "untrained", "raw pixels"]
+    assert {entry["n_test"] for entry in look.accuracy.values()} == {len(look.held_out.labels)}
+    assert look.attention["image"].shape == look.attention["last block"].shape == (len(look.queries), 32, 32, 3)
+    assert all(points.min() >= 0 and points.max() <= 1 for points in look.maps.values())
+
+
+def images(features, labels=None) -> embed.Images:
+    """Images of which only the features matter."""
+    features = np.asarray(features, np.float32)
+    labels = np.zeros(len(features), int) if labels is None else np.asarray(labels)
+    blank = np.zeros((len(features), 4, 4, 3), np.uint8)
+    return embed.Images(blank, features, labels, np.arange(len(features)), blank)
+
+
+def test_neighbors_are_sorted_by_cosine_and_not_the_image_itself():
+    held = images([[1, 0], [0, 2], [3, 1], [1, 1]])
+    nearest, cosines = embed.neighbors(held, held, np.array([0]))
+    assert nearest.tolist() == [[2, 3, 1]]
+    np.testing.assert_allclose(cosines, [[3 / np.sqrt(10), 1 / np.sqrt(2), 0]], atol=1e-6)
+    nearest, cosines = embed.neighbors(held, images([[2, 0], [0, -1]]), np.array([1]))
+    assert nearest.tolist() == [[0, 1]]
+    np.testing.assert_allclose(cosines, [[0, -1]], atol=1e-6)
+
+
+def test_queries_are_of_different_classes():
+    chosen = embed.spread_over_classes(np.repeat(np.arange(10), 7), 5)
+    assert (chosen // 7).tolist() == [0, 2, 4, 6, 8]
+    assert embed.spread_over_classes(np.full(6, -1), 3).tolist() == [0, 2, 4]
+
+
+def test_pca_is_that_of_scikit_learn():
+    from sklearn.decomposition import PCA
+
+    values = RNG.standard_normal((30, 5)) * [5, 3, 1, 1, 1]
+    ours, explained = maps.pca(values.astype(np.float32))
+    theirs = PCA(2).fit(values)
+    np.testing.assert_allclose(explained, theirs.explained_variance_ratio_, rtol=1e-4)
+    for mine, other in zip(ours.T, maps.unit_square(theirs.transform(values)).T, strict=True):
+        assert min(abs(mine - other).max(), abs(mine - (1 - other)).max()) < 1e-4
+
+
+def test_a_long_curve_keeps_its_means():
+    points = [(i, float(i % 4)) for i in range(4000)]
+    thinned = charts.thin(points)
+    assert len(thinned) == charts.MOST
+    assert {value for _, value in thinned} == {1.5}
+    assert thinned[-1][0] == 3999
+    assert charts.thin([]) == []
+
+
+def test_runs_of_other_steps_share_an_axis():
+    chart = charts.chart("Loss", "", [("a", 0, [(1, 1.0), (3, 2.0)]), ("b", 1, [(2, 5.0)])])
+    assert chart["x"] == [1, 2, 3]
+    assert [series["values"] for series in chart["series"]] == [[1.0, None, 2.0], [None, 5.0, None]]
+
+
+def test_frames_are_the_first_the_last_and_some_between():
+    assert list(film.spaced(3, 12)) == [0, 1, 2]
+    assert film.spaced(100, 4) == [0, 33, 66, 99]
+
+
+def test_names_are_as_short_as_they_can_be():
+    assert record.names_of(["runs/a", "runs/b"]) == ["a", "b"]
+    assert record.names_of(["x/run", "y/run"]) == ["x/run", "y/run"]
+    with pytest.raises(UserError, match=r"runs/\.\./runs/a is given twice"):
+        record.names_of(["runs/a", "runs/../runs/a"])
+
+
+def test_findings(run, look):
+    of_run = record.read(str(run), "run")
+    sound = look._replace(total=7, problem="", rank=5.0, shortened_warmup="", accuracy={})
+    assert findings.findings(of_run, sound) == []
+    rising = [(i, float(i)) for i in range(20)]
+    sick = of_run._replace(
+        not_finite={"loss": 2},
+        curves={"loss": rising, "knn_accuracy": [(0, 50.0), (7, 40.0)]},
+        summary={"skipped images": "3 could not be read; the log names them"},
+    )
+    better = {"accuracy": 0.9, "n_test": 50}
+    seen = sound._replace(
+        total=100,
+        rank=1.01,
+        shortened_warmup="warning: it is short",
+        accuracy={"this encoder": {"accuracy": 0.5}, "raw pixels": better},
+    )
+    found = findings.findings(sick, seen)
+    words = [
+        "not finite in 2 rows",
+        "did not fall: 0.5 at the start, 18.5",
+        "below that of the untrained",
+        "3 could not",
+    ]
+    words += ["not finished: step 19 of 100", "Collapse", "it is short", "raw pixels is better: 90.0 % against 50.0 %"]
+    assert len(found) == len(words)
+    assert all(word in text for word, text in zip(words, found, strict=True))
+
+
+def test_what_cannot_be_read_is_one_line(run, tmp_path):
+    with pytest.raises(UserError, match=r"config.json cannot be read .* is this the folder of a run\?"):
+        page.write([str(tmp_path)], tmp_path / "x.html")
+    shutil.copy(run / "config.json", tmp_path)
+    with pytest.raises(UserError, match="without a metric or a checkpoint: train it first"):
+        page.write([str(tmp_path)], tmp_path / "x.html")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    with pytest.raises(UserError, match=r"--out=/dev/null/x.html cannot be written"):
+        page.write([str(tmp_path)], "/dev/null/x.html")
+    report = page.write([str(tmp_path)], tmp_path / "new" / "x.html")
+    assert re.fullmatch(r"everything that needs the encoder and the data: .* holds no checkpoint.*", report.left_out[0])
+    assert "python -m maskcl_jax.main --workdir=" in report.path.read_text()
+
+
+def test_the_end_of_a_run_writes_its_page_and_never_fails(run, tmp_path, monkeypatch):
+    config = tiny("ccmim")
+    assert page.after_training(config, str(tmp_path)) == ""
+    config.log.report = True
+    line = page.after_training(config, str(tmp_path))
+    assert line.startswith("report: not written (UserError: ") and "\n" not in line
+    monkeypatch.setattr(look_lib, "look", lambda workdir, *, quick: 1 / 0)
+    assert page.after_training(config, str(run)) == "report: not written (ZeroDivisionError: division by zero)"
+    monkeypatch.setattr(page, "QUICK_BYTES", 10)
+    line = page.after_training(config, str(run))
+    assert line.startswith(f"report: {run}/report.html (") and "left out: everything that needs the encoder" in line
+    assert "The whole page: <code>python -m maskcl_jax.report &#39;" in (run / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium."""
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("playwright is not installed: pip install playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser, pages, request):
+    """Opens a page without a network: `opened("one", width, scheme)`. Any script error or request fails the test."""
+    contexts, problems = [], []
+
+    def open_page(name: str, width: int = 1400, scheme: str = "light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        tab.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(r.url))
+        tab.goto((pages / f"{name}.html").as_uri())
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"), [("one", 400, "dark"), ("three", 1400, "light"), ("three", 400, "light")]
+)
+def test_a_browser_shows_everything(opened, name, width, scheme):
+    tab = opened(name, width, scheme)
+    tab.wait_for_function("[...document.images].every((image) => image.complete)")
+    assert tab.evaluate("[...document.images].filter((image) => !image.naturalWidth).length") == 0
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.locator("#training > .charts canvas").count() == 4
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(19, 20, 23)" if scheme == "dark" else "rgb(247, 247, 245)"
+    )
+    texts = "[...document.querySelectorAll('main p, main td, main dd, main h3, main code')]"
+    small = f"{texts}.filter((e) => e.offsetParent && parseFloat(getComputedStyle(e).fontSize) < 11).length"
+    assert tab.evaluate(small) == 0
+
+
+def test_hovering_tabs_slider_and_folds_work(opened):
+    tab = opened("one")
+    circle = tab.locator(".map circle").nth(3)
+    circle.scroll_into_view_if_needed()
+    before = circle.get_attribute("cx")
+    tab.get_by_role("tab", name="UMAP").click()
+    assert circle.get_attribute("cx") != before
+    tab.get_by_role("tab", name="PCA").click()
+    assert circle.get_attribute("cx") == before
+    tab.wait_for_timeout(400)  # circles move
+    circle.dispatch_event("pointermove", {"clientX": 300, "clientY": 300, "bubbles": True})
+    assert tab.locator("#hover").is_visible()
+    assert "data:image/webp" in tab.locator("#hover div").evaluate("(image) => image.style.backgroundImage")
+    assert "example 3" in tab.locator("#hover p").text_content()
+    tab.locator(".player input").fill("0")
+    assert tab.locator(".film .step b").text_content() == "0"
+    assert tab.locator(".film img:visible").get_attribute("data-step") == "0"
+    tab.locator("#config summary").click()
+    assert tab.locator("#config .groups").is_visible()
+    loss = tab.locator(".chart").first
+    loss.locator(".u-over").hover(position={"x": 2, "y": 50})
+    assert loss.locator("output").text_content().startswith("step 1")
