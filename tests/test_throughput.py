@@ -27,7 +27,7 @@ def test_a_loss_that_is_not_finite_is_named(value):
 
 def test_throughput_leaves_out_the_first_step_and_pauses():
     now = [0.0]
-    throughput = Throughput(10, clock=lambda: now[0])
+    throughput = Throughput(10, clock=lambda: now[0], cpu_clock=lambda: 3 * now[0])
     now[0] = 30.0  # compilation
     throughput.step()
     assert throughput.images_per_second() == 0.0
@@ -39,6 +39,7 @@ def test_throughput_leaves_out_the_first_step_and_pauses():
             now[0] += 100.0
     assert throughput.images_per_second() == pytest.approx(5.0)
     assert throughput.overall() == pytest.approx(5.0)
+    assert throughput.scalars()["cpu_seconds_per_image"] == pytest.approx(3 * 2.0 / 10)
     assert throughput.eta(6) == pytest.approx(12.0)
 
 

@@ -4,6 +4,7 @@ A file of `studies/` has one function, `get_study(scale) -> Study`. `python -m m
 ordinary commands `maskcl_jax.main` and `maskcl_jax.evaluate`.
 """
 
+from maskcl_jax.study import cifar
 from maskcl_jax.study.definition import Data, Entry, Evaluation, Study
 
-__all__ = ["Data", "Entry", "Evaluation", "Study"]
+__all__ = ["Data", "Entry", "Evaluation", "Study", "cifar"]

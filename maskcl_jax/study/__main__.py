@@ -16,6 +16,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.study import definition, pieces, tables
 from maskcl_jax.study.book import Book
 from maskcl_jax.study.running import Runner
+from maskcl_jax.training.lock import RunLock
 
 WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/study-<name>-<scale>.")
 DATA = flags.DEFINE_string("data", "", "The folder of the data sets, such as cifar10.npz.")
@@ -45,7 +46,10 @@ def main(argv: list[str]) -> None:
         for piece in dict.fromkeys([*trainings, *missing]):
             print(piece.command)
         return
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = RunLock(workdir)
     status = Runner(workdir, data=DATA.value, hours=HOURS.value, book=book).run(queue)
+    lock.close()
     print(tables.figures_table(book.content()), flush=True)
     sys.exit(status)
 

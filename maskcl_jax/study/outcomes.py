@@ -29,7 +29,7 @@ def run_row(piece: Piece, run: pathlib.Path, cost: dict[str, Any]) -> dict[str, 
     """
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps, batch_size = max(line["step"] for line in lines), run_folder.read_config(str(run))["batch_size"]
-    speeds = sorted(line["images_per_second"] for line in lines if line.get("images_per_second"))
+    costs = sorted(line["cpu_seconds_per_image"] for line in lines if line.get("cpu_seconds_per_image"))
     curve = [
         {name: line[name] for name in ("step", "knn_accuracy", "linear_accuracy") if name in line}
         for line in lines
@@ -41,7 +41,7 @@ def run_row(piece: Piece, run: pathlib.Path, cost: dict[str, Any]) -> dict[str, 
         "images": steps * batch_size,
         "seconds": round(cost["seconds"], 1),
         "cpu_seconds": round(cost["cpu_seconds"], 1),
-        "images_per_second": speeds[len(speeds) // 2] if speeds else None,
+        "cpu_seconds_per_image": costs[len(costs) // 2] if costs else None,  # of the steps only
         "loss": [losses[0], losses[-1]] if losses else None,
         "curve": curve,
     }

@@ -19,6 +19,7 @@ from maskcl_jax.study.book import Book
 from maskcl_jax.study.pieces import Piece
 from maskcl_jax.training import run_folder
 
+PYTHON = (sys.executable, "-m")  # what starts a command of the package
 GRACE = 300.0  # seconds that a stopped run gets to save itself
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 
@@ -113,7 +114,7 @@ class Runner:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.workdir / "compiled")}
         started, used = time.monotonic(), cpu_seconds()
         with log.open("ab") as stream:
-            words = [sys.executable, "-m", *self.words(piece)]
+            words = [*PYTHON, *self.words(piece)]
             stream.write(f"\n$ {piece.command}\n".encode())
             stream.flush()
             # A session of its own: Ctrl-C reaches this process only, which then stops it once.

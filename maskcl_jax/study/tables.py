@@ -3,13 +3,14 @@
     python -m maskcl_jax.study.tables docs/results.md
 
 writes the tables of a page anew: what stands between `<!-- table: STUDY-SCALE WHAT -->` and `<!-- end -->` is made from
-results/STUDY-SCALE.json. WHAT is `figures`, `comparisons` or `facts`.
+results/STUDY-SCALE.json. WHAT is `figures`, `comparisons`, `convergence` or `facts`.
 """
 
 import pathlib
 import re
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from maskcl_jax import cli
@@ -93,7 +94,45 @@ def markdown(head: list[str], body: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-TABLES = {"figures": figures_table, "comparisons": comparisons_table, "facts": facts_table}
+def convergence_table(content: dict[str, Any]) -> str:
+    """Entries down; k-NN and linear accuracy online after equal numbers of images, and after equal CPU time.
+
+    The CPU time is that of the entry whose training took the least, of its steps only; between two evaluations figures
+    are interpolated.
+    """
+    runs = [run for run in content["runs"] if len(run["curve"]) > 2 and run.get("cpu_seconds_per_image")]
+    if not runs:
+        return "Nothing measured yet."
+    images = min(run["images"] for run in runs)
+    time = min(run["images"] * run["cpu_seconds_per_image"] for run in runs)
+    points = [images // 8, images // 4, images // 2, images]
+    head = ["", "figure", *(f"{n:,} images" for n in points), f"{time:.0f} CPU s", "CPU ms an image", "seeds"]
+    body = []
+    for entry in dict.fromkeys(run["entry"] for run in runs):
+        own = [run for run in runs if run["entry"] == entry]
+        cost = sum(run["cpu_seconds_per_image"] for run in own) / len(own)
+        for name, figure in (("knn_accuracy", "k-NN"), ("linear_accuracy", "linear")):
+            if all(name in point for run in own for point in run["curve"]):
+                at = [*points, time / cost]
+                values = [sum(accuracy_at(run, name, n) for run in own) / len(own) for n in at]
+                cells = [f"{value:.1f}" for value in values]
+                body.append([entry, figure, *cells, f"{1000 * cost:.2f}", str(len(own))])
+    return markdown(head, body)
+
+
+def accuracy_at(run: dict[str, Any], name: str, images: float) -> float:
+    """A run's online figure after so many images, interpolated between two evaluations."""
+    per_step = run["images"] / run["steps"]
+    seen, values = zip(*((point["step"] * per_step, point[name]) for point in run["curve"]), strict=True)
+    return float(np.interp(images, seen, values))
+
+
+TABLES = {
+    "convergence": convergence_table,
+    "figures": figures_table,
+    "comparisons": comparisons_table,
+    "facts": facts_table,
+}
 
 
 def filled(page: str, folder: pathlib.Path) -> str:

@@ -60,6 +60,7 @@ class Throughput:
         flops_per_image: float | None = None,
         peak: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.process_time,
         window: int = 20,
     ) -> None:
         """Starts without measurements.
@@ -69,26 +70,30 @@ class Throughput:
             flops_per_image: FLOPs of the model for one source image; None if unknown.
             peak: FLOP/s of all devices together; None if unknown.
             clock: Seconds.
+            cpu_clock: CPU seconds of this process: unlike seconds, they do not depend on what else the machine does.
             window: Steps that the current speed is taken over.
         """
-        self.batch_size, self.clock, self.window = batch_size, clock, window
+        self.batch_size, self.clock, self.cpu_clock, self.window = batch_size, clock, cpu_clock, window
         self.flops_per_image, self.peak = flops_per_image, peak
         self.times: list[float] = []  # at the end of each step, on a clock that stands still during pauses
+        self.cpu_times: list[float] = []  # likewise, of the CPU
         self.waits: list[float] = []  # seconds that each step waited for its data
-        self.paused_seconds = self.waited_seconds = 0.0
+        self.paused_seconds = self.paused_cpu_seconds = self.waited_seconds = 0.0
 
     def step(self) -> None:
         """Marks the end of a step."""
         self.times.append(self.clock() - self.paused_seconds)
+        self.cpu_times.append(self.cpu_clock() - self.paused_cpu_seconds)
         self.waits.append(self.waited_seconds)
         self.waited_seconds = 0.0
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Leaves out the time that is spent inside."""
-        begin = self.clock()
+        begin, cpu_begin = self.clock(), self.cpu_clock()
         yield
         self.paused_seconds += self.clock() - begin
+        self.paused_cpu_seconds += self.cpu_clock() - cpu_begin
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -130,6 +135,8 @@ class Throughput:
         if not speed:
             return {}
         row = {"images_per_second": speed, "images_per_second_per_device": speed / jax.device_count()}
+        used = self.cpu_times[-self.window - 1 :]
+        row["cpu_seconds_per_image"] = (used[-1] - used[0]) / ((len(used) - 1) * self.batch_size)
         mfu = self.mfu(speed)
         return row | {"data_wait": self.data_wait(self.window)} | ({} if mfu is None else {"mfu": mfu})
 

@@ -104,7 +104,7 @@ def rows(workdir):
     return [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
 
 
-SPEED = ("images_per_second", "images_per_second_per_device", "data_wait", "mfu")
+SPEED = ("images_per_second", "images_per_second_per_device", "cpu_seconds_per_image", "data_wait", "mfu")
 
 
 def rows_without_speed(workdir) -> list[dict]:

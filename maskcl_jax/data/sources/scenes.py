@@ -13,7 +13,7 @@ from maskcl_jax.data.sources.base import Arrays, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.randomness import generator
 
-PARTS = ("embedded", "tfds", "synthetic")
+PARTS = ("embedded", "tfds", "npz", "synthetic")
 
 
 class ScenesSource(Source):

@@ -1,0 +1,41 @@
+"""Knobs of the methods chosen on a held-out part of the training set: the test set is never looked at.
+
+The held-out part is 200 images of each class that no run of `cifar10` trains on.
+"""
+
+import dataclasses
+
+from maskcl_jax.study import Entry, Evaluation, Study, cifar
+
+# Of each method the value of its config first; then knobs that its paper or its code names.
+TRIED = {
+    "MAE": ("mae", {}),
+    "MAE, learning rate x3": ("mae", {"optimizer.base_lr": 6e-3}),
+    "MAE, mask ratio 0.5": ("mae", {"method.mask_ratio": 0.5}),
+    "ccMIM": ("ccmim", {}),
+    "ccMIM, learning rate x3": ("ccmim", {"optimizer.base_lr": 6e-3}),
+    "ccMIM, weight 0.2": ("ccmim", {"method.align_weight": 0.2}),
+    "ccMIM, mask ratio 0.5": ("ccmim", {"method.mask_ratio": 0.5}),
+    "CMAE": ("cmae", {}),
+    "CMAE, learning rate x3": ("cmae", {"optimizer.base_lr": 6e-3}),
+    "MACRL": ("macrl", {}),
+    "MACRL, learning rate x3": ("macrl", {"optimizer.base_lr": 6e-3}),
+    "MoCo v2": ("moco_v2", {}),
+    "MoCo v2, temperature 0.2": ("moco_v2", {"method.temperature": 0.2}),
+    "MoCo v2, learning rate x0.3": ("moco_v2", {"optimizer.base_lr": 0.08}),
+}
+
+
+def get_study(scale: str) -> Study:
+    """The study at a scale."""
+    data = dataclasses.replace(cifar.DATA[scale], train_per_class=300, test_per_class=200, held_out=True)
+    preset = cifar.PRESET[scale]
+    return Study(
+        question="Which values of the methods' own knobs are best on held-out training images?",
+        budget=f"As cifar10, on 3,000 training images; tested on 2,000 held-out training images. {cifar.BUDGET[scale]}",
+        data=data,
+        fields=cifar.FIELDS[scale],
+        entries=tuple(Entry(name, f"{config}:{preset}", fields) for name, (config, fields) in TRIED.items()),
+        evaluations=(Evaluation("knn"), Evaluation("logistic")),
+        comparisons=tuple((name, name.partition(",")[0]) for name in TRIED if "," in name),
+    )

@@ -1,0 +1,52 @@
+"""MaskCo's claim: on images of several objects it loses less than MoCo v2, whose two crops may show different things.
+
+Scenes are four images of CIFAR-10, two by two; either encoder is evaluated on single images. `, 64 pixels` keeps the
+four at full size, so that the last map has 8 x 8 cells instead of 4 x 4.
+"""
+
+from maskcl_jax.study import Entry, Study, cifar
+
+SCENES = {"data.source": "scenes", "data.parts": "npz"}
+LARGE = {**SCENES, "data.image_size": (64, 64)}
+NO_HEAD = {"method.mask_head.branch": "none"}
+VARIANTS = {
+    "MoCo v2, single": ("moco_v2", {}),
+    "MaskCo, single": ("maskco", {}),
+    "MaskCo without head, single": ("maskco", NO_HEAD),
+    "MoCo v2, scenes": ("moco_v2", SCENES),
+    "MaskCo, scenes": ("maskco", SCENES),
+    "MaskCo without head, scenes": ("maskco", SCENES | NO_HEAD),
+    "MaskCo, small regions, scenes": ("maskco", SCENES | {"method.box_side": (0.25, 0.4)}),
+    "MaskCo, large regions, scenes": ("maskco", SCENES | {"method.box_side": (0.5, 0.75)}),
+    "MaskCo, queue of 4096, scenes": ("maskco", SCENES | {"method.queue_size": 4096}),
+    "MoCo v2, scenes, 64 pixels": ("moco_v2", LARGE),
+    "MaskCo, scenes, 64 pixels": ("maskco", LARGE),
+    "MaskCo without head, scenes, 64 pixels": ("maskco", LARGE | NO_HEAD),
+}
+COMPARISONS = (
+    ("MaskCo, single", "MoCo v2, single"),
+    ("MaskCo, scenes", "MoCo v2, scenes"),
+    ("MaskCo, scenes, 64 pixels", "MoCo v2, scenes, 64 pixels"),
+    ("MaskCo, single", "MaskCo without head, single"),
+    ("MaskCo, scenes", "MaskCo without head, scenes"),
+    ("MaskCo, scenes, 64 pixels", "MaskCo without head, scenes, 64 pixels"),
+    ("MaskCo, small regions, scenes", "MaskCo, scenes"),
+    ("MaskCo, large regions, scenes", "MaskCo, scenes"),
+    ("MaskCo, queue of 4096, scenes", "MaskCo, scenes"),
+)
+
+
+def get_study(scale: str) -> Study:
+    """The study at a scale."""
+    preset = cifar.PRESET[scale]
+    return Study(
+        question="Does the distance of MaskCo to MoCo v2 shrink or turn with several objects an image, and does its "
+        "mask prediction head help?",
+        budget=cifar.BUDGET[scale],
+        data=cifar.DATA[scale],
+        fields=cifar.FIELDS[scale],
+        entries=tuple(Entry(name, f"{config}:{preset}", fields) for name, (config, fields) in VARIANTS.items()),
+        evaluations=(cifar.FROZEN,),
+        seeds=cifar.SEEDS[scale],
+        comparisons=COMPARISONS,
+    )
