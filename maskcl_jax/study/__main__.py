@@ -1,9 +1,9 @@
 """Runs a study: `python -m maskcl_jax.study FILE.py --data=DIR [--workdir=DIR] [--hours=H] [--scale=cpu|gpu]`.
 
 Trainings and evaluations that are missing run one after the other, each in a process of its own. Finished ones are
-skipped, also those of results/STUDY-SCALE.json; a killed study goes on with the same command. DIR/results.json and
-DIR/table.md are written after every evaluation. Exit status: 0 done, or stopped by --hours; 1 a command failed; 2 the
-study cannot work as written; 143 (130) stopped by SIGTERM (Ctrl-C) and saved.
+skipped, also those of results/STUDY-SCALE.json; a killed study goes on with the same command. DIR/results.json is
+written after every one of them, DIR/table.md at the end. Exit status: 0 done, or stopped by --hours; 1 a command
+failed; 2 the study cannot work as written; 143 (130) stopped by SIGTERM (Ctrl-C) and saved.
 """
 
 import pathlib
@@ -50,7 +50,10 @@ def main(argv: list[str]) -> None:
     lock = RunLock(workdir)
     status = Runner(workdir, data=DATA.value, hours=HOURS.value, book=book).run(queue)
     lock.close()
-    print(tables.figures_table(book.content()), flush=True)
+    content = book.content()
+    text = "\n\n".join(table(content) for table in tables.TABLES.values())
+    (workdir / "table.md").write_text(text + "\n")
+    print(tables.figures_table(content), flush=True)
     sys.exit(status)
 
 

@@ -1,0 +1,299 @@
+"""Studies: what is missing runs, what is done is kept, and what is quoted is what was measured."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers.tiny import ROOT
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate.results import packed, unpacked
+from maskcl_jax.study import Data, Entry, Evaluation, Study, definition, pieces, running, subset, summary, tables
+from maskcl_jax.study.book import Book, dumps
+
+STAND_IN = (sys.executable, str(ROOT / "tests" / "helpers" / "commands.py"))
+STUDIES = sorted((ROOT / "studies").glob("*.py"))
+RESULTS = sorted((ROOT / "results").glob("*.json"))
+TWO = Study(
+    question="?",
+    budget="none",
+    entries=(Entry("first", "mae:synthetic"), Entry("second", "ccmim:synthetic"), Entry("again", of="first")),
+    evaluations=(Evaluation("knn"),),
+    comparisons=(("second", "first"),),
+)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    monkeypatch.setattr(running, "PYTHON", STAND_IN)
+
+
+def run(workdir, study=TWO, *, hours=0.0, known=None):
+    """(exit status, the book, the runner) of a study."""
+    book = Book(workdir / "results.json", study, "two", "cpu", known)
+    runner = running.Runner(workdir, data="", hours=hours, book=book)
+    return runner.run(pieces.pieces_of(study)), book, runner
+
+
+def starts(workdir, name):
+    """The steps from which a run was started."""
+    return (workdir / "runs" / f"{name}-s0" / "starts").read_text().split()
+
+
+def steps(workdir, name):
+    """The steps that a run did, in order."""
+    lines = (workdir / "runs" / f"{name}-s0" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
+def test_a_study_runs_what_is_missing_and_nothing_twice(tmp_path, stand_in):
+    status, book, _ = run(tmp_path)
+    assert status == 0
+    assert [row["entry"] for row in book.figures] == ["first", "second", "again"]
+    assert all(row["value"] == 50.0 and row["figure"] == "k-NN" for row in book.figures)
+    assert [(row["entry"], row["images"]) for row in book.runs] == [("first", 160), ("second", 160)]
+    assert all(row[name] for row in book.figures + book.runs for name in ("command", "date", "commit"))
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["comparisons"][0]["difference"] == 0.0
+    assert run(tmp_path)[0] == 0
+    assert starts(tmp_path, "first") == ["0"]
+
+
+def test_hours_stop_a_run_that_goes_on_later(tmp_path, stand_in):
+    begin = time.monotonic()
+    status, book, _ = run(tmp_path, hours=0.5 / 3600)
+    assert status == 0
+    assert time.monotonic() - begin < 5
+    assert not book.runs
+    assert run(tmp_path)[0] == 0
+    first = starts(tmp_path, "first")
+    assert len(first) == 2
+    assert int(first[1]) > 0
+    assert steps(tmp_path, "first") == list(range(1, 21))
+
+
+def test_a_killed_study_leaves_no_run_behind_and_loses_nothing(tmp_path, stand_in):
+    code = (
+        "import pathlib, test_study as t; from maskcl_jax.study import running; running.PYTHON = t.STAND_IN; "
+        f"t.run(pathlib.Path({str(tmp_path)!r}))"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
+    metrics = tmp_path / "runs" / "second-s0" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_for((tmp_path / "runs" / "second-s0" / "saved").exists)
+    assert len(json.loads((tmp_path / "results.json").read_text())["figures"]) == 1
+    assert run(tmp_path)[0] == 0
+    assert starts(tmp_path, "first") == ["0"]
+    assert len(starts(tmp_path, "second")) == 2
+    assert steps(tmp_path, "second") == list(range(1, 21))
+
+
+def wait_for(condition, seconds=60.0):
+    """Waits until something holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_finished_figures_come_from_another_machine(tmp_path, stand_in):
+    """The results that the repository keeps count as done: only what they lack is run."""
+    _, book, _ = run(tmp_path / "first")
+    content = book.content()
+    content["figures"] = content["figures"][1:]
+    (tmp_path / "known.json").write_text(dumps(content))
+    status, book, _ = run(tmp_path / "second", known=tmp_path / "known.json")
+    assert status == 0
+    assert len(book.figures) == 3
+    assert starts(tmp_path / "second", "first") == ["0"]
+    assert not (tmp_path / "second" / "runs" / "second-s0").exists()
+    assert [row["entry"] for row in book.runs] == ["first", "second"]
+
+
+def test_what_fails_is_told_and_the_rest_runs(tmp_path, stand_in, capsys):
+    entries = (Entry("bad", "mae:synthetic", {"fails": 1}), *TWO.entries)
+    study = Study("?", "none", entries=entries, evaluations=TWO.evaluations)
+    status, book, runner = run(tmp_path, study)
+    assert status == 1
+    assert list(runner.failed.values()) == ["error: it fails"]
+    assert "error: it fails" in capsys.readouterr().out
+    assert {row["entry"] for row in book.figures} == {"first", "second", "again"}
+
+
+def test_seeds_run_one_after_the_other_and_late_evaluations_last():
+    late = Evaluation("lowshot:finetune", late=True)
+    study = Study("?", "none", entries=TWO.entries[:2], evaluations=(Evaluation("knn"), late), seeds=(0, 1))
+    order = [(piece.seed, piece.entry, piece.words[2].split("=")[1]) for piece in pieces.pieces_of(study)]
+    early = [(seed, name, "knn") for seed in (0, 1) for name in ("first", "second")]
+    assert order == early + [(seed, name, "lowshot:finetune") for seed, name, _ in early]
+    chosen = pieces.pieces_of(study, only=("second",), seeds=(1,))
+    assert {(piece.entry, piece.seed) for piece in chosen} == {("second", 1)}
+
+
+def test_another_command_is_another_piece():
+    changed = Study("?", "none", entries=(Entry("first", "mae:synthetic", {"epochs": 3}),), evaluations=TWO.evaluations)
+    (before, *_), (after, *_) = pieces.pieces_of(TWO), pieces.pieces_of(changed)
+    assert before.command == after.command  # of the evaluation
+    assert before.key != after.key
+
+
+HEAD = "from maskcl_jax.study import *\ndef get_study(scale):\n    "
+ENTRY = "Entry('a', 'mae', evaluations=(Evaluation('knn'),))"
+BROKEN = {
+    "def get_study(scale:\n": "SyntaxError",
+    "x = 1\n": "has no get_study function",
+    HEAD + "return 1 / 0\n": r"fails \(line 3\): ZeroDivisionError",
+    HEAD + "return 3\n": "returns a int: it must return a Study",
+    f"{HEAD}return Study('', '', entries=({ENTRY}, {ENTRY}))\n": "entry 'a' is there twice",
+    HEAD + "return Study('', '', entries=(Entry('a', of='b'),))\n": "of='b' is no entry",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.items(), ids=BROKEN.values())
+def test_a_broken_study_is_one_clear_line(tmp_path, text, message):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        definition.load(str(path), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (Entry("a", "mae:nowhere"), "entry 'a': preset 'nowhere' is unknown"),
+        (Entry("a", "mae", {"method.mask_ration": 0.5}), "entry 'a': .*mask_ration"),
+        (Entry("a", "mae", {"method.mask_ratio": 2.0}), "entry 'a': .*mask_ratio"),
+        (Entry("a", "mae", evaluations=(Evaluation("kmm"),)), "entry 'a': --protocol=kmm is unknown"),
+        (Entry("a", "mae", evaluations=(Evaluation("knn", {"kk": 3}),)), "entry 'a': --config.kk is not a field"),
+    ],
+)
+def test_what_a_command_would_refuse_is_refused_before_anything_runs(entry, message):
+    study = Study("?", "none", entries=(entry,), evaluations=(Evaluation("knn"),))
+    with pytest.raises(UserError, match=message):
+        pieces.check(study, pieces.pieces_of(study))
+
+
+@pytest.mark.parametrize("scale", definition.SCALES)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_could_run(path, scale):
+    study = definition.load(str(path), scale)
+    queue = pieces.pieces_of(study)
+    pieces.check(study, queue)
+    assert all(str(ROOT) not in piece.command for piece in queue)
+    for one, other in study.comparisons:
+        shared = [{e.protocol for e in study.entry(name).evaluations or study.evaluations} for name in (one, other)]
+        assert shared[0] & shared[1], f"{one} and {other} have no figure in common"
+
+
+def test_the_part_of_a_data_set_is_of_every_class_and_its_held_out_images_are_others():
+    labels = np.repeat(np.arange(3), 20)
+    images = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images + 100, "test_labels": labels}
+    small = subset.part(arrays, Data("x.npz", train_per_class=5, test_per_class=4))
+    assert np.bincount(small["train_labels"]).tolist() == [5, 5, 5]
+    assert np.bincount(small["test_labels"]).tolist() == [4, 4, 4]
+    assert (small["test_images"] >= 100).all()
+    held = subset.part(arrays, Data("x.npz", train_per_class=5, test_per_class=4, held_out=True))
+    assert (held["train_images"] == small["train_images"]).all()
+    assert np.bincount(held["test_labels"]).tolist() == [4, 4, 4]
+    assert not set(held["train_images"].ravel()) & set(held["test_images"].ravel())
+    assert (held["test_images"] < 100).all()
+    with pytest.raises(UserError, match="class 0 has 20 images"):
+        subset.part(arrays, Data("x.npz", train_per_class=21))
+
+
+def rows(entry, outcomes):
+    """Figures of one entry, a row for each seed."""
+    figures = []
+    for seed, right in enumerate(outcomes):
+        right = np.asarray(right, bool)
+        row = {"entry": entry, "seed": seed, "figure": "k-NN", "value": 100 * right.mean(), "n_test": len(right)}
+        figures.append(row | {"correct": packed(right)})
+    return figures
+
+
+def test_means_spreads_and_paired_intervals_are_those_of_the_textbook():
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.random((3, 50)) < 0.7, rng.random((3, 50)) < 0.5
+    assert (unpacked(packed(ours[0]), 50) == ours[0]).all()
+    figures = rows("a", ours) + rows("b", theirs)
+    (mean, *_) = summary.summary(figures, [])
+    assert mean["mean"] == pytest.approx(100 * ours.mean())
+    assert mean["std"] == pytest.approx((100 * ours.mean(axis=1)).std(ddof=1))
+    (row,) = summary.comparisons(figures, (("a", "b"),))
+    differences = 100 * (ours.mean(axis=1) - theirs.mean(axis=1))
+    assert row["difference"] == pytest.approx(differences.mean())
+    half = 4.302653 * differences.std(ddof=1) / np.sqrt(3)  # Student's t of 2 degrees of freedom, 97.5 %
+    assert row["over_seeds"] == pytest.approx([differences.mean() - half, differences.mean() + half])
+    each = 100 * (ours.astype(float) - theirs).mean(axis=0)
+    half = 1.959964 * each.std(ddof=1) / np.sqrt(50)
+    assert row["over_images"] == pytest.approx([each.mean() - half, each.mean() + half])
+
+
+def test_the_convergence_table_compares_at_equal_images_and_at_equal_time():
+    curve = [{"step": step, "knn_accuracy": float(step)} for step in (0, 50, 100)]
+    run_row = {"seed": 0, "images": 800, "steps": 100, "curve": curve}
+    slow, fast = ({"entry": name, "cpu_seconds_per_image": cost} for name, cost in (("slow", 0.02), ("fast", 0.01)))
+    text = tables.convergence_table({"runs": [run_row | slow, run_row | fast]})
+    cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[3:8]] for line in text.splitlines()[2:]}
+    assert cells["slow"] == ["12.5", "25.0", "50.0", "100.0", "50.0"]  # half as many images in the time of `fast`
+    assert cells["fast"] == ["12.5", "25.0", "50.0", "100.0", "100.0"]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_say_where_each_figure_is_from_and_no_machine(path):
+    text = path.read_text()
+    assert "/work" not in text
+    assert "/tmp" not in text
+    content = json.loads(text)
+    name, scale = content["study"], content["scale"]
+    assert path.stem == f"{name}-{scale}"
+    study = definition.load(str(ROOT / "studies" / f"{name}.py"), scale)
+    keys = {piece.key for piece in pieces.pieces_of(study)}
+    stale = {row["entry"] for row in content["figures"] if row["key"] not in keys}
+    assert not stale, f"of these the study has other commands now: {stale}"
+    figures = content["figures"]
+    assert all(row["command"].startswith("python -m maskcl_jax.") and row["date"] and row["commit"] for row in figures)
+    book = Book(pathlib.Path("nowhere"), study, name, scale, path)
+    again = book.content()
+    assert again["summary"] == content["summary"]
+    assert again["comparisons"] == content["comparisons"]
+
+
+def test_the_tables_of_the_docs_are_made_of_the_results():
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert tables.filled(page, ROOT / "results") == page
+
+
+def test_a_study_runs_the_real_commands(tmp_path):
+    """One step of a tiny MAE, and its k-NN."""
+    rng = np.random.default_rng(0)
+    splits = {f"{split}_images": rng.integers(0, 256, (32, 16, 16, 3), np.uint8) for split in ("train", "test")}
+    np.savez(tmp_path / "noise.npz", **splits, train_labels=np.arange(32) % 4, test_labels=np.arange(32) % 4)
+    fields = {"data.image_size": (16, 16), "batch_size": 8, "total_steps": 1, "eval.every_epochs": 0}
+    fields |= {"model.width": 16, "model.depth": 1, "model.heads": 2, "method.decoder.width": 16, "eval.pictures": 0}
+    study = Study(
+        "?",
+        "none",
+        data=Data("noise.npz", train_per_class=8, test_per_class=8),
+        fields=fields,
+        entries=(Entry("MAE", "mae"),),
+        evaluations=(Evaluation("knn", {"k": 20}),),
+    )
+    book = Book(tmp_path / "study" / "results.json", study, "noise", "cpu")
+    runner = running.Runner(tmp_path / "study", data=str(tmp_path), hours=0, book=book)
+    assert runner.run(pieces.pieces_of(study)) == 0, runner.failed
+    (row,) = book.figures
+    assert row["n_test"] == 32
+    assert row["value"] == pytest.approx(100 * unpacked(row["correct"], 32).mean(), abs=1e-3)
+    assert book.runs[0]["images"] == 8
