@@ -24,6 +24,7 @@ REQUIREMENTS = [
     "safetensors",
     "scikit-image",  # its wheel carries the photographs of the embedded data set
     "scikit-learn",  # likewise (china.jpg, flower.jpg)
+    "scipy",
     "simplejpeg",  # decodes as Pillow does, a third faster, into memory that is used again
     "tensorboard",
 ]

@@ -14,7 +14,19 @@ from helpers.tiny import ROOT
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate.results import packed, unpacked
-from maskcl_jax.study import Data, Entry, Evaluation, Study, definition, pieces, running, subset, summary, tables
+from maskcl_jax.study import (
+    Data,
+    Entry,
+    Evaluation,
+    Study,
+    definition,
+    pieces,
+    providers,
+    running,
+    subset,
+    summary,
+    tables,
+)
 from maskcl_jax.study.book import Book, dumps
 
 STAND_IN = (sys.executable, str(ROOT / "tests" / "helpers" / "commands.py"))
@@ -268,6 +280,20 @@ def test_results_say_where_each_figure_is_from_and_no_machine(path):
     again = book.content()
     assert again["summary"] == content["summary"]
     assert again["comparisons"] == content["comparisons"]
+
+
+def test_providers_are_judged_by_where_objects_are():
+    objects = np.zeros((2, 4, 4))
+    objects[:, :3, :3] = 1.0  # nine of sixteen cells
+    objects[1, 0, 0] = 0.4  # not covered by half
+    found = providers.scores(objects, objects)
+    assert found["iou"] == pytest.approx((9 / 9 + 8 / 9) / 2)  # the cell counts as salient, but as no object
+    assert found["precision"] == 1.0
+    assert found["gain"] == pytest.approx(((1 - 9 / 16) + (1 - 8.4 / 16)) / 2)
+    many = np.tile(objects[:1], (500, 1, 1))
+    found = providers.scores(np.ones((500, 4, 4)), many)
+    assert found["iou"] == pytest.approx(9 / 16)  # every cell is salient
+    assert abs(found["gain"]) < 2 * found["gain_half"]  # equal cells are ranked at random
 
 
 def test_the_tables_of_the_docs_are_made_of_the_results():

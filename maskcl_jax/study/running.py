@@ -1,6 +1,5 @@
 """Runs the pieces of a study one after the other, each in a process of its own, until all are done or time is up."""
 
-import ctypes
 import json
 import os
 import pathlib
@@ -20,6 +19,9 @@ from maskcl_jax.study.pieces import Piece
 from maskcl_jax.training import run_folder
 
 PYTHON = (sys.executable, "-m")  # what starts a command of the package
+# Has Linux send SIGTERM to the command when the study dies: a killed study leaves no run behind.
+LAUNCH = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+END_WITH_PARENT = (sys.executable, "-c", LAUNCH) if sys.platform == "linux" else ()
 GRACE = 300.0  # seconds that a stopped run gets to save itself
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 
@@ -114,7 +116,7 @@ class Runner:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.workdir / "compiled")}
         started, used = time.monotonic(), cpu_seconds()
         with log.open("ab") as stream:
-            words = [*PYTHON, *self.words(piece)]
+            words = [*END_WITH_PARENT, *PYTHON, *self.words(piece)]
             stream.write(f"\n$ {piece.command}\n".encode())
             stream.flush()
             # A session of its own: Ctrl-C reaches this process only, which then stops it once.
@@ -124,7 +126,6 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
             )
             status = self.wait(process)
         self.note_cost(piece, time.monotonic() - started, cpu_seconds() - used, finished=status == 0)
@@ -179,10 +180,3 @@ def cpu_seconds() -> float:
     """CPU time of all processes that this one has waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def end_with_parent() -> None:
-    """Has Linux send SIGTERM to this process when the study dies, so that a killed study leaves no run behind."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

@@ -3,9 +3,11 @@
     python -m maskcl_jax.study.tables docs/results.md
 
 writes the tables of a page anew: what stands between `<!-- table: STUDY-SCALE WHAT -->` and `<!-- end -->` is made from
-results/STUDY-SCALE.json. WHAT is `figures`, `comparisons`, `convergence` or `facts`.
+results/STUDY-SCALE.json. WHAT is `facts`, `figures`, `comparisons`, `convergence`, or `providers` (of what
+`study.providers` wrote).
 """
 
+import json
 import pathlib
 import re
 from typing import Any
@@ -127,6 +129,15 @@ def accuracy_at(run: dict[str, Any], name: str, images: float) -> float:
     return float(np.interp(images, seen, values))
 
 
+def providers_table(content: dict[str, Any]) -> str:
+    """Saliency providers down: percent, with half of a 95 % interval over images."""
+    body = []
+    for row in content["providers"]:
+        found = [f"{100 * row[name]:.1f} ± {100 * row[f'{name}_half']:.1f}" for name in ("iou", "precision", "gain")]
+        body.append([f"`{row['provider']}`", *found])
+    return markdown(["provider", "IoU", "cover of the top cells", "above chance"], body)
+
+
 TABLES = {
     "convergence": convergence_table,
     "figures": figures_table,
@@ -140,9 +151,12 @@ def filled(page: str, folder: pathlib.Path) -> str:
 
     def table(found: re.Match) -> str:
         start, name, what, end = found.groups()
+        path = folder / f"{name}.json"
+        if what == "providers":
+            return f"{start}\n{providers_table(json.loads(path.read_text()))}\n\n{end}"
         if what not in TABLES:
-            raise UserError(f"table {name} {what}: use one of {', '.join(TABLES)}")
-        return f"{start}\n{TABLES[what](read(folder / f'{name}.json'))}\n\n{end}"
+            raise UserError(f"table {name} {what}: use one of {', '.join(TABLES)}, providers")
+        return f"{start}\n{TABLES[what](read(path))}\n\n{end}"
 
     return BLOCK.sub(table, page)
 
