@@ -23,6 +23,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    # What a test starts without these variables: never the user's own folder.
+    os.environ["XDG_CACHE_HOME"] = COMPILED.name
 
 
 def torchvision_without_operators() -> None:

@@ -11,7 +11,7 @@ from helpers.processes import environment
 from helpers.tiny import CONFIGS, ROOT, tiny
 from PIL import Image
 
-from maskcl_jax.benchmark import jpegs, modes
+from maskcl_jax.benchmark import jpegs, modes, startup
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 from maskcl_jax.performance import chips, flops
@@ -117,6 +117,14 @@ def test_the_other_modes(mode):
         assert report.images_per_cpu_second > 0
     else:
         assert 0 <= report.data_wait <= 1
+
+
+def test_a_start_is_timed_by_phase_and_the_second_finds_compiled_programs():
+    first, again = startup.both(tiny("mae"))
+    assert list(first) == list(again)
+    assert all(phase.wall >= 0 and phase.cpu >= 0 for phase in first.values())
+    assert again["compiling the step"].cpu < first["compiling the step"].cpu
+    assert "again" in startup.as_text(first, again)
 
 
 def test_jpegs_are_as_large_as_photographs(tmp_path):

@@ -29,7 +29,9 @@ DEFAULTS: dict[str, Any] = {
     # Of transformers. plain: what flax and jax.nn offer; fused: gradients written by hand (models/kernels.py), the same
     # up to rounding; auto: fused on a CPU, plain elsewhere. May change when a run is resumed.
     "kernels": "auto",
-    "compile_cache": "",  # a folder that keeps compiled programs, so that the next start does not compile again
+    # The folder that keeps compiled programs, so that the next start does not compile again. "": JAX's own setting
+    # (JAX_COMPILATION_CACHE_DIR), else maskcl_jax/ in the user's cache folder; off: none.
+    "compile_cache": "",
     "scan": False,  # a ViT's blocks as one compiled loop: a large ViT compiles in a fraction of the time
     "data": {
         "source": "",

@@ -12,7 +12,17 @@ from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import Source, open_source
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips
-from maskcl_jax.training import checkpoint, distributed, logging, optimizer, platform, run_folder, sharding, throughput
+from maskcl_jax.training import (
+    checkpoint,
+    compile_cache,
+    distributed,
+    logging,
+    optimizer,
+    platform,
+    run_folder,
+    sharding,
+    throughput,
+)
 from maskcl_jax.training.monitor import Monitor, closing_rows
 from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.step import Program
@@ -112,6 +122,7 @@ def prepare(config: Any) -> tuple[Source, Program]:
         UserError: Fields are wrong or do not go together, or do not suit the devices or the data.
     """
     config_lib.check(config)
+    compile_cache.use(config.compile_cache)
     mesh = sharding.create_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")

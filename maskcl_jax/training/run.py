@@ -9,7 +9,7 @@ from absl import logging as absl_logging
 from maskcl_jax import config as config_lib
 from maskcl_jax import methods
 from maskcl_jax.errors import UserError, first_line
-from maskcl_jax.training import checkpoint, optimizer, run_folder, sharding, train_state
+from maskcl_jax.training import checkpoint, compile_cache, optimizer, run_folder, sharding, train_state
 
 
 class Run(NamedTuple):
@@ -44,6 +44,7 @@ def restore_run(workdir: str, step: int | None = None) -> Run:
         UserError: There is no run, no checkpoint, or not that one.
     """
     config = config_lib.unflat(run_folder.read_config(workdir))
+    compile_cache.use(config.compile_cache)
     if config.model.get("attention") == "cudnn" and jax.default_backend() != "gpu":
         config.model.attention = "xla"  # the same up to rounding: a run of a GPU can be read anywhere
     folder = pathlib.Path(workdir) / "checkpoints"

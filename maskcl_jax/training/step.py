@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental.compilation_cache import compilation_cache
 
 from maskcl_jax.data import on_device
 from maskcl_jax.errors import UserError
@@ -218,6 +217,7 @@ class Program:
         schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
         tx = optimizer.create(config, schedule, frozen=method.frozen)
 
+        @jax.jit  # traced once for its shapes and its values
         def make_state(key):
             return train_state.create(method, tx, key)
 
@@ -258,9 +258,6 @@ class Program:
 
     def compile(self) -> jax.stages.Compiled:
         """Compiles the step. It accepts states and batches of these shapes only, and is never compiled again."""
-        if self.config.compile_cache:
-            jax.config.update("jax_compilation_cache_dir", self.config.compile_cache)
-            compilation_cache.reset_cache()  # it was fixed when the first program was compiled
         return self.trace().lower().compile()
 
     def trace(self) -> jax.stages.Traced:

@@ -11,6 +11,7 @@ import jax
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.models.kernels import KERNELS, resolve
+from maskcl_jax.training import compile_cache
 from maskcl_jax.verify import verify_file
 
 SHIPPED = pathlib.Path(__file__).parent / "reference"
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kernels", choices=KERNELS, default="auto", help="gradients of the networks: config.kernels")
     parser.add_argument("paths", nargs="*", metavar="FILE.npz", help="default: the files that the package ships")
     flags = parser.parse_args(arguments)
+    compile_cache.use()
     devices, kernels = jax.devices(), resolve(flags.kernels)
     print(f"{devices[0].platform} ({devices[0].device_kind}), jax {jax.__version__}, float32, highest matmul precision")
     print(f"kernels={kernels}")
