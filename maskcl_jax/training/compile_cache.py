@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import platform
+from typing import Any
 
 import jax
 from absl import logging
@@ -29,9 +30,9 @@ def use(folder: str = "") -> None:
     if folder == OFF:
         configure(None)
         return
-    if not jax.config.jax_enable_compilation_cache:
+    if not setting("jax_enable_compilation_cache"):
         return
-    configured = jax.config.jax_compilation_cache_dir
+    configured = setting("jax_compilation_cache_dir")
     path = folder or configured or os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(default_folder())
     if path == configured:
         return
@@ -47,6 +48,11 @@ def use(folder: str = "") -> None:
             configure(None)
             return
     configure(path)
+
+
+def setting(name: str) -> Any:
+    """One of JAX's settings."""
+    return getattr(jax.config, name)
 
 
 def configure(path: str | None) -> None:
