@@ -102,6 +102,32 @@ def test_collectives_of_programs_that_xla_compiles_here():
     }
 
 
+SPLIT = """
+import jax
+from helpers.tiny import tiny
+from maskcl_jax.methods import create
+from maskcl_jax.performance import compiled, flops
+from maskcl_jax.training import sharding
+from maskcl_jax.training.step import Program
+fields = {"batch_size": 16, "kernels": "plain", "method.bn_group_size": 4, "method.shuffle_bn": True}
+c = tiny("moco_v2", **fields)
+mesh = sharding.create_mesh()
+program = Program.of(c, mesh, create(c, mesh), 100)
+traced = program.trace()
+whole = flops.matrix_flops(traced.jaxpr)
+print(mesh.size * compiled.compiler_flops(traced.lower().compile()) / whole)
+"""
+
+
+def test_shuffled_keys_are_computed_once_not_on_every_device():
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    env = environment(4) | {"PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", SPLIT], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Beside the matrix products XLA counts all the rest; keys computed four times would make it 2.
+    assert float(done.stdout) < 1.4
+
+
 @pytest.mark.parametrize(
     ("shape", "size"), [("f32[]", 4), ("(pred[3]{0}, s8[2,2])", 7), ("bf16[4,0]", 0), ("s4[4]", 2), ("token[]", 0)]
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import contrast, encoders, options
@@ -158,8 +159,11 @@ class MoCoV2(Method):
             maps, target_stats = self.maps(target, target_stats, images)
             return jax.lax.stop_gradient(maps), target_stats
         order = jax.random.permutation(rng, images.shape[0])
-        maps, target_stats = self.maps(target, target_stats, images[order])
-        return jax.lax.stop_gradient(maps[jnp.argsort(order)]), target_stats
+        # Left alone, the partitioner gives every device all shuffled images, and each computes all keys.
+        shuffled, images = shard_alike(images[order], images)
+        maps, target_stats = self.maps(target, target_stats, shuffled)
+        in_order, _ = shard_alike(maps[jnp.argsort(order)], maps)
+        return jax.lax.stop_gradient(in_order), target_stats
 
     def project(self, params, feature_map) -> jax.Array:
         """A map of the encoder (B, h, w, C) -> (B, out)."""
