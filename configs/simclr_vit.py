@@ -76,7 +76,6 @@ PRESETS = {
         "epochs": 300,
         "batch_size": 4096,
         "dtype": "bfloat16",
-        "remat": "cheap",  # of two whole views: a fourth of the memory less, 1 % of the work twice; the same numbers
         "augment.crop_scale": (0.08, 1.0),
         "augment.interpolation": "bilinear",
         "optimizer.base_lr": 1.5e-4,

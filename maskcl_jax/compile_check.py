@@ -1,4 +1,4 @@
-"""Compiles a config's training step for TPUs without having them: memory, FLOPs, collectives.
+"""Compiles a config's training step for TPUs without having them: memory, FLOPs, bytes, collectives.
 
     python -m maskcl_jax.compile_check --config=configs/cmae.py:imagenet --topology=v5e:4x4
     ... --search_batch       also the largest batch that fits, by one compilation a try
@@ -7,8 +7,9 @@
     ... --mfu=0.4            the MFU that is assumed for the chip-hours of the whole run
 
 Needs the TPU compiler (`pip install 'jax[tpu]'`), no TPU, no account and no data. A compilation takes some minutes of
-a CPU and up to 8 GB of memory for a ViT-B. Nothing is run, so no time is measured. Exit status: 0 it fits, 1 it does
-not, 2 the command cannot work.
+a CPU and up to 8 GB of memory for a ViT-B. Nothing is run, so no time is measured; the bound is the least time that
+the chip's peak and the bandwidth of its memory allow (a roofline). Exit status: 0 it fits, 1 it does not, 2 the command
+cannot work.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from maskcl_jax.models.kernels import resolve
 from maskcl_jax.performance import compiled as compiled_lib
 from maskcl_jax.performance import flops
 from maskcl_jax.performance.chips import CHIPS, Chip
-from maskcl_jax.training import sharding
+from maskcl_jax.training import memory, sharding
 from maskcl_jax.training.logging import summary_table
 from maskcl_jax.training.step import Program
 
@@ -80,6 +81,7 @@ class Report:
         topology: GENERATION:SHAPE.
         chips: Their number.
         batch_size: Images per step.
+        remat: `config.remat`, or what "auto" chose.
         fits: Whether the program fits into memory.
         parameters: Trained parameters.
         state_bytes: The train state.
@@ -88,6 +90,7 @@ class Report:
         matrix_flops: `flops.matrix_flops` of the step.
         model_flops: The same without what `remat` computes twice.
         compiler_flops: XLA's count, in which a loop's body counts once; None if it does not fit.
+        bytes_accessed: XLA's count, see `compiled.bytes_accessed`; None if it does not fit.
         collectives: By kind; None if it does not fit.
         compile_seconds: Time of the compilation.
         versions: Of JAX and libtpu.
@@ -101,6 +104,7 @@ class Report:
     topology: str
     chips: int
     batch_size: int
+    remat: str
     fits: bool
     parameters: int
     state_bytes: int
@@ -109,6 +113,7 @@ class Report:
     matrix_flops: float
     model_flops: float
     compiler_flops: float | None
+    bytes_accessed: float | None
     collectives: dict[str, compiled_lib.Traffic] | None
     compile_seconds: float
     versions: str
@@ -120,6 +125,14 @@ class Report:
     def flops_per_image(self) -> float:
         """Model FLOPs of a training step for one source image."""
         return self.model_flops * self.chips / self.batch_size
+
+    @property
+    def bound(self) -> compiled_lib.Bound | None:
+        """What FLOPs and bytes leave possible; None if the bytes are unknown."""
+        if not self.bytes_accessed:
+            return None
+        work = {"matrix_flops": self.matrix_flops, "model_flops": self.model_flops}
+        return compiled_lib.bound(chip_in(self.topology), bytes_accessed=self.bytes_accessed, **work)
 
     def chip_hours(self, mfu: float) -> float | None:
         """Chip-hours of the whole run at an MFU; None if the number of images is unknown."""
@@ -171,6 +184,7 @@ def create_program(config: Any, devices: Sequence[jax.Device]) -> Program:
     config = config.copy_and_resolve_references()
     config.kernels = resolve(config.kernels, devices[0].platform)  # not those of this machine
     sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
+    config = memory.with_remat(config, mesh)
     per_epoch = max(1, IMAGES.get(config.data.name, OTHER_DATA) // config.batch_size)
     return Program.of(config, mesh, create_method(config, mesh), per_epoch)
 
@@ -189,6 +203,7 @@ def check(config: Any, topology: str, devices: Sequence[jax.Device]) -> Report:
         topology=topology,
         chips=len(devices),
         batch_size=config.batch_size,
+        remat=program.config.remat,
         fits=fits,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         state_bytes=sharding.bytes_per_device(state, jax.tree.map(lambda leaf: leaf.sharding, state)),
@@ -197,6 +212,7 @@ def check(config: Any, topology: str, devices: Sequence[jax.Device]) -> Report:
         matrix_flops=flops.matrix_flops(traced.jaxpr) / len(devices),
         model_flops=program.model_flops() / len(devices),
         compiler_flops=compiled_lib.compiler_flops(compiled) if fits else None,
+        bytes_accessed=compiled_lib.bytes_accessed(compiled) if fits else None,
         collectives=compiled_lib.count_collectives(compiled.as_text()) if fits else None,
         compile_seconds=seconds,
         versions=f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}",
@@ -272,6 +288,7 @@ def as_json(report: Report, mfu: float) -> dict[str, Any]:
         **dataclasses.asdict(report),
         "collectives": traffic,
         "flops_per_image": report.flops_per_image,
+        "bound": report.bound and report.bound._asdict(),
         "assumed_mfu": mfu,
         "chip_hours": report.chip_hours(mfu),
     }
@@ -284,6 +301,7 @@ def as_text(report: Report, mfu: float) -> str:
     peak = "the compiler does not say" if r.peak_bytes is None else gib(r.peak_bytes)
     rows = {
         "step": f"{r.method}, preset {r.preset}: batch {r.batch_size}, {r.batch_size / r.chips:g} a chip",
+        "remat": r.remat,
         "chips": f"{r.chips} x {chip.name}, {r.topology} ({r.versions}), compiled in {r.compile_seconds:.0f} s{quick}",
         "fits": ("yes" if r.fits else "NO") + f": {peak} of {gib(r.usable_bytes)} HBM that a program may use",
         "parameters": f"{r.parameters / 1e6:.1f} M",
@@ -294,6 +312,10 @@ def as_text(report: Report, mfu: float) -> str:
         rows["with remat"] = f"{r.matrix_flops / 1e12:.2f} T a chip and step"
     if r.compiler_flops is not None:
         rows["compiler's"] = f"{r.compiler_flops / 1e12:.2f} T a chip and step; a loop counts once"
+    if (bound := r.bound) and r.bytes_accessed:
+        rows["bytes"] = f"{r.bytes_accessed / 1e9:.1f} GB a chip and step, read and written; a loop counts once"
+        times = f"{1e3 * bound.compute:.1f} ms of FLOPs, {1e3 * bound.memory:.1f} ms of bytes"
+        rows["bound"] = f"{times}: at best {bound.mfu:.0%} MFU, {bound_speed(r, bound):,.0f} images/s a chip"
     if r.collectives is not None:
         kinds = (f"{t.count} {kind} of {t.bytes / 2**20:.1f} MiB" for kind, t in sorted(r.collectives.items()))
         rows["collectives"] = ", ".join(kinds) + "; in a loop counted once" if r.collectives else "none"
@@ -302,6 +324,11 @@ def as_text(report: Report, mfu: float) -> str:
     if r.largest_batch is not None:
         rows["largest"] = f"batch {r.largest_batch}, {r.largest_batch // r.chips} a chip" if r.largest_batch else "none"
     return summary_table(rows)
+
+
+def bound_speed(report: Report, bound: compiled_lib.Bound) -> float:
+    """Images/s of a chip at a step's bound."""
+    return report.batch_size / report.chips / bound.seconds
 
 
 def gib(count: int) -> str:

@@ -20,7 +20,7 @@ from maskcl_jax import compile_check
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, create
 from maskcl_jax.performance import chips, flops
-from maskcl_jax.performance.compiled import Traffic, array_bytes, count_collectives
+from maskcl_jax.performance.compiled import Traffic, array_bytes, bytes_accessed, count_collectives
 from maskcl_jax.training import sharding
 from maskcl_jax.views.base import batch_shapes
 
@@ -268,6 +268,7 @@ def report(**fields):
         "topology": "v5e:4x4",
         "chips": 16,
         "batch_size": 4096,
+        "remat": "none",
         "fits": False,
         "parameters": 10**8,
         "state_bytes": 2**30,
@@ -276,6 +277,7 @@ def report(**fields):
         "matrix_flops": 197e12,
         "model_flops": 197e12,
         "compiler_flops": None,
+        "bytes_accessed": None,
         "collectives": None,
         "compile_seconds": 1.0,
         "versions": "",
@@ -296,6 +298,29 @@ def test_what_remat_does_twice_is_no_work_of_the_model():
     text = compile_check.as_text(report(matrix_flops=2 * 197e12), 0.5)
     assert "394.00 T a chip and step" in text
     assert "32 chip-hours at an assumed 50% of v5e's peak" in text
+
+
+@pytest.mark.parametrize(
+    ("matrix", "accessed", "bound"),
+    [
+        (197e12, 819e9 / 2, (1.0, 0.5, 1.0)),
+        (197e12, 819e9 * 2, (1.0, 2.0, 0.5)),
+        (197e12 * 2, 819e9, (2.0, 1.0, 0.5)),  # remat: the model has half of the FLOPs
+    ],
+)
+def test_the_bound_is_the_longer_of_flops_and_bytes(matrix, accessed, bound):
+    step = report(fits=True, matrix_flops=matrix, bytes_accessed=accessed)
+    assert step.bound == pytest.approx(bound)
+    speed = f"{256 / max(bound[:2]):,.0f} images/s a chip"
+    assert f"at best {bound[2]:.0%} MFU, {speed}" in compile_check.as_text(step, 0.5)
+    assert compile_check.as_json(step, 0.5)["bound"]["mfu"] == pytest.approx(bound[2])
+    assert report().bound is None
+
+
+def test_the_bytes_of_a_program_are_those_of_its_arrays():
+    add = jax.jit(lambda x, y: x + y)
+    shape = jax.ShapeDtypeStruct((256, 128), jnp.float32)
+    assert bytes_accessed(add.lower(shape, shape).compile()) == 3 * 4 * 256 * 128
 
 
 def test_the_json_of_a_report():
@@ -322,3 +347,5 @@ def test_a_tiny_step_is_compiled_for_four_chips():
     assert result["collectives"]["all-reduce"]["bytes"] >= 2 * result["parameters"]
     # Beside the matrix products XLA counts all the rest, of a tiny model a good part.
     assert 1.0 < result["compiler_flops"] / result["matrix_flops"] < 2.0
+    assert result["bytes_accessed"] > result["state_bytes"]
+    assert 0.0 < result["bound"]["mfu"] < 1.0

@@ -20,7 +20,7 @@ from maskcl_jax.methods import Method
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.performance import chips
 from maskcl_jax.performance.compiled import compiler_flops, peak_bytes
-from maskcl_jax.training import loop, platform, sharding
+from maskcl_jax.training import loop, memory, platform, sharding
 from maskcl_jax.training.logging import summary_table
 from maskcl_jax.training.step import Program
 from maskcl_jax.training.throughput import Throughput
@@ -225,6 +225,7 @@ def with_jpegs(config: Any, folder: str, count: int) -> Any:
 def program_of(config, per_epoch: int, source=None) -> Program:
     """The step on the devices of this machine; with data.on_device, and given the source, on images that lie there."""
     mesh, images = sharding.create_mesh(config.mesh), None
+    config = memory.with_remat(config, mesh)
     method = create_method(config, mesh)
     sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
     if source is not None and config.data.on_device:

@@ -24,8 +24,9 @@ DEFAULTS: dict[str, Any] = {
     # 1 elsewhere.
     "image_chunks": 0,
     # What the forward pass of a block keeps for the backward pass. none: all activations; cheap: the block's input and
-    # the outputs of its matrix products (little is computed twice); blocks: the block's input only.
-    "remat": "none",
+    # the outputs of its matrix products (little is computed twice); blocks: the block's input only; auto: the first of
+    # them that fits into the devices' memory by an estimate (training/memory.py), and none where that is unknown.
+    "remat": "auto",
     # Of transformers. plain: what flax and jax.nn offer; fused: gradients written by hand (models/kernels.py), the same
     # up to rounding; auto: fused on a CPU, plain elsewhere. May change when a run is resumed.
     "kernels": "auto",

@@ -155,7 +155,7 @@ RANGES = {
 # Words that more than one method knows; those of a method stand beside what they choose.
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
-    "remat": ("none", "cheap", "blocks"),
+    "remat": ("auto", "none", "cheap", "blocks"),
     "kernels": ("auto", "plain", "fused"),
     "augment.interpolation": ("bicubic", "bilinear"),
     "augment.photometric": ("device", "host"),

@@ -1,9 +1,9 @@
-"""Accelerator chips: peak FLOP/s and memory, for `compile_check` and MFU.
+"""Accelerator chips: peak FLOP/s, memory and its bandwidth, for `compile_check` and MFU.
 
-Sources: TPU peak and HBM from Google's page of each generation (cloud.google.com/tpu/docs/v3 ... /v6e, /tpu7x);
-`usable_gib` is what the compiler names as available when it refuses a program (libtpu 0.0.42), the rest is reserved.
-GPU: NVIDIA's data sheets, the dense figure (half of the one "with sparsity") with float32 accumulation; for V100 and
-T4, which have no bfloat16, that of float16.
+Sources: TPU peak, HBM and its bandwidth from Google's page of each generation (cloud.google.com/tpu/docs/v3 ... /v6e,
+/tpu7x); `usable_gib` is what the compiler names as available when it refuses a program (libtpu 0.0.42), the rest is
+reserved. GPU: NVIDIA's data sheets, the dense figure (half of the one "with sparsity") with float32 accumulation; for
+V100 and T4, which have no bfloat16, that of float16.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ class Chip:
         kind: `jax.Device.device_kind`: all of it for a TPU, its end for a GPU.
         bf16_flops: Peak FLOP/s of the whole chip.
         hbm_gib: Memory of the whole chip in GiB (of a GPU the GB of its data sheet).
+        hbm_bandwidth: Of that memory, bytes/s of the whole chip.
         usable_gib: The part of it that a program may use; None if unknown.
         devices: JAX devices per chip.
     """
@@ -29,31 +30,34 @@ class Chip:
     kind: str
     bf16_flops: float
     hbm_gib: float
+    hbm_bandwidth: float
     usable_gib: float | None = None
     devices: int = 1
 
 
 CHIPS = (
-    Chip(name="v2", kind="TPU v2", bf16_flops=46e12, hbm_gib=16, usable_gib=14.96, devices=2),
-    Chip(name="v3", kind="TPU v3", bf16_flops=123e12, hbm_gib=32, usable_gib=30.96, devices=2),
-    Chip(name="v4", kind="TPU v4", bf16_flops=275e12, hbm_gib=32, usable_gib=30.75),
-    Chip(name="v5e", kind="TPU v5 lite", bf16_flops=197e12, hbm_gib=16, usable_gib=15.75),
-    Chip(name="v5p", kind="TPU v5", bf16_flops=459e12, hbm_gib=95, usable_gib=95.74),
-    Chip(name="v6e", kind="TPU v6 lite", bf16_flops=918e12, hbm_gib=32, usable_gib=31.25),
-    Chip(name="tpu7x", kind="TPU7x", bf16_flops=2307e12, hbm_gib=192, usable_gib=189.5, devices=2),
-    Chip(name="T4", kind="Tesla T4", bf16_flops=65e12, hbm_gib=16),
-    Chip(name="V100 16 GB", kind="Tesla V100-SXM2-16GB", bf16_flops=125e12, hbm_gib=16),
-    Chip(name="V100 32 GB", kind="Tesla V100-SXM2-32GB", bf16_flops=125e12, hbm_gib=32),
-    Chip(name="A100 40 GB", kind="A100-SXM4-40GB", bf16_flops=312e12, hbm_gib=40),
-    Chip(name="A100 80 GB", kind="A100-SXM4-80GB", bf16_flops=312e12, hbm_gib=80),
-    Chip(name="A100 PCIe 40 GB", kind="A100-PCIE-40GB", bf16_flops=312e12, hbm_gib=40),
-    Chip(name="A100 PCIe 80 GB", kind="A100 80GB PCIe", bf16_flops=312e12, hbm_gib=80),
-    Chip(name="L4", kind="NVIDIA L4", bf16_flops=121e12, hbm_gib=24),
-    Chip(name="H100 PCIe", kind="H100 PCIe", bf16_flops=756e12, hbm_gib=80),
-    Chip(name="H100 SXM", kind="H100 80GB HBM3", bf16_flops=989e12, hbm_gib=80),
-    Chip(name="H200", kind="NVIDIA H200", bf16_flops=989e12, hbm_gib=141),
-    Chip(name="RTX 3090", kind="GeForce RTX 3090", bf16_flops=71e12, hbm_gib=24),
-    Chip(name="RTX 4090", kind="GeForce RTX 4090", bf16_flops=165e12, hbm_gib=24),
+    Chip(name="v2", kind="TPU v2", bf16_flops=46e12, hbm_gib=16, hbm_bandwidth=700e9, usable_gib=14.96, devices=2),
+    Chip(name="v3", kind="TPU v3", bf16_flops=123e12, hbm_gib=32, hbm_bandwidth=900e9, usable_gib=30.96, devices=2),
+    Chip(name="v4", kind="TPU v4", bf16_flops=275e12, hbm_gib=32, hbm_bandwidth=1200e9, usable_gib=30.75),
+    Chip(name="v5e", kind="TPU v5 lite", bf16_flops=197e12, hbm_gib=16, hbm_bandwidth=819e9, usable_gib=15.75),
+    Chip(name="v5p", kind="TPU v5", bf16_flops=459e12, hbm_gib=95, hbm_bandwidth=2765e9, usable_gib=95.74),
+    Chip(name="v6e", kind="TPU v6 lite", bf16_flops=918e12, hbm_gib=32, hbm_bandwidth=1600e9, usable_gib=31.25),
+    Chip(
+        name="tpu7x", kind="TPU7x", bf16_flops=2307e12, hbm_gib=192, hbm_bandwidth=7380e9, usable_gib=189.5, devices=2
+    ),
+    Chip(name="T4", kind="Tesla T4", bf16_flops=65e12, hbm_gib=16, hbm_bandwidth=320e9),
+    Chip(name="V100 16 GB", kind="Tesla V100-SXM2-16GB", bf16_flops=125e12, hbm_gib=16, hbm_bandwidth=900e9),
+    Chip(name="V100 32 GB", kind="Tesla V100-SXM2-32GB", bf16_flops=125e12, hbm_gib=32, hbm_bandwidth=900e9),
+    Chip(name="A100 40 GB", kind="A100-SXM4-40GB", bf16_flops=312e12, hbm_gib=40, hbm_bandwidth=1555e9),
+    Chip(name="A100 80 GB", kind="A100-SXM4-80GB", bf16_flops=312e12, hbm_gib=80, hbm_bandwidth=2039e9),
+    Chip(name="A100 PCIe 40 GB", kind="A100-PCIE-40GB", bf16_flops=312e12, hbm_gib=40, hbm_bandwidth=1555e9),
+    Chip(name="A100 PCIe 80 GB", kind="A100 80GB PCIe", bf16_flops=312e12, hbm_gib=80, hbm_bandwidth=1935e9),
+    Chip(name="L4", kind="NVIDIA L4", bf16_flops=121e12, hbm_gib=24, hbm_bandwidth=300e9),
+    Chip(name="H100 PCIe", kind="H100 PCIe", bf16_flops=756e12, hbm_gib=80, hbm_bandwidth=2000e9),
+    Chip(name="H100 SXM", kind="H100 80GB HBM3", bf16_flops=989e12, hbm_gib=80, hbm_bandwidth=3350e9),
+    Chip(name="H200", kind="NVIDIA H200", bf16_flops=989e12, hbm_gib=141, hbm_bandwidth=4800e9),
+    Chip(name="RTX 3090", kind="GeForce RTX 3090", bf16_flops=71e12, hbm_gib=24, hbm_bandwidth=936e9),
+    Chip(name="RTX 4090", kind="GeForce RTX 4090", bf16_flops=165e12, hbm_gib=24, hbm_bandwidth=1008e9),
 )
 
 

@@ -1,10 +1,12 @@
-"""What XLA says of a compiled program: its peak memory, its FLOPs, its collectives."""
+"""What XLA says of a compiled program: its peak memory, its FLOPs and bytes, its collectives."""
 
 import math
 import re
 from typing import NamedTuple
 
 import jax
+
+from maskcl_jax.performance.chips import Chip
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # A collective that runs while others compute is a pair of `-start` and `-done`: the second has the plain result.
@@ -25,6 +27,47 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int | None:
 def compiler_flops(compiled: jax.stages.Compiled) -> float | None:
     """FLOPs of one device by XLA's cost analysis, which counts the body of a loop once."""
     return (compiled.cost_analysis() or {}).get("flops")
+
+
+def bytes_accessed(compiled: jax.stages.Compiled) -> float | None:
+    """Bytes that one device reads and writes by XLA's cost analysis, which counts the body of a loop once.
+
+    All operands and results of all operations, also those that a TPU keeps in its on-chip memory: what passes the
+    device's main memory is somewhat less.
+    """
+    return (compiled.cost_analysis() or {}).get("bytes accessed")
+
+
+class Bound(NamedTuple):
+    """The least time that a step can take a chip, by its FLOPs and by its bytes.
+
+    Attributes:
+        compute: Seconds of its matrix products at the chip's peak.
+        memory: Seconds of its bytes at the bandwidth of the chip's memory.
+        mfu: MFU if the step took the longer of both.
+    """
+
+    compute: float
+    memory: float
+    mfu: float
+
+    @property
+    def seconds(self) -> float:
+        """The longer of both."""
+        return max(self.compute, self.memory)
+
+
+def bound(chip: Chip, *, matrix_flops: float, model_flops: float, bytes_accessed: float) -> Bound:
+    """The roofline of a step on one chip.
+
+    Args:
+        chip: Its peak and bandwidth.
+        matrix_flops: FLOPs of the step on one chip.
+        model_flops: The same without what is computed twice.
+        bytes_accessed: Of the step on one chip.
+    """
+    compute, memory = matrix_flops / chip.bf16_flops, bytes_accessed / chip.hbm_bandwidth
+    return Bound(compute, memory, model_flops / chip.bf16_flops / max(compute, memory))
 
 
 class Traffic(NamedTuple):

@@ -126,6 +126,7 @@ def prepare(config: Any) -> tuple[Source, Program]:
     mesh = sharding.create_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
+    config = memory.with_remat(config, mesh)
     method = create_method(config, mesh)
     source = open_source(config.data)
     open_views(method.views, source.split("train"), config.data)  # a check; the pipeline opens them again

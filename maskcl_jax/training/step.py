@@ -271,7 +271,7 @@ class Program:
     def model_flops(self) -> float:
         """Returns the `matrix_flops` of one step on all devices, without what `remat` and kernels compute twice."""
         c = self.config
-        if c.remat == "none" and resolve(c.kernels, self.mesh.devices.flat[0].platform) == "plain":
+        if c.remat in ("none", "auto") and resolve(c.kernels, self.mesh.devices.flat[0].platform) == "plain":
             return flops.matrix_flops(self.trace().jaxpr)
         plain = c.copy_and_resolve_references()
         plain.remat, plain.kernels = "none", "plain"
