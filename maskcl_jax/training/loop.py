@@ -17,6 +17,7 @@ from maskcl_jax.training import (
     compile_cache,
     distributed,
     logging,
+    memory,
     optimizer,
     platform,
     run_folder,
@@ -145,7 +146,8 @@ def description(source: Source, program: Program, workdir: str) -> list[str]:
         loading = pipeline.describe_loading(source, program.method.views, config.data)
     line = (
         f"{config.method.name}, preset {config.preset} | {source.description} | {loading} | "
-        f"{platform.describe_platform()} | {plan.total} steps of {config.batch_size} images | {workdir}"
+        f"{platform.describe_platform()}{memory.describe(config)} | {plan.total} steps of {config.batch_size} images | "
+        f"{workdir}"
     )
     shortened = optimizer.shortened_warmup(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
     return [line, *filter(None, (platform.accelerator_fallback(), shortened))]

@@ -47,9 +47,9 @@ def with_remat(config: Any, mesh: jax.sharding.Mesh, *, memory: int | None = Non
     return chosen
 
 
-def describe(config: Any, chosen: Any) -> str:
-    """What the first line of a run says of the choice; "" if there was none."""
-    return "" if chosen is config else f", remat={chosen.remat} by the estimate of its memory"
+def describe(config: Any) -> str:
+    """What the first line of a run says of its `remat`; "" without it."""
+    return "" if config.remat in ("auto", "none") else f", remat={config.remat}"
 
 
 def usable_memory(device: jax.Device) -> int | None:
