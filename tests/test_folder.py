@@ -189,24 +189,43 @@ def test_tar_files_are_read_member_by_member(tmp_path, monkeypatch):
     assert pixels_of(source) == list(range(15)) and pixels_of(source, "test") == [40, 41, 42, 43]
     assert source.split("train").labels.tolist() == [n % 3 for n in range(15)]
     monkeypatch.setattr("maskcl_jax.data.sources.tar.scan", None)  # the index is kept
-    assert pixels_of(opened(tmp_path / "train" / "*.tar", source="tar"))[-3:] == [12, 13, 14]
+    again = opened(tmp_path / "train" / "*.tar", source="tar", test_path=str(tmp_path / "val.tar"))
+    assert pixels_of(again)[-3:] == [12, 13, 14]
+
+
+def test_of_labeled_tars_a_tenth_of_every_class_is_held_out(tmp_path):
+    for number in range(3):
+        shard(tmp_path / "train" / f"{number}.tar", range(20 * number, 20 * number + 20))
+    source = opened(tmp_path / "train", source="tar")
+    train, test = pixels_of(source), pixels_of(source, "test")
+    assert sorted(train + test) == list(range(60)) and train == sorted(train)
+    assert [n % 3 for n in train] == source.split("train").labels.tolist()
+    assert np.bincount(source.split("test").labels).tolist() == [2, 2, 2]
+    # A new file of as many images moves a tenth of it over, and few of the others.
+    shard(tmp_path / "train" / "3.tar", range(60, 80))
+    more = pixels_of(opened(tmp_path / "train", source="tar"), "test")
+    assert len(more) == 9 and len(set(more) & set(test)) >= 3
+    tar(tmp_path / "plain.tar", {f"{n}.png": encoded(n) for n in range(20)})
+    plain = opened(tmp_path / "plain.tar", source="tar")
+    assert (plain.num_classes, plain.num_examples("train"), plain.num_examples("test")) == (0, 20, 0)
 
 
 def test_damage_in_a_tar_costs_the_damaged_member(tmp_path):
-    path = tmp_path / "a.tar"
+    path, fields = tmp_path / "a.tar", {"source": "tar", "test_path": str(tmp_path / "val" / "b.tar")}
     shard(path, range(5))
+    shard(tmp_path / "val" / "b.tar", range(3))
     content = bytearray(path.read_bytes())
     with tarfile.open(path) as file:
         second = file.getmember("./001.png")
         last = file.getmember("./004.png")
     content[second.offset + 3] ^= 0xFF
     path.write_bytes(content)
-    source = opened(tmp_path, source="tar")
+    source = opened(path, **fields)
     assert pixels_of(source) == [0, None, 2, 3, 4]
     assert source.split("train").labels.tolist() == [0, -1, 2, 0, 1]
     path.write_bytes(content[: last.offset_data + 20])
     os.utime(path, ns=(0, 5))
-    assert pixels_of(opened(tmp_path, source="tar")) == [0, None, 2, 3, None]
+    assert pixels_of(opened(path, **fields)) == [0, None, 2, 3, None]
 
 
 def test_tar_files_that_cannot_work_are_refused(tmp_path):

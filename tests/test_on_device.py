@@ -223,7 +223,7 @@ def test_a_file_of_arrays_is_a_source(tmp_path):
     c = npz(tmp_path, train_images=images, train_labels=labels, test_images=images[:5], test_labels=labels[:5])
     source = open_source(c.data)
     assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (3, 20, 5)
-    assert source.description == "data.npz, 20 training and 5 test images of 32x32x1, 3 classes"
+    assert source.description == "data.npz of 32x32x1, 20 training and 5 test images, 3 classes"
     split = source.split("train")
     np.testing.assert_array_equal(split.images[..., 0], images)
     np.testing.assert_array_equal(split.labels, labels[:, 0])

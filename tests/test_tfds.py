@@ -1,6 +1,7 @@
 """Data sets of TFDS: read without TensorFlow, in any order, from TFRecord and ArrayRecord alike."""
 
 import io
+import json
 import os
 import pathlib
 import subprocess
@@ -9,13 +10,14 @@ import sys
 import numpy as np
 import pytest
 from helpers import prepared
-from helpers.views import data_config, view_of
+from helpers.views import assert_same, data_config, view_of
 from PIL import Image
 
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source, records
 from maskcl_jax.data.sources.tfds import Prepared
 from maskcl_jax.errors import UserError
+from maskcl_jax.views.patch_mask import PatchMask
 
 TFDS = pathlib.Path(__file__).parents[2] / "shared" / "tfds"
 needs_fashion_mnist = pytest.mark.skipif(
@@ -146,7 +148,8 @@ def test_the_index_is_made_once_and_again_where_the_data_changed(tmp_path, monke
     monkeypatch.setattr(records, "scan", lambda path, *rest: scanned.append(path[-14:-9]) or scan(path, *rest))
     open_source(config_of(tmp_path)).split("train")
     assert sorted(scanned) == ["00000", "00001", "00002"]
-    assert (folder / ".maskcl_jax" / "train.npz").exists()
+    kept = folder / ".maskcl_jax" / "tiny-train.tfrecord-00001-of-00003.npz"
+    assert kept.exists()
     open_source(config_of(tmp_path)).split("train")
     assert len(scanned) == 3
     changed = folder / "tiny-train.tfrecord-00001-of-00003"
@@ -155,7 +158,7 @@ def test_the_index_is_made_once_and_again_where_the_data_changed(tmp_path, monke
     split = open_source(config_of(tmp_path)).split("train")
     assert scanned[3:] == ["00001"]  # of what was indexed, only what is older than its data is indexed again
     assert (numbers(split)[5], split.labels[5]) == (77, 1)
-    (folder / ".maskcl_jax" / "train.npz").write_bytes(b"damaged")
+    kept.write_bytes(b"damaged")
     assert numbers(open_source(config_of(tmp_path)).split("train")) == numbers(split)
 
 
@@ -177,6 +180,14 @@ def test_an_interrupted_index_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert scanned == ["00000", "00001", "00002", "00002"]
 
 
+def test_the_progress_of_an_index_is_said(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    folder = tiny(tmp_path)
+    monkeypatch.setattr(records, "SAY_SECONDS", 0.0)
+    open_source(config_of(tmp_path)).split("train")
+    assert f"index of {folder}: 2 of 3 files" in caplog.text
+
+
 @pytest.mark.parametrize("obstacle", ["permission", "file"])
 def test_the_index_lies_in_the_cache_where_the_data_cannot_be_written(tmp_path, monkeypatch, obstacle):
     folder = tiny(tmp_path)
@@ -186,7 +197,7 @@ def test_the_index_lies_in_the_cache_where_the_data_cannot_be_written(tmp_path, 
         (folder / ".maskcl_jax").write_text("a file where the folder should be")
     open_source(config_of(tmp_path)).split("train")
     folder.chmod(0o755)
-    assert [file.name for file in (tmp_path / "cache" / "maskcl_jax").rglob("*.npz")] == ["train.npz"]
+    assert len(list((tmp_path / "cache" / "maskcl_jax").rglob("tiny-train.tfrecord-0000*.npz"))) == 3
     monkeypatch.setattr(records, "scan", None)
     open_source(config_of(tmp_path)).split("train")
 
@@ -271,6 +282,41 @@ def test_fashion_mnist_is_that_of_tfds(cache_mb):
         (batch,) = batches
     np.testing.assert_array_equal(batch["image"], [example["image"] for example in truth])
     np.testing.assert_array_equal(batch["label"], [example["label"] for example in truth])
+
+
+@needs_fashion_mnist
+def test_fashion_mnist_gives_the_same_batches_from_both_formats(tmp_path):
+    """The same records, written by array_record's own writer."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    config = fashion_mnist(train_split="test[:1000]", cache_mb=0)
+    old = Prepared("fashion_mnist", str(TFDS)).folder
+    new = tmp_path / "fashion_mnist" / old.name
+    new.mkdir(parents=True)
+    info = json.loads((old / "dataset_info.json").read_text())
+    info["fileFormat"] = "array_record"
+    for split in info["splits"]:
+        split.pop("filepathTemplate", None)
+    (new / "dataset_info.json").write_text(json.dumps(info))
+    for file in ("features.json", "label.labels.txt"):
+        (new / file).write_text((old / file).read_text())
+    whole = Prepared("fashion_mnist", str(TFDS)).records("test", field="data.test_split")
+    writer = ArrayRecordWriter(str(new / "fashion_mnist-test.array_record-00000-of-00001"), "group_size:1")
+    for record in whole:
+        writer.write(record)
+    writer.close()
+
+    def take(data_dir, cache_mb):
+        config.data_dir, config.cache_mb = str(data_dir), cache_mb
+        views = [view_of((24, 24), PatchMask(kind="random", num_patches=36, num_visible=9))]
+        feed = pipeline.train_batches(
+            open_source(config), views, data_config=config, batch_size=256, seed=1, start_step=2
+        )
+        with feed:
+            return [next(feed) for _ in range(3)]
+
+    for cache_mb in (0, 64):
+        assert_same(take(TFDS, cache_mb), take(tmp_path, cache_mb))
 
 
 @needs_fashion_mnist

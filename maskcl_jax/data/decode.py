@@ -25,6 +25,8 @@ try:
 except ImportError:
     cykooz_resizer = None
 
+# Of the files that are images: what `decode` reads, as far as the installed Pillow does.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".npy")
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 JPEG, JPEG_END, NPY, TIFF = b"\xff\xd8\xff", b"\xff\xd9", b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 COLORSPACE = {1: "GRAY", 3: "RGB"}

@@ -73,7 +73,7 @@ class Batches:
         self._batches: grain.DatasetIterator | None = iter(loaded.batch(chunks, batch_fn=_join))
         # Not grain's thread: it asks for the state of the workers first, which starts them one after the other.
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "data")
-        self._ahead = collections.deque(self._thread.submit(next, self._batches, None) for _ in range(AHEAD))
+        self._ahead = collections.deque(self._thread.submit(self._load) for _ in range(AHEAD))
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
@@ -88,14 +88,16 @@ class Batches:
                 f"a worker process of the input pipeline died ({str(error).split('. ')[0]}), perhaps for lack of "
                 "memory: set data.workers to fewer, or to 0"
             ) from None
+        self._ahead.append(self._thread.submit(self._load))
         if batch is None:
-            self._ahead.append(concurrent.futures.Future())  # so that the next call ends too
-            self._ahead[-1].set_result(None)
             raise StopIteration
-        self._ahead.append(self._thread.submit(next, self._batches, None))
         for name, reason in batch.pop(SKIPPED):
             self._source.skip(name, reason)
         return batch
+
+    def _load(self) -> dict[str, Any] | None:
+        """The next batch, None at the end and behind it."""
+        return next(self._batches, None) if self._batches is not None else None
 
     def close(self) -> None:
         """Ends threads and processes, and drops what they had ready; again, does nothing."""
@@ -285,7 +287,8 @@ def load_views(batch: HostBatch, examples: Split, *, channels: int, exif: bool) 
     Returns:
       {slot: reason} of the images that cannot be read; their pixels are zeros.
     """
-    items, sizes, unreadable = [], np.ones((len(batch.indices), 2), np.int64), {}
+    items: list[Any] = []
+    sizes, unreadable = np.ones((len(batch.indices), 2), np.int64), {}
     for slot, index in enumerate(batch.indices):
         try:
             items.append(examples[index])

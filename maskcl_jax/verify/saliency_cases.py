@@ -100,7 +100,7 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
     }
     made = {f"{name}_{by}": picture(f(planes, jnp.full(1, by))) for name, f in one.items() for by in c[name]}
     for name, order in {"bcsh": (0, 1, 2, 3), "hscb": (3, 2, 1, 0)}.items():
-        row = np.float32([*order, *c["jitter"], *color.IDENTITY[8:]])
+        row = np.array([*order, *c["jitter"], *color.IDENTITY[8:]], np.float32)
         made[f"jitter_{name}"] = color.apply(image, jnp.asarray(row)[None])[0]
     for sigma in c["blur_sigma"]:
         blurred = color.gaussian_blur(planes, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)
@@ -113,11 +113,11 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
     levels = {name: np.floor(np.asarray(x, np.float64) * 255 + 1e-3) for name, x in made.items()}
     outputs |= {f"{family}/{name}": x for name, x in levels.items() for family in ("pil", "u8")}
     whole = {"size": photo.shape[:2], "interpolation": "bilinear"}
-    outputs["pil/hflip"] = decode.crop_and_resize(photo, np.array([0, 0, *photo.shape[:2]]), flip=True, **whole)
+    outputs["pil/hflip"] = decode.crop_and_resize(photo, [0, 0, *photo.shape[:2]], flip=True, **whole)
     for i, box in enumerate(c["crops"]):
         for mode in ("bilinear", "bicubic"):
             size = (c["crop_size"],) * 2
-            crop = decode.crop_and_resize(photo, np.array(box), size=size, interpolation=mode, flip=False)
+            crop = decode.crop_and_resize(photo, box, size=size, interpolation=mode, flip=False)
             outputs[f"pil/resized_crop{i}_{mode}"] = crop
     return named(outputs, {})
 

@@ -8,6 +8,7 @@ import numpy as np
 from maskcl_jax.ops import cells
 from maskcl_jax.views import saliency
 from maskcl_jax.views.base import Batch, Entry, Ingredient, View
+from maskcl_jax.views.batches import HostBatch
 from maskcl_jax.views.saliency_maps import SaliencyMaps
 
 # Who can say on the host how salient a cell is; "maps": the user's own files.
@@ -101,7 +102,7 @@ class CellMask(Ingredient):
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
         """The map of every image, and each mask that follows from it."""
         xp, crops = batch.xp, batch.crops[view.name]
-        if self.maps is not None:
+        if self.maps is not None and isinstance(batch, HostBatch):
             activation = self.maps.cells(batch.indices, crops, self.grid)
         else:
             activation = saliency.activation(batch.images[view.name], self.grid, self.provider)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,10 @@ class SaliencyMaps:
         Returns:
           (B, grid, grid) float32.
         """
-        return np.stack([self._cells(i, *crop, grid) for i, crop in zip(indices, crops.tolist(), strict=True)])
+        return np.stack([self._cells(i, crop, grid) for i, crop in zip(indices, crops.tolist(), strict=True)])
 
-    def _cells(self, index, top, left, height, width, flip, grid):
+    def _cells(self, index: int, crop_and_flip: Sequence[int], grid: int) -> np.ndarray:
+        top, left, height, width, flip = crop_and_flip
         crop = Image.fromarray(self._read(index)[top : top + height, left : left + width])
         cells = np.asarray(crop.resize((grid, grid), Image.Resampling.BOX))
         return cells[:, ::-1] if flip else cells

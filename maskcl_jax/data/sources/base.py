@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from maskcl_jax.data import decode
 from maskcl_jax.errors import UserError
 
 SPLITS = ("train", "test")
+TEST_FRACTION = 0.1  # held out of labeled images where nothing is given to test on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,18 @@ class Encoded:
         """The images at `indices`, in that order; none is read."""
         return Encoded(Selection(self.payloads, indices), self.labels[indices], self.is_path)
 
+    def hold_out(self, names: Sequence[str]) -> "tuple[Encoded, Encoded]":
+        """(train, test): a tenth of every class, at least one of two, is for testing.
+
+        names: By whose hashes images are chosen, so that new images move few others.
+        """
+        hashes = [hashlib.blake2b(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+        order = np.lexsort((np.array(hashes), self.labels))
+        classes, start, count = np.unique(self.labels[order], return_index=True, return_counts=True)
+        wanted = np.where((classes >= 0) & (count > 1), np.maximum(np.round(TEST_FRACTION * count), 1), 0)
+        chosen = np.arange(len(order)) - np.repeat(start, count) < np.repeat(wanted, count)
+        return self.take(np.sort(order[~chosen])), self.take(np.sort(order[chosen]))
+
 
 class Selection(Sequence):
     """Some elements of a sequence, which are looked up when indexed."""
@@ -94,7 +108,7 @@ Split = Arrays | Encoded
 
 
 class Source(abc.ABC):
-    """One data set. A subclass sets the attributes and implements `num_examples` and `load`.
+    """One data set. A subclass sets the attributes and implements `load`.
 
     Attributes:
       num_classes: 0 where there are no labels.
@@ -112,12 +126,12 @@ class Source(abc.ABC):
         self._splits: dict[str, Split] = {}
 
     @abc.abstractmethod
-    def num_examples(self, split: str) -> int:
-        """How many images "train" or "test" has."""
-
-    @abc.abstractmethod
     def load(self, split: str) -> Split:
         """Opens a split. Called once for each; use `split`."""
+
+    def num_examples(self, split: str) -> int:
+        """How many images "train" or "test" has."""
+        return len(self.split(split))
 
     def split(self, name: str) -> Split:
         """The images of "train" or "test", loaded on the first call."""
@@ -141,14 +155,34 @@ class Source(abc.ABC):
         split = self.split("train")
         digest = hashlib.blake2b(np.ascontiguousarray(split.labels, np.int32).tobytes(), digest_size=16)
         if isinstance(split, Encoded) and split.is_path:
-            folder = os.path.commonpath([os.path.dirname(name) for name in split.payloads])
-            for name in split.payloads:
+            names = [split.name(index) for index in range(len(split))]
+            folder = os.path.commonpath([os.path.dirname(name) for name in names])
+            for name in names:
                 digest.update(os.path.relpath(name, folder).encode("utf-8", "surrogateescape") + b"\0")
         counts = {name: self.num_examples(name) for name in SPLITS}
-        return counts | {"classes": self.num_classes, "digest": digest.hexdigest()}
+        return {**counts, "classes": self.num_classes, "digest": digest.hexdigest()}
+
+    def describe(self, what: str) -> str:
+        """A `description`: what the data are, and how many."""
+        counts = f"{self.num_examples('train')} training and {self.num_examples('test')} test images"
+        return f"{what}, {counts}, " + (f"{self.num_classes} classes" if self.num_classes else "no labels")
 
     def skip(self, name: str, reason: str) -> None:
         """Records an image that cannot be read, and logs its name the first time."""
         if name not in self.skipped:
             self.skipped[name] = reason
             logging.warning("skipping an image that cannot be read: %s (%s)", name, reason)
+
+    def check_readable(self, images: Encoded, what: str, data_config: Any) -> None:
+        """Raises UserError where no image can be read. Stops at the first: all would take as long as an epoch."""
+        for index in range(len(images)):
+            try:
+                decode.decode(images[index], data_config.channels, exif=data_config.exif)
+                return
+            except Exception as error:  # the decoders raise a dozen types
+                self.skip(images.name(index), decode.reason_of(error))
+        first, endings = images.name(0), ", ".join(decode.EXTENSIONS)
+        raise UserError(
+            f"{what} has no readable image: all {len(images)} fail to decode, as {os.path.basename(first)} "
+            f"({self.skipped[first]}); give {endings} files of data.channels={data_config.channels}"
+        )

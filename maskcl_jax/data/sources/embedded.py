@@ -8,13 +8,14 @@ photograph they come from.
 
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from maskcl_jax.data.decode import to_channels
-from maskcl_jax.data.sources.base import Arrays, Source
+from maskcl_jax.data.sources.base import SPLITS, Arrays, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.randomness import generator
 
@@ -41,28 +42,25 @@ class EmbeddedSource(Source):
 
     def __init__(self, data_config: Any):
         super().__init__()
-        self._channels = data_config.channels
         files = photographs()
         self.class_names = tuple(file.stem for file in files)
         self.num_classes = len(files)
-        self._tiles = {"train": [], "test": []}
-        for name, file in zip(self.class_names, files, strict=True):
-            with Image.open(file) as image:
-                pixels = np.asarray(image.convert("RGB"))
-            for split, tiles in self._tiles.items():
-                corners = tile_corners(pixels, split, name)
-                tiles.append(np.stack([pixels[y : y + TILE, x : x + TILE] for y, x in corners]))
+        pixels = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+        self._opened = {split: self._tiles(pixels, split, data_config.channels) for split in SPLITS}
+        counts = {split: len(tiles) for split, tiles in self._opened.items()}
         self.description = (
-            f"embedded, {self.num_examples('train')} training and {self.num_examples('test')} test tiles of "
-            f"{TILE}x{TILE}x{self._channels} from {self.num_classes} photographs"
+            f"embedded, {counts['train']} training and {counts['test']} test tiles of "
+            f"{TILE}x{TILE}x{data_config.channels} from {self.num_classes} photographs"
         )
 
-    def num_examples(self, split: str) -> int:
-        return sum(len(tiles) for tiles in self._tiles[split])
-
     def load(self, split: str) -> Arrays:
-        labels = np.repeat(np.arange(self.num_classes, dtype=np.int32), [len(tiles) for tiles in self._tiles[split]])
-        return Arrays(to_channels(np.concatenate(self._tiles[split]), self._channels), labels)
+        return self._opened[split]
+
+    def _tiles(self, pixels: Sequence[np.ndarray], split: str, channels: int) -> Arrays:
+        corners = [tile_corners(image, split, name) for image, name in zip(pixels, self.class_names, strict=True)]
+        tiles = [image[y : y + TILE, x : x + TILE] for image, of in zip(pixels, corners, strict=True) for y, x in of]
+        labels = np.repeat(np.arange(self.num_classes, dtype=np.int32), [len(of) for of in corners])
+        return Arrays(to_channels(np.stack(tiles), channels), labels)
 
 
 def photographs() -> list[pathlib.Path]:

@@ -1,8 +1,6 @@
 """Image files: all under a folder, with labels from its sub-folders, or those that a list names, with labels or not."""
 
 import collections
-import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -11,43 +9,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from maskcl_jax.data import decode
+from maskcl_jax.data.decode import EXTENSIONS
 from maskcl_jax.data.sources.base import Encoded, Source
 from maskcl_jax.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".npy")
-TEST_FRACTION = 0.1  # held out of labeled images where nothing is given to test on
 SPLIT_NAMES = {"train": ("train", "training"), "test": ("val", "valid", "validation", "test", "testing")}
 NAMED = 3  # examples in a message
 
-
-@dataclasses.dataclass
-class Survey:
-    """What lies under a folder.
-
-    Attributes:
-      images: Files that are used, sorted.
-      unused: How many files of each ending are not.
-      folders: Folders that hold files, but none that is used.
-      links: Links to folders that are read already, or lie above.
-    """
-
-    images: list[pathlib.Path] = dataclasses.field(default_factory=list)
-    unused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    folders: list[str] = dataclasses.field(default_factory=list)
-    links: list[str] = dataclasses.field(default_factory=list)
-
-    def remarks(self) -> list[str]:
-        """One sentence for each kind of what is not used."""
-        out = []
-        if self.unused:
-            kinds = ", ".join(f"{count} {ending}" for ending, count in self.unused.most_common(5))
-            out.append(f"{self.unused.total()} files are not used, as their endings are not those of images: {kinds}")
-        if self.folders:
-            out.append(f"{len(self.folders)} folders have files but no image: {examples(self.folders)}")
-        if self.links:
-            out.append(f"{len(self.links)} links lead to folders that are read already: {examples(self.links)}")
-        return out
+Labels = list[str | None]  # of files: names of classes, None for none
 
 
 class FolderSource(Source):
@@ -61,90 +30,67 @@ class FolderSource(Source):
 
     def __init__(self, data_config: Any):
         super().__init__()
-        self._channels, self._exif = data_config.channels, data_config.exif
-        train, test = self._read(data_config, "list", "path"), ([], [])
-        if data_config.test_list or data_config.test_path:
-            labeled = any(label is not None for label in train[1])
-            test = self._read(data_config, "test_list", "test_path", labeled=labeled)
-        names = sorted({label for label in train[1] if label is not None}, key=_natural)
-        self.class_names = tuple(names)
-        self.num_classes = len(names)
-        if test[0]:
-            self._check_classes(test[1], data_config)
-        elif names:
-            held = held_out(*train, root=data_config.path)
-            files, labels = train
-            test, train = (
-                ([files[i] for i in where], [labels[i] for i in where]) for where in map(np.flatnonzero, (held, ~held))
-            )
-        self._splits_of = {"train": train, "test": test}
-        where = f"list {data_config.list}" if data_config.list else f"folder {data_config.path}"
-        classes = f"{self.num_classes} classes" if names else "no labels"
-        counts = f"{self.num_examples('train')} training and {self.num_examples('test')} test images"
-        self.description = f"{where}, {counts}, {classes}"
-
-    def num_examples(self, split: str) -> int:
-        return len(self._splits_of[split][0])
-
-    def load(self, split: str) -> Encoded:
-        files, labels = self._splits_of[split]
-        number = {name: i for i, name in enumerate(self.class_names)}
-        return Encoded(files, np.array([number.get(label, -1) for label in labels], np.int32), is_path=True)
-
-    def _read(
-        self, data_config: Any, list_field: str, path_field: str, *, labeled: bool | None = None
-    ) -> tuple[list[str], list[str | None]]:
-        """(files, labels) that a list or a folder gives. labeled: whether sub-folders are classes; None: find out."""
-        if file := data_config[list_field]:
-            files, labels = read_list(file, data_config.path, field=f"data.{list_field}")
-            place = f"data.{list_field}={file!r}"
-        else:
-            root = _folder(data_config[path_field], f"data.{path_field}")
-            survey = survey_folder(root)
-            for remark in survey.remarks():
-                logging.warning("%s: %s", root, remark)
-            if not survey.images:
-                raise UserError(_no_images(root, survey))
-            if path_field == "path":
-                check_layout(root, survey.images, has_test=bool(data_config.test_path or data_config.test_list))
-            files, labels = label_by_folder(root, survey.images, labeled=labeled)
-            place = f"folder {root}"
-        self._check_readable(place, files)
-        return files, labels
-
-    def _check_readable(self, place: str, files: Sequence[str]) -> None:
-        """Stops at the first image that can be read: all of them would take as long as an epoch."""
-        reason = ""
-        for file in files:
-            try:
-                with open(file, "rb") as opened:
-                    decode.decode(opened.read(), self._channels, exif=self._exif)
-                return
-            except Exception as error:  # the decoders raise a dozen types
-                self.skip(file, decode.reason_of(error))
-                reason = reason or self.skipped[file]
-        raise UserError(
-            f"{place} has no readable image: all {len(files)} fail to decode, as {os.path.basename(files[0])} "
-            f"({reason}); give {', '.join(EXTENSIONS)} files of data.channels={self._channels}"
+        files, labels = self._read(data_config, "")
+        self.class_names = tuple(sorted({label for label in labels if label is not None}, key=_natural))
+        self.num_classes = len(self.class_names)
+        train = self._encoded(files, labels)
+        test = train.take(np.arange(0))
+        if given := data_config.test_list or data_config.test_path:
+            test_files, test_labels = self._read(data_config, "test_", labeled=self.num_classes > 0)
+            unknown = sorted({label for label in test_labels if label is not None} - {*self.class_names})
+            if self.num_classes and unknown:
+                raise UserError(
+                    f"the test images in {given!r} have the class {unknown[0]!r}, which is no class of the training "
+                    "images: both need the same classes"
+                )
+            test = self._encoded(test_files, test_labels)
+        elif self.num_classes:
+            root = pathlib.Path(data_config.path or ".").expanduser()
+            train, test = train.hold_out([os.path.relpath(file, root) for file in files])
+        self._opened = {"train": train, "test": test}
+        self.description = self.describe(
+            f"list {data_config.list}" if data_config.list else f"folder {data_config.path}"
         )
 
-    def _check_classes(self, labels: Sequence[str | None], data_config: Any) -> None:
-        unknown = sorted({label for label in labels if label is not None} - set(self.class_names))
-        if self.num_classes and unknown:
-            test = data_config.test_list or data_config.test_path
-            raise UserError(
-                f"the test images in {test!r} have the class {unknown[0]!r}, which is no class of the training images: "
-                "both need the same classes"
-            )
+    def load(self, split: str) -> Encoded:
+        return self._opened[split]
+
+    def _encoded(self, files: Sequence[str], labels: Labels) -> Encoded:
+        number = {name: i for i, name in enumerate(self.class_names)}
+        numbers = [-1 if label is None else number.get(label, -1) for label in labels]
+        return Encoded(files, np.array(numbers, np.int32), is_path=True)
+
+    def _read(self, data_config: Any, prefix: str, *, labeled: bool | None = None) -> tuple[list[str], Labels]:
+        """(files, labels) that a list or a folder gives. labeled: whether sub-folders are classes; None: find out."""
+        if file := data_config[f"{prefix}list"]:
+            what = f"data.{prefix}list={file!r}"
+            files, labels = read_list(file, data_config.path, what=what)
+        else:
+            root = _folder(data_config[f"{prefix}path"], f"data.{prefix}path")
+            what = f"folder {root}"
+            images = find_images(root)
+            if not images:
+                tars = len(list(root.rglob("*.tar")))
+                remedy = f"but {tars} .tar files: set data.source=tar" if tars else f"({', '.join(EXTENSIONS)})"
+                raise UserError(f"folder {root} has no images {remedy}")
+            if not prefix:
+                check_layout(root, images, has_test=bool(data_config.test_path or data_config.test_list))
+            files, labels = label_by_folder(root, images, labeled=labeled)
+        self.check_readable(self._encoded(files, labels), what, data_config)
+        return files, labels
 
 
-def survey_folder(root: pathlib.Path) -> Survey:
-    """Looks at everything under a folder; links to folders are followed once.
+def find_images(root: pathlib.Path) -> list[pathlib.Path]:
+    """Every image file under a folder, sorted; links to folders are followed once.
+
+    What is not used is counted and named in the log.
 
     Raises:
       UserError: A folder cannot be opened.
     """
-    survey, seen = Survey(), set()
+    images: list[pathlib.Path] = []
+    unused: collections.Counter[str] = collections.Counter()
+    without, links, seen = [], [], set()
 
     def refuse(error: OSError) -> None:
         raise UserError(f"the folder {error.filename!r} cannot be read ({error.strerror}): allow it, or remove it")
@@ -152,33 +98,35 @@ def survey_folder(root: pathlib.Path) -> Survey:
     for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above would never end
-            survey.links.append(folder)
+            links.append(folder)
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        images = [name for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        others = [name for name in files if not name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        survey.images += [pathlib.Path(folder, name) for name in images]
-        survey.unused.update(os.path.splitext(name)[1].lower() or "without ending" for name in others)
-        survey.unused.update({"hidden": sum(name.startswith(".") for name in files)})
-        if others and not images:
-            survey.folders.append(folder)
-    survey.unused = +survey.unused
-    survey.images.sort()
-    return survey
-
-
-def find_images(root: pathlib.Path) -> list[pathlib.Path]:
-    """Every image file under a folder, sorted."""
-    return survey_folder(root).images
+        shown = [name for name in files if not name.startswith(".")]
+        found = [name for name in shown if name.lower().endswith(EXTENSIONS)]
+        others = [os.path.splitext(name)[1].lower() or "without ending" for name in {*shown}.difference(found)]
+        images += [pathlib.Path(folder, name) for name in found]
+        unused.update(others + ["hidden"] * (len(files) - len(shown)))
+        if others and not found:
+            without.append(folder)
+    if unused:
+        kinds = ", ".join(f"{count} {ending}" for ending, count in unused.most_common(5))
+        logging.warning("%s: %d files are not used, as their endings are not those of images: %s",
+                        root, unused.total(), kinds)  # fmt: skip
+    if without:
+        logging.warning("%s: %d folders have files but no image: %s", root, len(without), examples(without))
+    if links:
+        logging.warning("%s: %d links lead to folders that are read already: %s", root, len(links), examples(links))
+    return sorted(images)
 
 
 def check_layout(root: pathlib.Path, images: Sequence[pathlib.Path], *, has_test: bool) -> None:
     """Raises UserError where the sub-folders are splits rather than classes."""
-    names = {path.relative_to(root).parts[0] for path in images}
-    train = next((name for name in sorted(names) if name.lower() in SPLIT_NAMES["train"]), None)
-    test = next((name for name in sorted(names) if name.lower() in SPLIT_NAMES["test"]), None)
+    names = sorted({path.relative_to(root).parts[0] for path in images})
+    train, test = (
+        next((name for name in names if name.lower() in SPLIT_NAMES[split]), None) for split in ("train", "test")
+    )
     if train and (test or len(names) == 1):
         hint = f" and data.test_path={root / test}" if test and not has_test else ""
         raise UserError(
@@ -189,14 +137,14 @@ def check_layout(root: pathlib.Path, images: Sequence[pathlib.Path], *, has_test
 
 def label_by_folder(
     root: pathlib.Path, images: Sequence[pathlib.Path], *, labeled: bool | None
-) -> tuple[list[str], list[str | None]]:
+) -> tuple[list[str], Labels]:
     """(files, label of each), the label being the first sub-folder; None for all where that is no class.
 
     labeled: Whether it is one; None: where there are two or more, and few images beside them.
     """
-    parts = [path.relative_to(root).parts for path in images]
-    loose = [str(path) for path, part in zip(images, parts, strict=True) if len(part) == 1]
-    names = {part[0] for part in parts if len(part) > 1}
+    folders = [(str(path), path.relative_to(root).parts[:-1]) for path in images]
+    loose = [file for file, parts in folders if not parts]
+    names = {parts[0] for _, parts in folders if parts}
     if labeled is None:
         labeled = len(names) > 1 and len(loose) <= max(1, len(images) // 100)
     if not labeled:
@@ -204,21 +152,20 @@ def label_by_folder(
             logging.info("%s has the one sub-folder %r: its images are taken as unlabeled", root, min(names))
         elif names:
             logging.info("%s: no labels, as %d of %d images lie in no sub-folder", root, len(loose), len(images))
-        return [str(path) for path in images], [None] * len(images)
+        return [file for file, _ in folders], [None] * len(images)
     if loose:
         logging.warning("%s: the sub-folders are classes; %d images lie in none and are left out: %s",
                         root, len(loose), examples(loose))  # fmt: skip
-    kept = [(str(path), part[0]) for path, part in zip(images, parts, strict=True) if len(part) > 1]
-    return [file for file, _ in kept], [label for _, label in kept]
+    return [file for file, parts in folders if parts], [parts[0] for _, parts in folders if parts]
 
 
-def read_list(file: str, root: str, *, field: str) -> tuple[list[str], list[str | None]]:
+def read_list(file: str, root: str, *, what: str) -> tuple[list[str], Labels]:
     """(files, label of each) that a text file names: one path a line, and behind a tab or a space perhaps a label.
 
     Args:
       file: The list. A path in it that is not absolute lies under `root`, or beside the list where that is "".
       root: `data.path`.
-      field: What the list was given as.
+      what: The field and its value.
 
     Raises:
       UserError: There is no such list, or it is no list of files.
@@ -226,12 +173,10 @@ def read_list(file: str, root: str, *, field: str) -> tuple[list[str], list[str 
     try:
         text = pathlib.Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{field}={file!r} cannot be read ({type(error).__name__}): give a text file of paths"
-        ) from None
+        raise UserError(f"{what} cannot be read ({type(error).__name__}): give a text file of paths") from None
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines:
-        raise UserError(f"{field}={file!r} is empty: give one path a line")
+        raise UserError(f"{what} is empty: give one path a line")
     base = pathlib.Path(root or pathlib.Path(file).parent).expanduser()
     # The first line decides what the others are: paths may have spaces.
     if "\t" in lines[0]:
@@ -240,28 +185,13 @@ def read_list(file: str, root: str, *, field: str) -> tuple[list[str], list[str 
         pairs = [[line] for line in lines]
     else:
         pairs = [line.rsplit(None, 1) for line in lines]
-    odd = next((i for i, pair in enumerate(pairs) if len(pair) != len(pairs[0])), None)
-    if odd is not None:
-        raise UserError(
-            f"{field}={file!r}: line {odd + 1}, {lines[odd]!r}, is of another form than the first: label all, or none"
-        )
+    for number, (line, pair) in enumerate(zip(lines, pairs, strict=True), 1):
+        if len(pair) != len(pairs[0]):
+            raise UserError(f"{what}: line {number}, {line!r}, is of another form than the first: label all, or none")
     files = [str(base / pair[0]) for pair in pairs]
     if repeated := len(files) - len(set(files)):
-        logging.warning("%s=%r names %d files more than once", field, file, repeated)
+        logging.warning("%s names %d files more than once", what, repeated)
     return files, [pair[1].strip() if len(pair) > 1 else None for pair in pairs]
-
-
-def held_out(files: Sequence[str], labels: Sequence[str | None], *, root: str) -> np.ndarray:
-    """(N,) bool: a tenth of every class, at least one of two; by a hash of the path: new files move few others."""
-    base = pathlib.Path(root or ".").expanduser()
-    classes: dict[str | None, list[int]] = {}
-    for i, label in enumerate(labels):
-        classes.setdefault(label, []).append(i)
-    held = np.zeros(len(files), bool)
-    for members in classes.values():
-        count = max(1, round(TEST_FRACTION * len(members))) if len(members) > 1 else 0
-        held[sorted(members, key=lambda i: _hash(os.path.relpath(files[i], base)))[:count]] = True
-    return held
 
 
 def examples(names: Sequence[str]) -> str:
@@ -269,29 +199,15 @@ def examples(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
-def _hash(path: str) -> bytes:
-    return hashlib.blake2b(path.encode("utf-8", "surrogateescape")).digest()
-
-
 def _natural(label: str) -> tuple[int, int, str]:
     """Numbers in their order, before words."""
     return (0, int(label), label) if label.isdecimal() else (1, 0, label)
 
 
-def _no_images(root: pathlib.Path, survey: Survey) -> str:
-    if survey.unused[".tar"]:
-        return f"folder {root} has no images but {survey.unused['.tar']} .tar files: set data.source=tar"
-    there = f" ({survey.remarks()[0]})" if survey.unused else ""
-    return f"folder {root} has no images: it needs files ending in {', '.join(EXTENSIONS)}{there}"
-
-
 def _folder(path: str, field: str) -> pathlib.Path:
-    if not path:
-        raise UserError(f"{field}={path!r} is empty: give the folder that holds the images")
     folder = pathlib.Path(path).expanduser()
-    if not folder.exists():
-        raise UserError(f"{field}={path!r} does not exist: give the folder that holds the images")
-    if not folder.is_dir():
-        hint = "set data.source=tar" if path.endswith(".tar") else "give the folder that holds the images"
-        raise UserError(f"{field}={path!r} is a file: {hint}")
-    return folder
+    if path and folder.is_dir():
+        return folder
+    problem = "is a file" if path and folder.exists() else "does not exist" if path else "is empty"
+    hint = "set data.source=tar" if path.endswith(".tar") else "give the folder that holds the images"
+    raise UserError(f"{field}={path!r} {problem}: {hint}")

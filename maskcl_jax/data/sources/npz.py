@@ -27,25 +27,18 @@ class NpzSource(Source):
                 arrays = {name: file[name] for name in file.files}
         except (ValueError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} cannot be read as a .npz of arrays: {error}") from None
-        self._arrays = {split: _split(path, arrays, split) for split in SPLITS}
-        if not len(self._arrays["train"]):
+        self._opened = {split: _split(path, arrays, split) for split in SPLITS}
+        if not len(self._opened["train"]):
             raise UserError(f"{path} has no array train_images or images: it has {', '.join(arrays) or 'nothing'}")
-        labels = np.concatenate([self._arrays[split].labels for split in SPLITS])
-        found = int(labels.max()) + 1
+        found = max(int(split.labels.max(initial=-1)) for split in self._opened.values()) + 1
         self.class_names = tuple(map(str, arrays.get("class_names", range(found))))
         if len(self.class_names) < found:
             raise UserError(f"{path} has labels up to {found - 1}, but {len(self.class_names)} class_names")
         self.num_classes = len(self.class_names) if found else 0
-        counts = f"{self.num_examples('train')} training and {self.num_examples('test')} test images"
-        size = "x".join(map(str, self._arrays["train"].images.shape[1:]))
-        classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
-        self.description = f"{path.name}, {counts} of {size}, {classes}"
-
-    def num_examples(self, split: str) -> int:
-        return len(self._arrays[split])
+        self.description = self.describe(f"{path.name} of {'x'.join(map(str, self._opened['train'].images.shape[1:]))}")
 
     def load(self, split: str) -> Arrays:
-        return self._arrays[split]
+        return self._opened[split]
 
 
 def _split(path: pathlib.Path, arrays: dict[str, np.ndarray], split: str) -> Arrays:

@@ -1,8 +1,9 @@
 """Random access to files of records, as TFDS prepares data sets: TFRecord and ArrayRecord.
 
 A TFRecord file is a sequence of: length (8 bytes, little-endian), its checksum (4), the record, its checksum (4). An
-index of where each record begins, with the labels, is made once and kept: in the folder of the data, or in the user's
-cache where that folder is read-only. A record is a `tf.train.Example`, a protocol buffer that maps names to values.
+index of where each record begins, with the labels, is made once for each file and kept: in the folder of the data, or
+in the user's cache where that folder is read-only. A record is a `tf.train.Example`, a protocol buffer that maps names
+to values.
 
 Source: tensorflow.org/tutorials/load_data/tfrecord, protobuf.dev/programming-guides/encoding.
 """
@@ -16,7 +17,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -24,17 +25,17 @@ from absl import logging
 from maskcl_jax.errors import UserError
 
 # One entry a record. file: which of the files. place: of a TFRecord file, the record's first byte; of an ArrayRecord
-# file, its number. length: in bytes, 0 where it is not known, -1 of a damaged
-# one. label: -1 for none.
+# file, its number. length: in bytes, 0 where it is not known, -1 of a damaged one. label: -1 for none.
 ENTRY = np.dtype([("file", "<i4"), ("place", "<i8"), ("length", "<i8"), ("label", "<i4")])
 HEADER, FOOTER = 12, 4  # bytes before and after a record
 WINDOW = 4096  # bytes read at once in search of a label; a longer image before it is stepped over, not read
 THREADS = 16  # that make an index: reading a little in many places is waiting
-SAVE_SECONDS = 15.0  # between two savings of an unfinished index
-VERSION = 1  # of the index file
+SAY_SECONDS = 15.0  # between two lines on the progress of an index
+VERSION = 2  # of the index files
 VARINT, DELIMITED = 0, 2  # wire types of a protocol buffer
 
 Peek = Callable[[int, int], bytes]  # (position, count) -> those bytes of a record, or more
+Scan = Callable[[str], np.ndarray]  # finds the records of a file
 
 
 class Records(Sequence):
@@ -66,6 +67,11 @@ class Records(Sequence):
         if len(record) < length:
             raise OSError(f"{self.files[file]} ends inside a record")
         return record
+
+    def names(self) -> list[str]:
+        """What tells each record from the others, wherever the files lie."""
+        bases = [os.path.basename(file) for file in self.files]
+        return [f"{bases[file]}/{place}" for file, place in self.entries[["file", "place"]].tolist()]
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_readers": {}}  # a worker process opens its own
@@ -145,16 +151,15 @@ def _varint(peek: Peek, at: int) -> tuple[int, int]:
 
 
 def index_of(
-    folder: pathlib.Path, name: str, files: Sequence[str], scan_file: Callable[[str], np.ndarray], *, key: str
+    folder: pathlib.Path, files: Sequence[str], scan_file: Callable[[str], np.ndarray], key: str
 ) -> np.ndarray:
     """Where all records of some files lie: (N,) of `ENTRY`, in the order of the files.
 
-    Reads it from where it was kept, makes it where it is missing, unfinished or older than its data, and keeps it. An
-    interrupted call goes on where it stopped.
+    Reads what was kept of each file, makes what is missing or older than its data, and keeps it. So an interrupted call
+    goes on where it stopped.
 
     Args:
       folder: The files lie in or under it.
-      name: Of the index in that folder.
       files: Their paths.
       scan_file: Finds the records of one.
       key: What else the index depends on.
@@ -165,32 +170,49 @@ def index_of(
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
         raise UserError(f"{missing[0]} is missing, one of {len(files)} files: copy it, or prepare the data set again")
-    index = _Index(folder, name, key, {os.path.relpath(file, folder): _stamp(file) for file in files})
-    parts = index.read()
-    todo = [file for file in files if os.path.relpath(file, folder) not in parts]
-    if todo:
-        _make(parts, todo, scan_file, index)
-    for number, file in enumerate(files):
-        parts[os.path.relpath(file, folder)]["file"] = number
-    return np.concatenate([parts[os.path.relpath(file, folder)] for file in files])
-
-
-def _make(parts: dict[str, np.ndarray], todo: Sequence[str], scan_file, index: "_Index") -> None:
-    """Adds the files that `parts` lacks; writes the index now and then, and at the end whatever happens."""
-    start = saved = time.monotonic()
+    parts, start = [], time.monotonic()
+    said = start
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        jobs = {pool.submit(scan_file, file): file for file in todo}
+        for number, part in enumerate(pool.map(lambda file: _index_of(folder, file, scan_file, key), files)):
+            part["file"] = number
+            parts.append(part)
+            if time.monotonic() - said > SAY_SECONDS:
+                said = time.monotonic()
+                logging.info("index of %s: %d of %d files, %.0f s", folder, len(parts), len(files), said - start)
+    return np.concatenate(parts)
+
+
+def _index_of(folder: pathlib.Path, file: str, scan_file: Scan, key: str) -> np.ndarray:
+    """The entries of one file, kept or made."""
+    stat = os.stat(file)
+    stamp = f"{VERSION} {key} {stat.st_size} {stat.st_mtime_ns}"  # changes when the file does
+    kept = [place / f"{os.path.relpath(file, folder)}.npz" for place in _places(folder)]
+    for path in kept:
+        with contextlib.suppress(OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile), np.load(path) as index:
+            if index["stamp"] == stamp:
+                return index["entries"]
+    entries = scan_file(file)
+    for path in kept:
+        beside = path.with_name(f"{uuid.uuid4().hex}.npz")
         try:
-            for done, job in enumerate(concurrent.futures.as_completed(jobs), 1):
-                parts[os.path.relpath(jobs[job], index.folder)] = job.result()
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    index.write(parts)
-                    saved = time.monotonic()
-                    logging.info("index of %s: %d of %d files, %.0f s", index.folder, done, len(todo), saved - start)
-        finally:
-            for job in jobs:
-                job.cancel()
-            index.write(parts)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(beside, stamp=stamp, entries=entries)
+            os.replace(beside, path)  # whole, or not at all, for whoever reads it meanwhile
+            return entries
+        except OSError:  # read-only, or full
+            with contextlib.suppress(OSError):
+                beside.unlink()
+    logging.warning("the index of %s cannot be kept in %s", file, " or ".join(str(path.parent) for path in kept))
+    return entries
+
+
+def _places(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Where indices are kept: beside the data unless their folder is read-only, or in the user's cache."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    number = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
+    # Root could write in a read-only folder all the same.
+    beside = [folder / ".maskcl_jax"] if folder.stat().st_mode & 0o222 else []
+    return [*beside, cache / "maskcl_jax" / number]
 
 
 def scan(path: str, count: int, label: str) -> np.ndarray:
@@ -250,64 +272,3 @@ def _windows(descriptor: int, first: int, window: bytes) -> Peek:
         return window[position - start : position - start + count]
 
     return peek
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    """Changes when a file does: its size, and when it was written."""
-    stat = os.stat(path)
-    return stat.st_size, stat.st_mtime_ns
-
-
-class _Index(NamedTuple):
-    """The file that keeps where records lie. stamps: {file: its `_stamp`}."""
-
-    folder: pathlib.Path
-    name: str
-    key: str
-    stamps: dict[str, tuple[int, int]]
-
-    def places(self) -> list[pathlib.Path]:
-        """Where it may be: beside the data unless that folder is read-only, or in the user's cache."""
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        number = hashlib.blake2b(str(self.folder.resolve()).encode(), digest_size=8).hexdigest()
-        # Root could write in a read-only folder all the same.
-        beside = [self.folder / ".maskcl_jax"] if self.folder.stat().st_mode & 0o222 else []
-        return [*beside, cache / "maskcl_jax" / number]
-
-    def read(self) -> dict[str, np.ndarray]:
-        """{file: its entries} of the files that were indexed as they are now."""
-        for place in self.places():
-            try:
-                with np.load(place / f"{self.name}.npz") as file:
-                    if (int(file["version"]), str(file["key"])) != (VERSION, self.key):
-                        continue
-                    parts = np.split(file["entries"], np.cumsum(file["counts"])[:-1])
-                    known = zip(file["files"].tolist(), map(tuple, file["stamps"].tolist()), parts, strict=True)
-                    return {name: part for name, stamp, part in known if self.stamps.get(name) == stamp}
-            except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-                continue  # none, or one that was damaged: made anew
-        return {}
-
-    def write(self, parts: dict[str, np.ndarray]) -> None:
-        """Writes it in the first place that allows it; where none does, the next run makes it again."""
-        if not parts:
-            return
-        content: dict[str, Any] = {
-            "version": VERSION,
-            "key": self.key,
-            "files": np.array(list(parts)),
-            "stamps": np.array([self.stamps[name] for name in parts], np.int64),
-            "counts": np.array([len(part) for part in parts.values()], np.int64),
-            "entries": np.concatenate(list(parts.values())),
-        }
-        for place in self.places():
-            beside = place / f"{self.name}.{uuid.uuid4().hex}.npz"
-            try:
-                place.mkdir(parents=True, exist_ok=True)
-                np.savez(beside, **content)
-                os.replace(beside, place / f"{self.name}.npz")  # whole, or not at all, for whoever reads it meanwhile
-                return
-            except OSError:  # read-only, or full
-                with contextlib.suppress(OSError):
-                    beside.unlink()
-        logging.warning("the index of %r cannot be kept in %s", self.name, " or ".join(map(str, self.places())))

@@ -117,7 +117,7 @@ class Prepared:
         for split, first, last in self.ranges(instruction, field=field):
             found = self.splits[split]
             scan = functools.partial(self._scan, dict(zip(*found, strict=True)))
-            index = records.index_of(self.folder, split, found.files, scan, key=self.label)[first:last]
+            index = records.index_of(self.folder, found.files, scan, self.label)[first:last]
             index["file"] += len(files)
             files += self.splits[split].files
             parts.append(index)
@@ -185,9 +185,7 @@ class TfdsSource(Source):
         self._image = self._prepared.image_key()
         self.class_names = self._prepared.class_names
         self.num_classes = len(self.class_names)
-        counts = f"{self._counts['train']} training and {self._counts['test']} test images"
-        classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
-        self.description = f"tfds {self._prepared.full_name}, {counts}, {classes}"
+        self.description = self.describe(f"tfds {self._prepared.full_name}")
 
     def num_examples(self, split: str) -> int:
         # A split that is kept in memory is counted as read: unreadable images are not in it.
