@@ -16,6 +16,7 @@ extensions = [
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
 
+smartquotes = False  # they turn --flag into a dash
 myst_heading_anchors = 4  # links to headings, as GitHub makes them
 suppress_warnings = ["myst.header"]
 
