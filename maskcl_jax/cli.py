@@ -9,7 +9,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_collections
 from absl import app, flags, logging
@@ -45,6 +45,15 @@ def define_config() -> ConfigFlag:
     )
     flags.DEFINE_bool("print_config", False, "Print every field with its value and where that comes from, and exit.")
     return CONFIG
+
+
+Value = TypeVar("Value")
+
+
+def given(flag: flags.FlagHolder[Value | None]) -> Value:
+    """The value of a flag that is marked as required: no program starts without it."""
+    assert flag.value is not None
+    return flag.value
 
 
 def run(main: Callable[[list[str]], None], *, positional: str = "", several: bool = False) -> None:

@@ -34,7 +34,7 @@ from maskcl_jax.methods import create as create_method
 from maskcl_jax.models.kernels import resolve
 from maskcl_jax.performance import compiled as compiled_lib
 from maskcl_jax.performance import flops
-from maskcl_jax.performance.chips import CHIPS, Chip
+from maskcl_jax.performance.devices import CHIPS, Chip
 from maskcl_jax.training import memory, sharding
 from maskcl_jax.training.logging import summary_table
 from maskcl_jax.training.step import Program
@@ -170,7 +170,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
         raise UserError("libtpu, the TPU's compiler, is missing: pip install 'jax[tpu]'")
     for name, value in LIBTPU_VARIABLES.items():
         os.environ.setdefault(name, value)
-    if not jax.config.jax_platforms:
+    if not jax.config.values["jax_platforms"]:
         jax.config.update("jax_platforms", "cpu")  # or JAX would look for a TPU to run on
     # A v4 chip's two cores are one device to a program, as on the machine.
     options = {"chip_config_name": "megacore"} if generation == "v4" else {}
@@ -183,7 +183,7 @@ def create_program(config: Any, devices: Sequence[jax.Device]) -> Program:
     mesh = sharding.create_mesh(config.mesh, devices)
     config = config.copy_and_resolve_references()
     config.kernels = resolve(config.kernels, devices[0].platform)  # not those of this machine
-    sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
+    sharding.check_batch(config.batch_size, mesh, parts=config_lib.split_fields(config))
     config = memory.with_remat(config, mesh)
     per_epoch = max(1, IMAGES.get(config.data.name, OTHER_DATA) // config.batch_size)
     return Program.of(config, mesh, create_method(config, mesh), per_epoch)
@@ -196,7 +196,8 @@ def check(config: Any, topology: str, devices: Sequence[jax.Device]) -> Report:
     begin = time.monotonic()
     compiled, needed = compile_or_needed_bytes(traced.lower())
     seconds = time.monotonic() - begin
-    fits = compiled is not None
+    usable_gib = chip_in(topology).usable_gib
+    assert usable_gib is not None  # known of every TPU
     return Report(
         method=config.method.name,
         preset=config.preset,
@@ -204,19 +205,19 @@ def check(config: Any, topology: str, devices: Sequence[jax.Device]) -> Report:
         chips=len(devices),
         batch_size=config.batch_size,
         remat=program.config.remat,
-        fits=fits,
+        fits=compiled is not None,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         state_bytes=sharding.bytes_per_device(state, jax.tree.map(lambda leaf: leaf.sharding, state)),
-        peak_bytes=compiled_lib.peak_bytes(compiled) if fits else needed,
-        usable_bytes=int(chip_in(topology).usable_gib * GIB),
+        peak_bytes=needed if compiled is None else compiled_lib.peak_bytes(compiled),
+        usable_bytes=int(usable_gib * GIB),
         matrix_flops=flops.matrix_flops(traced.jaxpr) / len(devices),
         model_flops=program.model_flops() / len(devices),
-        compiler_flops=compiled_lib.compiler_flops(compiled) if fits else None,
-        bytes_accessed=compiled_lib.bytes_accessed(compiled) if fits else None,
-        collectives=compiled_lib.count_collectives(compiled.as_text()) if fits else None,
+        compiler_flops=None if compiled is None else compiled_lib.compiler_flops(compiled),
+        bytes_accessed=None if compiled is None else compiled_lib.bytes_accessed(compiled),
+        collectives=None if compiled is None else compiled_lib.count_collectives(compiled.as_text() or ""),
         compile_seconds=seconds,
         versions=f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}",
-        effort=jax.config.jax_exec_time_optimization_effort,
+        effort=jax.config.values["jax_exec_time_optimization_effort"],
         images=run_images(config),
     )
 
@@ -283,10 +284,8 @@ def largest(first: int, first_fits: bool, fits: Callable[[int], bool]) -> int:
 
 def as_json(report: Report, mfu: float) -> dict[str, Any]:
     """The fields of the report, and what follows from them at an assumed MFU."""
-    traffic = report.collectives and {kind: t._asdict() for kind, t in report.collectives.items()}
     return {
         **dataclasses.asdict(report),
-        "collectives": traffic,
         "flops_per_image": report.flops_per_image,
         "bound": report.bound and report.bound._asdict(),
         "assumed_mfu": mfu,

@@ -40,7 +40,7 @@ CHECK = flags.DEFINE_bool("check", None, "Load it and compare; default: where th
 def main(argv: list[str]) -> None:
     """Writes the folder and prints its README."""
     options = {"network": NETWORK.value, "full": FULL.value, "check": CHECK.value}
-    print(export(WORKDIR.value, FORMAT.value, OUT.value, step=STEP.value, **options))
+    print(export(cli.given(WORKDIR), cli.given(FORMAT), cli.given(OUT), step=STEP.value, **options))
 
 
 def export(workdir: str, format: str, out: str, *, step: int | None = None, **options: Any) -> str:

@@ -25,7 +25,7 @@ OUT = flags.DEFINE_string("out", None, "The new run's folder.")
 
 def main(argv: list[str]) -> None:
     """Writes the run and prints what was done with the weights."""
-    for line in import_run(argv[1], METHOD.value, OUT.value, CONFIG.value):
+    for line in import_run(argv[1], cli.given(METHOD), cli.given(OUT), CONFIG.value):
         print(line)
     print(f"go on: python -m maskcl_jax.main --workdir={OUT.value}")
 

@@ -14,8 +14,8 @@ from PIL import Image
 from maskcl_jax.benchmark import jpegs, modes, startup
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
-from maskcl_jax.performance import chips, flops
-from maskcl_jax.training import platform, sharding
+from maskcl_jax.performance import devices, flops
+from maskcl_jax.training import sharding
 from maskcl_jax.training.step import Program
 from maskcl_jax.views.base import batch_shapes
 
@@ -89,14 +89,14 @@ def test_a_step_is_timed_and_its_work_counted():
 
 
 def test_mfu_is_the_models_flops_over_the_peak(monkeypatch):
-    monkeypatch.setattr(chips, "peak_flops", lambda: 100.0)
+    monkeypatch.setattr(devices, "peak_flops", lambda: 100.0)
     times = np.array([1.0, 3.0])
     assert modes.usage({"model_flops_a_step": 50.0}, times) == {"mfu": 0.25}
 
 
 @pytest.mark.parametrize("mode", ["step", "end_to_end"])
 def test_memory_that_the_device_counts_wins_over_the_compilers(mode, monkeypatch):
-    monkeypatch.setattr(platform, "peak_memory", lambda: 7 * 2**30)
+    monkeypatch.setattr(devices, "peak_memory", lambda: 7 * 2**30)
     report = getattr(modes, mode)(tiny("mae"), FEW)
     assert report.peak_bytes == 7 * 2**30
     assert "7.00 GiB a device at the peak" in modes.as_text(report)

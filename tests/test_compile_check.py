@@ -19,7 +19,7 @@ from helpers.views import batch_of
 from maskcl_jax import compile_check
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import METHODS, create
-from maskcl_jax.performance import chips, flops
+from maskcl_jax.performance import devices, flops
 from maskcl_jax.performance.compiled import Traffic, array_bytes, bytes_accessed, count_collectives
 from maskcl_jax.training import sharding
 from maskcl_jax.views.base import batch_shapes
@@ -63,10 +63,10 @@ ENTRY %main (param.4: f32[6,512]) -> f32[] {
 
 def test_collectives_of_a_tpu_program():
     assert count_collectives(PROGRAM) == {
-        "all-gather": (1, 512 * 512 * 2),
-        "all-reduce": (3, 64 * 4 + 32 * 2 + 2 * 8),
-        "collective-permute": (1, 40),
-        "reduce-scatter": (1, 256 * 512 * 2),
+        "all-gather": Traffic(1, 512 * 512 * 2),
+        "all-reduce": Traffic(3, 64 * 4 + 32 * 2 + 2 * 8),
+        "collective-permute": Traffic(1, 40),
+        "reduce-scatter": Traffic(1, 256 * 512 * 2),
     }
     assert count_collectives("") == {}
 
@@ -86,7 +86,8 @@ programs = {
     "gather": text(lambda x: x + 1, ((8, 16), split), out=whole),
     "nothing": text(lambda x: x + 1, ((8, 16), split), out=split),
 }
-print(json.dumps({name: count_collectives(program) for name, program in programs.items()}))
+counted = {name: count_collectives(program) for name, program in programs.items()}
+print(json.dumps({name: {kind: [t.count, t.bytes] for kind, t in found.items()} for name, found in counted.items()}))
 """
 
 
@@ -189,7 +190,7 @@ def test_batch_shapes_are_those_of_a_batch(name):
 
 
 def test_the_tables_fit_together():
-    names = [chip.name for chip in chips.CHIPS]
+    names = [chip.name for chip in devices.CHIPS]
     assert len(set(names)) == len(names)
     for generation, shapes in compile_check.TOPOLOGIES.items():
         chip = compile_check.chip_in(f"{generation}:{shapes[0]}")
@@ -212,7 +213,7 @@ def test_the_tables_fit_together():
     ],
 )
 def test_the_chip_of_a_device(kind, name):
-    chip = chips.find_chip(kind)
+    chip = devices.find_chip(kind)
     assert (chip and chip.name) == name
 
 

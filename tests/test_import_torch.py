@@ -18,7 +18,7 @@ from maskcl_jax.interchange import convert, facts, files, importing
 from maskcl_jax.interchange.catalog import LAYOUTS, Depths, depths_of
 from maskcl_jax.interchange.importing import build_run, import_run
 from maskcl_jax.methods import create
-from maskcl_jax.models.position import resize_position_table
+from maskcl_jax.models.vit import resize_position_table
 from maskcl_jax.training import checkpoint, loop, run_folder
 from maskcl_jax.training import run as run_lib
 

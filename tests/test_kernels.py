@@ -14,11 +14,9 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.methods import create
 from maskcl_jax.models import kernels
 from maskcl_jax.models.classifier import ViTClassifier
-from maskcl_jax.models.decoder import Decoder
-from maskcl_jax.models.heads import MLP, MaskHead
+from maskcl_jax.models.heads import MLP, MaskHead, Segmenter
 from maskcl_jax.models.resnet import ResNet
-from maskcl_jax.models.segmenter import Segmenter
-from maskcl_jax.models.vit import ViT
+from maskcl_jax.models.vit import Decoder, ViT
 from maskcl_jax.training.run_folder import differences
 
 

@@ -14,13 +14,13 @@ from helpers.processes import Processes, arguments_of, environment
 from helpers.tiny import fields_of, rows
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.training.lock import RunLock
+from maskcl_jax.training.run_folder import RunLock
 
 ENDLESS = {"total_steps": 100_000, "eval.pictures": 0, "log.every_seconds": 0.0, "checkpoint.every_epochs": 0.0}
 
 HOLD = """
 import sys, time
-from maskcl_jax.training.lock import RunLock
+from maskcl_jax.training.run_folder import RunLock
 lock = RunLock(sys.argv[1])
 print("locked", flush=True)
 time.sleep(60)

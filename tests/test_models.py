@@ -16,10 +16,8 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import catalog, convert, layouts
 from maskcl_jax.methods import create
 from maskcl_jax.models.batch_norm import BatchNorm
-from maskcl_jax.models.decoder import Decoder
-from maskcl_jax.models.position import sincos_table
 from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize
-from maskcl_jax.models.vit import ViT
+from maskcl_jax.models.vit import Decoder, ViT, sincos_table
 from maskcl_jax.ops import masking
 from maskcl_jax.performance import flops
 from maskcl_jax.training import run_folder

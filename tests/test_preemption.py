@@ -6,7 +6,7 @@ import signal
 from helpers.processes import Processes, arguments_of
 from helpers.tiny import fields_of, rows_without_speed
 
-from maskcl_jax.training.preemption import StopSignal
+from maskcl_jax.training.distributed import StopSignal
 
 TOTAL = 300
 FIELDS = {"total_steps": TOTAL, "eval.pictures": 0, "log.every_seconds": 0.0, "checkpoint.every_epochs": 0.0}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskcl_jax.ops import regions, roi_align
+from maskcl_jax.ops import regions
 from maskcl_jax.verify import verify_file
 from maskcl_jax.verify.__main__ import SHIPPED
 from maskcl_jax.views import boxes
@@ -17,35 +17,35 @@ def test_roi_align_reads_a_plane_at_the_center_of_each_bin():
     maps = np.stack([3 * across - 2 * down + 1, across], axis=-1)[None] * np.array([1.0, -2.0])[:, None, None, None]
     rois = np.array([[[8, 8, 40, 32], [16.5, 6, 31, 9.25], [20, 10, 50, 40]]] * 2, np.float32)
     rois[1] += 4
-    out = jax.jit(lambda m, r: roi_align.roi_align(m, r, scale=1 / 8, size=3))(jnp.asarray(maps), rois)
+    out = jax.jit(lambda m, r: regions.roi_align(m, r, scale=1 / 8, size=3))(jnp.asarray(maps), rois)
     assert out.shape == (2, 3, 3, 3, 2)
     for image, sign in enumerate((1.0, -2.0)):
         for roi, got in zip(rois[image] / 8 - 0.5, out[image], strict=True):
             x, y = (roi[i] + (roi[i + 2] - roi[i]) * (np.arange(3) + 0.5) / 3 for i in (0, 1))
             want = np.stack(np.broadcast_arrays(3 * x[None] - 2 * y[:, None] + 1, x[None]), axis=-1)
             np.testing.assert_allclose(got, sign * want, rtol=1e-5, atol=1e-5)
-    mean = roi_align.roi_mean(jnp.asarray(maps), rois, scale=1 / 8, size=3)
+    mean = regions.roi_mean(jnp.asarray(maps), rois, scale=1 / 8, size=3)
     np.testing.assert_allclose(mean, out.mean(axis=(2, 3)), rtol=1e-5, atol=1e-5)
 
 
 def test_roi_align_outside_of_the_map_is_zero():
     maps = jnp.ones((1, 4, 4, 1))
     far, half = [-80.0, 0.0, -48.0, 32.0], [-16.0, 0.0, 0.0, 32.0]  # cells of 8 pixels: two of them, half within reach
-    out = roi_align.roi_mean(maps, jnp.array([[far, half]]), scale=1 / 8, size=4)
+    out = regions.roi_mean(maps, jnp.array([[far, half]]), scale=1 / 8, size=4)
     np.testing.assert_allclose(out[0, :, 0], [0.0, 0.25], atol=1e-6)
 
 
 def without_half_a_cell(monkeypatch):
-    right = roi_align.axis_weights
+    right = regions.axis_weights
     monkeypatch.setattr(
-        roi_align,
+        regions,
         "axis_weights",
         lambda shape, boxes, scale, **kw: right(shape, boxes + 0.5 / scale, scale=scale, **kw),
     )
 
 
 def not_clamped(monkeypatch):
-    monkeypatch.setattr(roi_align.jnp, "clip", lambda x, low, high: x)
+    monkeypatch.setattr(regions.jnp, "clip", lambda x, low, high: x)
 
 
 def never_mirrored(monkeypatch):

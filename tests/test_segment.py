@@ -14,7 +14,7 @@ from maskcl_jax.data.sources import Encoded, open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches, segment, session, settings
 from maskcl_jax.evaluate import segmentation_data as segmentation
-from maskcl_jax.models.segmenter import Segmenter
+from maskcl_jax.models.heads import Segmenter
 
 COUNT = 23
 

@@ -140,11 +140,11 @@ def test_a_mesh_that_does_not_multiply_to_the_devices_is_refused(shape):
 
 def test_a_batch_must_divide_into_micro_batches():
     mesh = jax.sharding.AbstractMesh((2, 4), sharding.AXES)
-    sharding.check_batch(64, mesh, accumulation=4, image_chunks=0)
+    sharding.check_batch(64, mesh, parts={"accumulation": 4, "image_chunks": 0})
     with pytest.raises(UserError, match=r"batch_size=40.*8 devices times accumulation=4.*for instance 32"):
-        sharding.check_batch(40, mesh, accumulation=4)
+        sharding.check_batch(40, mesh, parts={"accumulation": 4})
     with pytest.raises(UserError, match=r"8 devices times accumulation=2 times image_chunks=3.*for instance 48"):
-        sharding.check_batch(64, mesh, accumulation=2, image_chunks=3)
+        sharding.check_batch(64, mesh, parts={"accumulation": 2, "image_chunks": 3})
     with pytest.raises(UserError, match=r"bn_group_size=4 does not divide batch_size=8 / accumulation=4"):
         create_method(tiny("moco_v2", accumulation=4))
 

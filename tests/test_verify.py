@@ -16,7 +16,7 @@ from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods import METHODS, cmae, import_class, mocov2
 from maskcl_jax.models import attention, decoder, heads, kernels, layers, resnet, vit
 from maskcl_jax.models.batch_norm import BatchNorm
-from maskcl_jax.models.position import sincos_table
+from maskcl_jax.models.vit import sincos_table
 from maskcl_jax.ops import color, losses, masking
 from maskcl_jax.training import train_state
 from maskcl_jax.verify import cases, verify_file

@@ -13,7 +13,7 @@
 What the numbers mean. A step's time is from one result to the next, the host one step ahead as in training; printed are
 the median and the range of four fifths of the steps. Model FLOPs: the matrix products and convolutions of what JAX
 traced, 2 per multiply-add, without what remat computes twice; beside it XLA's count of the compiled program. MFU: model
-FLOPs over the chips' bf16 peak (`performance.chips`), whatever the dtype. Images are source images: two views of one
+FLOPs over the chips' bf16 peak (`performance.devices`), whatever the dtype. Images are source images: two views of one
 count once. Images per core: over the CPU time of all threads of this process, so that other load does not count. A
 start leaves out the online evaluation before the first step, whose time is that of its images.
 """
@@ -31,8 +31,8 @@ from maskcl_jax import cli
 from maskcl_jax import config as config_lib
 from maskcl_jax.benchmark import modes, startup
 from maskcl_jax.errors import UserError
+from maskcl_jax.performance.devices import accelerator_fallback
 from maskcl_jax.training import compile_cache
-from maskcl_jax.training.platform import accelerator_fallback
 
 MODES = {"step": modes.step, "input": modes.host, "end_to_end": modes.end_to_end, "evaluate": modes.evaluate}
 

@@ -18,9 +18,9 @@ from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Method
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.performance import chips
+from maskcl_jax.performance import devices
 from maskcl_jax.performance.compiled import compiler_flops, peak_bytes
-from maskcl_jax.training import loop, memory, platform, sharding
+from maskcl_jax.training import loop, memory, sharding
 from maskcl_jax.training.logging import summary_table
 from maskcl_jax.training.step import Program
 from maskcl_jax.training.throughput import Throughput
@@ -83,7 +83,7 @@ class Report:
         preset: `config.preset`.
         batch_size: Images per step.
         dtype: `config.dtype`.
-        platform: `platform.describe_platform`.
+        platform: `devices.describe_platform`.
         date: Of the measurement.
         steps: Steps that were timed.
         seconds_a_step: Median of their times.
@@ -227,7 +227,7 @@ def program_of(config, per_epoch: int, source=None) -> Program:
     mesh, images = sharding.create_mesh(config.mesh), None
     config = memory.with_remat(config, mesh)
     method = create_method(config, mesh)
-    sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
+    sharding.check_batch(config.batch_size, mesh, parts=config_lib.split_fields(config))
     if source is not None and config.data.on_device:
         images = on_device.place(
             source,
@@ -269,9 +269,9 @@ def synthetic_batch(config: Any, method: Method) -> dict[str, np.ndarray]:
 def usage(facts: dict[str, Any], times: np.ndarray) -> dict[str, Any]:
     """MFU, and peak memory where the backend counts it: fields of `Report`."""
     fields = {}
-    if peak := chips.peak_flops():
+    if peak := devices.peak_flops():
         fields["mfu"] = facts["model_flops_a_step"] / (float(times.mean()) * peak)
-    if counted := platform.peak_memory():
+    if counted := devices.peak_memory():
         fields["peak_bytes"] = counted
     return fields
 
@@ -286,7 +286,7 @@ def create_report(config: Any, mode: str, times: np.ndarray, *, batch_size: int 
         preset=config.preset,
         batch_size=batch_size,
         dtype=config.dtype,
-        platform=platform.describe_platform(),
+        platform=devices.describe_platform(),
         date=datetime.date.today().isoformat(),
         steps=len(times),
         seconds_a_step=float(median),

@@ -49,12 +49,14 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
 class Batches:
     """An iterator over host batches, dicts of arrays, made ahead of their use. Close it if not all are used."""
 
-    def __init__(self, dataset: grain.MapDataset, source: Source, *, chunks: int, threads: int, workers: int = 0):
+    def __init__(
+        self, dataset: grain.MapDataset, source: Source | None, *, chunks: int, threads: int, workers: int = 0
+    ):
         """Starts to load.
 
         Args:
           dataset: chunks in order.
-          source: notes the images that cannot be read.
+          source: notes the images that cannot be read; None if none is skipped.
           chunks: chunks per batch.
           threads: that load chunks, if there are no workers.
           workers: processes that load chunks, each in one thread.
@@ -92,7 +94,8 @@ class Batches:
         if batch is None:
             raise StopIteration
         for name, reason in batch.pop(SKIPPED):
-            self._source.skip(name, reason)
+            if self._source is not None:
+                self._source.skip(name, reason)
         return batch
 
     def _load(self) -> dict[str, Any] | None:

@@ -34,10 +34,11 @@ def main(argv: list[str]) -> None:
     from maskcl_jax.evaluate import results
     from maskcl_jax.evaluate.evaluation import evaluate
 
-    if PROTOCOL.value == "table":
-        contents = [content for workdir in WORKDIR.value.split(",") for content in results.read_all(workdir)]
+    workdir, protocol = cli.given(WORKDIR), cli.given(PROTOCOL)
+    if protocol == "table":
+        contents = [content for folder in workdir.split(",") for content in results.read_all(folder)]
     else:
-        contents = evaluate(WORKDIR.value, PROTOCOL.value, data=DATA.value, overrides=OVERRIDES, command=COMMAND)
+        contents = evaluate(workdir, protocol, data=DATA.value, overrides=OVERRIDES, command=COMMAND)
     if contents:
         print(results.table(contents))
 

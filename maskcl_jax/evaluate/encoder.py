@@ -9,9 +9,8 @@ import numpy as np
 
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.methods import Method
-from maskcl_jax.models.position import resize_position_table, sincos_table
 from maskcl_jax.models.resnet import ResNet, average_pool
-from maskcl_jax.models.vit import ViT
+from maskcl_jax.models.vit import ViT, resize_position_table, sincos_table
 from maskcl_jax.training.run import Run
 
 NETWORKS = ("online", "target", "random")
@@ -106,7 +105,8 @@ def open_encoder(
     if not params or "encoder" not in params:
         raise UserError(f"network={network!r}: {run.config.method.name} trains no EMA target; use online")
     trained = tuple(run.config.data.image_size)
-    size = trained if image_size is None else tuple(image_size)
+    height, width = trained if image_size is None else image_size
+    size = (height, width)
     module = method.encoder
     variables = method.encoder_variables(params, model_state, target=network == "target")
     if size != trained and isinstance(module, ViT):

@@ -9,8 +9,8 @@ import jax
 from maskcl_jax.evaluate.batches import Budget
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import checkpoint, optimizer, sharding
+from maskcl_jax.training.distributed import StopSignal
 from maskcl_jax.training.logging import LiveLine
-from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.throughput import Meter, Throughput
 
 

@@ -13,7 +13,7 @@ from maskcl_jax.evaluate import batches
 from maskcl_jax.evaluate.fit import fit
 from maskcl_jax.evaluate.knn import whole
 from maskcl_jax.evaluate.session import Session
-from maskcl_jax.models.segmenter import HEADS, Segmenter
+from maskcl_jax.models.heads import SEGMENTERS, Segmenter
 from maskcl_jax.training import sharding
 
 
@@ -27,7 +27,7 @@ def run_segment(session: Session) -> dict[str, Any]:
         UserError: for an unknown head, and where nothing is measured.
     """
     s, pairs = session.settings, session.source
-    check_choice("head", s.head, HEADS)
+    check_choice("head", s.head, SEGMENTERS)
     budget = batches.budget_of(s, pairs.num_examples("train"), session.mesh)
     head = Head(session, budget)
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}

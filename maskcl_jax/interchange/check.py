@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from maskcl_jax import methods
@@ -139,7 +140,7 @@ def our_prediction(p: Product, images: np.ndarray, noise: np.ndarray) -> np.ndar
     """(n, N, pixels of a patch): what the decoder predicts where the patches of least noise (n, N) are visible."""
     method, params = our_method(p), p.tree["params"]
     order, count = np.argsort(noise, axis=1), hf_format.num_visible(p)
-    visible, masked = order[:, :count], order[:, count:]
+    visible, masked = jnp.asarray(order[:, :count]), jnp.asarray(order[:, count:])
 
     def predict(images: jax.Array) -> jax.Array:
         encoder = {"params": params["encoder"]}

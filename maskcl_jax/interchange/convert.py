@@ -8,7 +8,7 @@ import numpy as np
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange.layouts import Row
-from maskcl_jax.models.position import sincos_table
+from maskcl_jax.models.vit import sincos_table
 
 
 class Shape(NamedTuple):

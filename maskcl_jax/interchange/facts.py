@@ -8,8 +8,8 @@ import numpy as np
 from maskcl_jax.config import VIT_SIZES
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange.files import RECORD
-from maskcl_jax.models.layers import LAYER_NORM_EPS
 from maskcl_jax.models.resnet import RESNETS, ResNetSize
+from maskcl_jax.models.transformer import LAYER_NORM_EPS
 
 # Width -> heads, where no file states them. Wrong heads would be no error: the shapes are the same.
 HEADS = {size["width"]: size["heads"] for size in VIT_SIZES.values()}

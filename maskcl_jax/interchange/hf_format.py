@@ -5,7 +5,7 @@ from typing import Any
 
 from maskcl_jax.interchange.files import quoted
 from maskcl_jax.interchange.product import Product
-from maskcl_jax.models.layers import LAYER_NORM_EPS
+from maskcl_jax.models.transformer import LAYER_NORM_EPS
 from maskcl_jax.ops import masking
 from maskcl_jax.views.patch_mask import PatchMask
 

@@ -10,8 +10,7 @@ from maskcl_jax import methods
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert
 from maskcl_jax.interchange.facts import Facts
-from maskcl_jax.models.position import resize_position_table
-from maskcl_jax.models.vit import ViT
+from maskcl_jax.models.vit import ViT, resize_position_table
 
 ORDERS = ("mae", "mocov3")
 TOLERANCE = 1e-5  # the authors computed theirs in float64, or in float32, and stored float32

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.methods import contrast, encoders, options
 from maskcl_jax.methods.base import Arrays, LossOutput, StepContext
+from maskcl_jax.methods.encoders import apply_in_training, init_heads
 from maskcl_jax.methods.mae import MAE
-from maskcl_jax.methods.networks import apply_in_training, init_heads
-from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.heads import KERNEL_INIT, MLP
-from maskcl_jax.models.vit import ViT
+from maskcl_jax.models.vit import Decoder, ViT
 from maskcl_jax.ops import chunked, losses, normalization
 from maskcl_jax.views.base import View
 

@@ -1,5 +1,6 @@
-"""Encoders and decoders as a config describes them, the checks of its fields, and features for evaluation."""
+"""The networks of a method: encoders and decoders as a config describes them, features, heads by name."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -7,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from maskcl_jax.errors import UserError, check_choice
-from maskcl_jax.models.decoder import Decoder
 from maskcl_jax.models.kernels import resolve
 from maskcl_jax.models.resnet import RESNETS, STEMS, ResNet, average_pool
-from maskcl_jax.models.vit import ViT
+from maskcl_jax.models.vit import Decoder, ViT
 
 ATTENTIONS = ("xla", "cudnn")
+Stats = dict[str, Any]  # {network: its BatchNorm statistics}; `params` too has one entry a network
 
 
 def vit(config: Any, *, positions: str, **fields: Any) -> ViT:
@@ -96,6 +97,39 @@ def pooled(tokens: jax.Array, kind: str) -> jax.Array:
     """Tokens (B, 1 + n, D), cls first -> (B, D) float32: the mean of the patch tokens ("mean") or the cls token."""
     tokens = tokens.astype(jnp.float32)
     return tokens[:, 1:].mean(axis=1) if kind == "mean" else tokens[:, 0]
+
+
+def init_heads(heads: Mapping[str, tuple[nn.Module, int]], rng: jax.Array) -> tuple[dict[str, Any], Stats]:
+    """Returns (params, batch_stats) of heads {name: (module, width of its input)}."""
+    params, stats = {}, {}
+    for (name, (head, width)), key in zip(heads.items(), jax.random.split(rng, len(heads)), strict=True):
+        variables = head.init(key, jnp.zeros((2, width)), train=True)
+        params[name] = variables["params"]
+        if "batch_stats" in variables:
+            stats[name] = variables["batch_stats"]
+    return params, stats
+
+
+def apply_in_training(
+    network: nn.Module, name: str, params: Mapping[str, Any], stats: Stats, x: jax.Array
+) -> tuple[jax.Array, Stats]:
+    """Applies the network `name` in training mode.
+
+    Args:
+        network: The module.
+        name: Of its parameters in `params` and, if it has BatchNorm, of its statistics in `stats`.
+        params: Of all networks.
+        stats: BatchNorm statistics of all networks.
+        x: Its input.
+
+    Returns:
+        Its output, and `stats` after the batch.
+    """
+    if name not in stats:
+        return network.apply({"params": params[name]}, x, train=True), stats
+    variables = {"params": params[name], "batch_stats": stats[name]}
+    out, updated = network.apply(variables, x, train=True, mutable=["batch_stats"])
+    return out, {**stats, name: updated["batch_stats"]}
 
 
 def check_vit(config: Any) -> None:

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from maskcl_jax.methods import encoders, options
 from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
-from maskcl_jax.models.decoder import Decoder
-from maskcl_jax.models.vit import ViT
+from maskcl_jax.models.vit import Decoder, ViT
 from maskcl_jax.ops import chunked, losses, masking, normalization
 from maskcl_jax.views.base import View
 from maskcl_jax.views.patch_mask import PatchMask
@@ -24,7 +23,7 @@ class MAE(Method):
 
     picture_names: tuple[str, ...] = ("input", "masked", "reconstruction")
     supports_image_chunks = True
-    positions = "mae"  # of encoder and decoder, see `models.position`
+    positions = "mae"  # of encoder and decoder, see `sincos_table`
     mask_kind = "random"  # "noise" if the method chooses the masked patches on the device
 
     def __init__(self, config: Any):

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from maskcl_jax.errors import UserError, check_choice, check_range
 from maskcl_jax.methods import options
 from maskcl_jax.methods.base import Arrays, LossOutput, StepContext
+from maskcl_jax.methods.encoders import apply_in_training
 from maskcl_jax.methods.mocov2 import MoCoV2
-from maskcl_jax.methods.networks import apply_in_training
 from maskcl_jax.models.heads import MaskHead
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.ops import losses, normalization, regions
-from maskcl_jax.ops.roi_align import roi_mean
+from maskcl_jax.ops.regions import roi_mean
 from maskcl_jax.views.base import View
 from maskcl_jax.views.boxes import Boxes
 from maskcl_jax.views.crop import Overlap, RandomResizedCrop

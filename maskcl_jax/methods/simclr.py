@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import contrast, encoders, options
 from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
-from maskcl_jax.methods.networks import apply_in_training, init_heads
+from maskcl_jax.methods.encoders import apply_in_training, init_heads
 from maskcl_jax.models.heads import MLP
 from maskcl_jax.models.resnet import average_pool
 from maskcl_jax.ops import losses, normalization

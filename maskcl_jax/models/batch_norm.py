@@ -12,10 +12,10 @@ class BatchNorm(nn.Module):
     BatchNorm keeps the biased variance); `count` is how often they moved, torch's `num_batches_tracked`.
 
     Attributes:
-      eps: Added to the variance.
-      momentum: Fraction by which the running statistics move.
-      affine: Whether there are a scale and a bias.
-      group_size: Number of consecutive images that share statistics; 0 is the whole batch.
+        eps: Added to the variance.
+        momentum: Fraction by which the running statistics move.
+        affine: Whether there are a scale and a bias.
+        group_size: Number of consecutive images that share statistics; 0 is the whole batch.
     """
 
     eps: float = 1e-5
@@ -28,11 +28,11 @@ class BatchNorm(nn.Module):
         """Normalizes.
 
         Args:
-          x: (B, ..., C).
-          train: Whether to use the batch's statistics, and to move the running ones; else the running ones are used.
+            x: (B, ..., C).
+            train: Whether to use the batch's statistics, and to move the running ones; else the running ones are used.
 
         Returns:
-          An array of the shape and dtype of x.
+            An array of the shape and dtype of x.
         """
         channels = x.shape[-1]
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)

@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax.models.layers import layer_norm
 from maskcl_jax.models.resnet import ResNet, average_pool
+from maskcl_jax.models.transformer import layer_norm
 from maskcl_jax.models.vit import ViT
 
 head_init = nn.initializers.truncated_normal(2e-5)  # facebookresearch/mae `main_finetune.py`
@@ -15,10 +15,10 @@ class ViTClassifier(nn.Module):
     """A ViT, its tokens pooled, a linear head.
 
     Attributes:
-      encoder: The ViT.
-      num_classes: Number of logits.
-      pool: "mean": `fc_norm` of the mean of the patch tokens of the last block, the encoder's own norm unused; "cls":
-        the cls token after the encoder's norm.
+        encoder: The ViT.
+        num_classes: Number of logits.
+        pool: "mean": `fc_norm` of the mean of the patch tokens of the last block, the encoder's own norm unused; "cls":
+            the cls token after the encoder's norm.
 
     Source: facebookresearch/mae `models_vit.py`.
     """
@@ -58,14 +58,14 @@ def drop_path(rng: jax.Array, rate: float, *, depth: int, batch: int) -> jax.Arr
     """Draws which residual branches are dropped.
 
     Args:
-      rng: A key.
-      rate: Of the last block; branches of block i drop with probability rate * i / (depth - 1), each on its own, and
-        for each image on its own.
-      depth: Number of blocks.
-      batch: Number of images B.
+        rng: A key.
+        rate: Of the last block; branches of block i drop with probability rate * i / (depth - 1), each on its own, and
+            for each image on its own.
+        depth: Number of blocks.
+        batch: Number of images B.
 
     Returns:
-      (depth, 2, B) factors of the residual branches: 0, or 1 / the probability to be kept.
+        (depth, 2, B) factors of the residual branches: 0, or 1 / the probability to be kept.
 
     Source: timm `DropPath`.
     """

@@ -26,11 +26,11 @@ def resolve(kernels: str, platform: str = "") -> str:
     """Decides what "auto" leaves open: "fused" on a CPU, where it was measured, and "plain" elsewhere.
 
     Args:
-      kernels: One of `KERNELS`.
-      platform: Where the networks will run; "" is JAX's default backend.
+        kernels: One of `KERNELS`.
+        platform: Where the networks will run; "" is JAX's default backend.
 
     Returns:
-      "plain" or "fused".
+        "plain" or "fused".
     """
     if kernels != "auto":
         return kernels
@@ -44,12 +44,12 @@ def dot_product_attention(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array
     """The counterpart of `jax.nn.dot_product_attention`.
 
     Args:
-      q: Queries (B, Q, heads, head width).
-      k: Keys (B, K, heads, head width).
-      v: Values, of the shape of the keys.
+        q: Queries (B, Q, heads, head width).
+        k: Keys (B, K, heads, head width).
+        v: Values, of the shape of the keys.
 
     Returns:
-      softmax(q k^T / sqrt(head width)) v, (B, Q, heads, head width), of the dtype of v.
+        softmax(q k^T / sqrt(head width)) v, (B, Q, heads, head width), of the dtype of v.
     """
     # Products of whole matrices: an einsum from and to (B, T, heads, width) costs a CPU six times that.
     return heads_first(attention(heads_first(q), heads_first(k), heads_first(v)))
@@ -109,7 +109,7 @@ class LayerNorm(nn.Module):
     """The counterpart of `nn.LayerNorm(epsilon=1e-6, use_fast_variance=False)`, computed in float32.
 
     Attributes:
-      dtype: Of the output.
+        dtype: Of the output.
     """
 
     dtype: Any = jnp.float32

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from maskcl_jax.models.batch_norm import BatchNorm
-from maskcl_jax.models.layers import REMAT_POLICIES
+from maskcl_jax.models.transformer import REMAT_POLICIES
 
 
 class ResNetSize(NamedTuple):
     """What a ResNet is built of.
 
     Attributes:
-      stages: Number of blocks of each stage.
-      bottleneck: Whether the blocks are bottlenecks.
+        stages: Number of blocks of each stage.
+        bottleneck: Whether the blocks are bottlenecks.
     """
 
     stages: tuple[int, ...]
@@ -58,11 +58,11 @@ class Block(nn.Module):
     The stride is in the (first) 3x3. The shortcut has a 1x1 convolution where shape or stride change.
 
     Attributes:
-      width: Channels of the 3x3 convolutions.
-      bottleneck: Whether the block has three convolutions.
-      stride: By which the sides are divided.
-      bn_group_size: See `BatchNorm`.
-      dtype: Of the computation.
+        width: Channels of the 3x3 convolutions.
+        bottleneck: Whether the block has three convolutions.
+        stride: By which the sides are divided.
+        bn_group_size: See `BatchNorm`.
+        dtype: Of the computation.
     """
 
     width: int
@@ -99,15 +99,15 @@ class ResNet(nn.Module):
     sides.
 
     Attributes:
-      stages: Number of blocks of each stage.
-      bottleneck: Whether the blocks are bottlenecks.
-      width: Channels of the stem; the stages have 1, 2, 4, ... times as many (bottlenecks four times that at their
-        end).
-      stem: "imagenet" (7x7 with stride 2, max-pool) or "small" (3x3, no pool; SimCLR appendix B.9, and MoCo's CIFAR
-        demo).
-      bn_group_size: See `BatchNorm`.
-      dtype: Of the computation; parameters are float32.
-      remat: What is kept of each block for the backward pass, see `blocks.run_blocks`.
+        stages: Number of blocks of each stage.
+        bottleneck: Whether the blocks are bottlenecks.
+        width: Channels of the stem; the stages have 1, 2, 4, ... times as many (bottlenecks four times that at their
+            end).
+        stem: "imagenet" (7x7 with stride 2, max-pool) or "small" (3x3, no pool; SimCLR appendix B.9, and MoCo's CIFAR
+            demo).
+        bn_group_size: See `BatchNorm`.
+        dtype: Of the computation; parameters are float32.
+        remat: What is kept of each block for the backward pass, see `transformer.run_blocks`.
     """
 
     stages: tuple[int, ...] = (3, 4, 6, 3)

@@ -42,12 +42,12 @@ def kernel_at(side: int, sigma: float, taps: int) -> tuple[float, int]:
     """Scales a blur kernel from `FULL_SIZE` to images of another side. Our choice for all other sizes.
 
     Args:
-      side: Shorter side of the images in pixels.
-      sigma: Std of the kernel in pixels, at `FULL_SIZE`.
-      taps: Its width in pixels, at `FULL_SIZE`.
+        side: Shorter side of the images in pixels.
+        sigma: Std of the kernel in pixels, at `FULL_SIZE`.
+        taps: Its width in pixels, at `FULL_SIZE`.
 
     Returns:
-      (sigma, taps), sigma at least 1, truncated at as many sigmas.
+        (sigma, taps), sigma at least 1, truncated at as many sigmas.
     """
     scaled = max(1.0, sigma * side / FULL_SIZE)
     return scaled, 2 * max(1, round((taps - 1) / 2 / sigma * scaled)) + 1

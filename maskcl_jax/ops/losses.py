@@ -22,12 +22,12 @@ def info_nce(queries: jax.Array, keys: jax.Array, temperature: float) -> tuple[j
     Multiplied by 2 T it has the scale that MoCo v3, ccMIM and CMAE use.
 
     Args:
-      queries: (B, D), normalized here. Under jit the batch is global: the negatives are those of all devices.
-      keys: (B, D), normalized here.
-      temperature: T.
+        queries: (B, D), normalized here. Under jit the batch is global: the negatives are those of all devices.
+        keys: (B, D), normalized here.
+        temperature: T.
 
     Returns:
-      (mean loss, top-1 accuracy).
+        (mean loss, top-1 accuracy).
     """
     logits = jnp.matmul(l2_normalize(queries), l2_normalize(keys).T, precision=HIGHEST) / temperature
     positives = jnp.diagonal(logits)
@@ -47,15 +47,15 @@ def nt_xent(
     """NT-Xent, SimCLR's loss: each of the 2 B rows finds its other view among the 2 B - 1 other rows.
 
     Args:
-      first: One view, (B, D), normalized here.
-      second: The other view, (B, D), normalized here.
-      temperature: T.
-      hard: (B or 2 B, n, D), normalized here: additional negatives of each of the first B rows, or of all rows, and of
-        that row only.
-      hard_weight: See `queue_logits`.
+        first: One view, (B, D), normalized here.
+        second: The other view, (B, D), normalized here.
+        temperature: T.
+        hard: (B or 2 B, n, D), normalized here: additional negatives of each of the first B rows, or of all rows, and
+            of that row only.
+        hard_weight: See `queue_logits`.
 
     Returns:
-      (loss, the mean over all rows; top-1 accuracy).
+        (loss, the mean over all rows; top-1 accuracy).
 
     Source: Chen et al. 2020, equation 1.
     """
@@ -96,15 +96,15 @@ def queue_logits(
     """MoCo v2's logits, [q k+, q queue, w q k-] / T.
 
     Args:
-      queries: (B, D), normalized here.
-      keys: (B, D), normalized here, the positives.
-      queue: (K, D), rows of unit length.
-      temperature: T.
-      hard: (B, n, D), normalized here: additional negatives of each query only.
-      hard_weight: w, by which their similarity is multiplied inside the exponential (Ge et al. 2021).
+        queries: (B, D), normalized here.
+        keys: (B, D), normalized here, the positives.
+        queue: (K, D), rows of unit length.
+        temperature: T.
+        hard: (B, n, D), normalized here: additional negatives of each query only.
+        hard_weight: w, by which their similarity is multiplied inside the exponential (Ge et al. 2021).
 
     Returns:
-      (B, 1 + K + n), each query's own key first.
+        (B, 1 + K + n), each query's own key first.
     """
     q, k = l2_normalize(queries), l2_normalize(keys)
     parts = [jnp.sum(q * k, axis=1, keepdims=True), jnp.matmul(q, queue.T, precision=HIGHEST)]
@@ -125,14 +125,14 @@ def queue_nce(
     """InfoNCE against a queue of earlier keys.
 
     Args:
-      queries: (B, D), normalized here.
-      keys: (B, D), normalized here, the positives.
-      queue: (K, D), rows of unit length.
-      temperature: T.
-      in_batch: Whether the other keys of the batch are negatives, too.
+        queries: (B, D), normalized here.
+        keys: (B, D), normalized here, the positives.
+        queue: (K, D), rows of unit length.
+        temperature: T.
+        in_batch: Whether the other keys of the batch are negatives, too.
 
     Returns:
-      (mean cross-entropy, top-1 accuracy).
+        (mean cross-entropy, top-1 accuracy).
     """
     if not in_batch:
         return nce_from_logits(queue_logits(queries, keys, queue, temperature))

@@ -36,11 +36,11 @@ def restore_ids(visible: jax.Array, masked: jax.Array) -> jax.Array:
     """The inverse permutation of [visible, masked].
 
     Args:
-      visible: Patch indices (B, n).
-      masked: All other patch indices (B, N - n).
+        visible: Patch indices (B, n).
+        masked: All other patch indices (B, N - n).
 
     Returns:
-      For each patch its position in the sequence [visible, masked], (B, N) int32.
+        For each patch its position in the sequence [visible, masked], (B, N) int32.
     """
     return jnp.argsort(jnp.concatenate([visible, masked], axis=1), axis=1).astype(jnp.int32)
 
@@ -83,11 +83,11 @@ def split_by_score(score: jax.Array, visible: int) -> tuple[jax.Array, jax.Array
     """Splits patches by their score (B, N).
 
     Args:
-      score: One number per patch; no gradient.
-      visible: Number n of patches that stay visible: those of the lowest scores.
+        score: One number per patch; no gradient.
+        visible: Number n of patches that stay visible: those of the lowest scores.
 
     Returns:
-      (visible, masked) patch indices, (B, n) and (B, N - n) int32, each in ascending order of score.
+        (visible, masked) patch indices, (B, n) and (B, N - n) int32, each in ascending order of score.
     """
     order = jnp.argsort(jax.lax.stop_gradient(score), axis=1).astype(jnp.int32)
     return order[:, :visible], order[:, visible:]

@@ -20,15 +20,15 @@ def resized_crops(
     """The crop of every image resized, perhaps mirrored, and of a master the window at `shift`.
 
     Args:
-      images: (B, H, W, C) uint8.
-      crops: (B, 5) int32: top, left, height, width, mirrored.
-      shift: (B, 2) int32, pixels down and across.
-      size: (height, width) of the result.
-      master: what a crop is resized to where that is larger than `size`.
-      interpolation: "bicubic" or "bilinear".
+        images: (B, H, W, C) uint8.
+        crops: (B, 5) int32: top, left, height, width, mirrored.
+        shift: (B, 2) int32, pixels down and across.
+        size: (height, width) of the result.
+        master: what a crop is resized to where that is larger than `size`.
+        interpolation: "bicubic" or "bilinear".
 
     Returns:
-      (B, *size, C) uint8.
+        (B, *size, C) uint8.
     """
     full, flip, directions = master or size, crops[:, 4] > 0, []
     for axis, mirrored in ((0, jnp.zeros_like(flip)), (1, flip)):
@@ -50,15 +50,15 @@ def filter_weights(
     The antialiased filters of Pillow: the cubic of a = -0.5, or the triangle.
 
     Args:
-      start: (B,) of the crop.
-      length: (B,) of the crop.
-      place: (B, n), pixels of the result.
-      full: length of the whole resized line.
-      source: length of the original line.
-      interpolation: "bicubic" or "bilinear".
+        start: (B,) of the crop.
+        length: (B,) of the crop.
+        place: (B, n), pixels of the result.
+        full: length of the whole resized line.
+        source: length of the original line.
+        interpolation: "bicubic" or "bilinear".
 
     Returns:
-      (B, n, source) float32.
+        (B, n, source) float32.
     """
     scale = length[:, None, None] / full
     wide = jnp.maximum(scale, 1.0)

@@ -1,12 +1,13 @@
 """What XLA says of a compiled program: its peak memory, its FLOPs and bytes, its collectives."""
 
+import dataclasses
 import math
 import re
 from typing import NamedTuple
 
 import jax
 
-from maskcl_jax.performance.chips import Chip
+from maskcl_jax.performance.devices import Chip
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # A collective that runs while others compute is a pair of `-start` and `-done`: the second has the plain result.
@@ -70,7 +71,8 @@ def bound(chip: Chip, *, matrix_flops: float, model_flops: float, bytes_accessed
     return Bound(compute, memory, model_flops / chip.bf16_flops / max(compute, memory))
 
 
-class Traffic(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Traffic:
     """Collectives of one kind: their number in the program, and the bytes of their results on one device."""
 
     count: int

@@ -22,7 +22,8 @@ def matrix_flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
-            total += 2.0 * size(eqn.outvars[0]) * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+            left = shape_of(eqn.invars[0])
+            total += 2.0 * math.prod(shape_of(eqn.outvars[0])) * math.prod(left[i] for i in contracted)
         elif name == "conv_general_dilated":
             total += convolution_flops(eqn)
         else:
@@ -33,15 +34,15 @@ def matrix_flops(jaxpr: ClosedJaxpr | Jaxpr) -> float:
 
 def convolution_flops(eqn: JaxprEqn) -> float:
     """Each output sums a window of the kernel over the channels of one group; a dilated input is mostly zeros."""
-    kernel, params = eqn.invars[1].aval.shape, eqn.params
+    kernel, params = shape_of(eqn.invars[1]), eqn.params
     out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
     window = math.prod(kernel) / out_features
-    return 2.0 * size(eqn.outvars[0]) * window / math.prod(params["lhs_dilation"])
+    return 2.0 * math.prod(shape_of(eqn.outvars[0])) * window / math.prod(params["lhs_dilation"])
 
 
-def size(variable: Any) -> int:
-    """Elements of a jaxpr variable."""
-    return math.prod(variable.aval.shape)
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """The shape of a jaxpr variable that is an array."""
+    return variable.aval.shape
 
 
 def jaxprs_in(value: Any) -> list[Any]:

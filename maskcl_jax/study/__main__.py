@@ -16,7 +16,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.study import definition, pieces, tables
 from maskcl_jax.study.book import Book
 from maskcl_jax.study.running import Runner
-from maskcl_jax.training.lock import RunLock
+from maskcl_jax.training.run_folder import RunLock
 
 WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/study-<name>-<scale>.")
 DATA = flags.DEFINE_string("data", "", "The folder of the data sets, such as cifar10.npz.")

@@ -1,4 +1,5 @@
-"""One run in several processes: they find each other, check that they were started alike, and end when one is lost.
+"""One run in several processes: they find each other, check that they were started alike, and end together, at a signal
+or when one is lost.
 
 Where they find each other is given by flags or by the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
 JAX_PROCESS_ID; or JAX detects it on a TPU, under SLURM, Open MPI, and in Kubernetes with the package `kubernetes`.
@@ -10,10 +11,12 @@ import glob
 import importlib.util
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import jax
@@ -228,3 +231,38 @@ def exit_now(text: str, *, status: int) -> None:
     sys.stdout.flush()
     print(f"error: {text}", file=sys.stderr, flush=True)
     os._exit(status)
+
+
+class StopSignal:
+    """Remembers a SIGINT or SIGTERM, so that the loop can save between two steps, after the same one on all hosts.
+
+    A single process stops after the step that is running, and a second signal ends it at once. Of several processes
+    each receives its own signals, and they may be some steps apart: JAX's preemption service catches SIGTERM on any of
+    them and names a step that none has passed (`reached_preemption_sync_point`); SIGINT is passed on to it.
+    """
+
+    def __init__(self) -> None:
+        self.single = jax.process_count() == 1
+        self.signal = signal.SIGTERM
+        self.received = False
+
+    def __enter__(self) -> "StopSignal":
+        caught = (signal.SIGINT, signal.SIGTERM) if self.single else (signal.SIGINT,)
+        self.previous = {number: signal.signal(number, self.receive) for number in caught}
+        return self
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        self.__exit__()
+        if self.single:
+            self.signal, self.received = signal.Signals(number), True
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def due(self, step: int) -> bool:
+        """Whether the run must save and stop after `step`. All processes must ask after every step."""
+        return self.received if self.single else multihost_utils.reached_preemption_sync_point(step)
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

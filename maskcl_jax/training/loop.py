@@ -11,7 +11,7 @@ from maskcl_jax import config as config_lib
 from maskcl_jax.data import on_device, pipeline
 from maskcl_jax.data.sources import Source, open_source
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.performance import chips
+from maskcl_jax.performance import devices
 from maskcl_jax.training import (
     checkpoint,
     compile_cache,
@@ -19,13 +19,12 @@ from maskcl_jax.training import (
     logging,
     memory,
     optimizer,
-    platform,
     run_folder,
     sharding,
     throughput,
 )
+from maskcl_jax.training.distributed import StopSignal
 from maskcl_jax.training.monitor import Monitor, closing_rows
-from maskcl_jax.training.preemption import StopSignal
 from maskcl_jax.training.step import Program
 from maskcl_jax.training.train_state import TrainState
 from maskcl_jax.views.base import open_views
@@ -74,8 +73,8 @@ def train(config: Any, workdir: str) -> dict[str, str]:
         train_step = program.compile()
 
         # --- The loop -----------------------------------------------------------------------------------------
-        speed = {"flops_per_image": program.flops_per_image(), "peak": chips.peak_flops()}
-        rate = throughput.Throughput(config.batch_size, **speed)
+        flops, peak = program.flops_per_image(), devices.peak_flops()
+        rate = throughput.Throughput(config.batch_size, flops_per_image=flops, peak=peak)
         recorder = logging.Recorder(live, writers, rate, every_steps=log.every_steps)
         where = {"method": program.method, "mesh": program.mesh, "images": program.images}
         monitor = Monitor(config, workdir, source=source, say=live.say, **where)
@@ -125,7 +124,7 @@ def prepare(config: Any) -> tuple[Source, Program]:
     config_lib.check(config)
     compile_cache.use(config.compile_cache)
     mesh = sharding.create_mesh(config.mesh)
-    sharding.check_batch(config.batch_size, mesh, **config_lib.split_fields(config))
+    sharding.check_batch(config.batch_size, mesh, parts=config_lib.split_fields(config))
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")
     config = memory.with_remat(config, mesh)
     method = create_method(config, mesh)
@@ -146,11 +145,11 @@ def description(source: Source, program: Program, workdir: str) -> list[str]:
         loading = pipeline.describe_loading(source, program.method.views, config.data)
     line = (
         f"{config.method.name}, preset {config.preset} | {source.description} | {loading} | "
-        f"{platform.describe_platform()}{memory.describe(config)} | {plan.total} steps of {config.batch_size} images | "
+        f"{devices.describe_platform()}{memory.describe(config)} | {plan.total} steps of {config.batch_size} images | "
         f"{workdir}"
     )
     shortened = optimizer.shortened_warmup(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
-    return [line, *filter(None, (platform.accelerator_fallback(), shortened))]
+    return [line, *filter(None, (devices.accelerator_fallback(), shortened))]
 
 
 def opening_line(state: TrainState, made_on: Mapping[str, int]) -> str:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from maskcl_jax import methods
 from maskcl_jax.methods import StepContext
-from maskcl_jax.performance.chips import find_chip
+from maskcl_jax.performance.devices import find_chip
 from maskcl_jax.training import optimizer, sharding, train_state
 from maskcl_jax.views.base import batch_shapes
 

@@ -13,7 +13,8 @@ from maskcl_jax.data.sources import Source
 from maskcl_jax.evaluate import checks, knn
 from maskcl_jax.evaluate.logistic import logistic_accuracy
 from maskcl_jax.methods import Arrays, Method
-from maskcl_jax.training import platform, sharding, visualize
+from maskcl_jax.performance import devices
+from maskcl_jax.training import sharding, visualize
 from maskcl_jax.training.throughput import Throughput
 from maskcl_jax.training.train_state import TrainState
 
@@ -222,7 +223,7 @@ def closing_rows(config: Any, workdir: str, *, rate: Throughput, skipped: int, m
         if mfu := rate.mfu(overall):
             rows["MFU"] = f"{mfu:.1%} of the devices' bf16 peak"
         rows["data wait"] = f"{rate.data_wait():.1%} of the time of the steps"
-    if memory := platform.peak_memory():
+    if memory := devices.peak_memory():
         rows["device memory"] = f"{memory / 2**30:.2f} GiB at the peak, on the fullest device"
     if skipped:
         rows["skipped images"] = f"{skipped} could not be read; the log names them"

@@ -85,6 +85,7 @@ def learning_rate(config: Any, *, total_steps: int, steps_per_epoch: int) -> opt
         return lambda step: peak * 0.1 ** jnp.sum(jnp.asarray(step) >= steps)
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
         if o.per_epoch:
             step = jnp.where(step < warmup, step, jnp.maximum(step // steps_per_epoch * steps_per_epoch, warmup))
         return warmup_cosine(step, peak=peak, warmup=warmup, total=total_steps, minimum=o.min_lr)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from maskcl_jax.errors import UserError
 
@@ -57,7 +57,7 @@ def fill_shape(shape: tuple[int, int], count: int) -> tuple[int, int]:
     return data, fsdp
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -128,19 +128,21 @@ def bytes_per_device(shapes: Any, shardings: Any) -> int:
     return int(sum(jax.tree.leaves(sizes)))
 
 
-def check_batch(batch_size: int, mesh: Mesh, *, field: str = "batch_size", **parts: int) -> None:
+def check_batch(
+    batch_size: int, mesh: Mesh, *, field: str = "batch_size", parts: Mapping[str, int] | None = None
+) -> None:
     """Checks that a batch splits evenly over the devices, and the part of each device further.
 
     Args:
         batch_size: Images of all devices.
         mesh: The device mesh.
         field: The config field of the batch size, for the message.
-        **parts: The config fields that split it further, by name; 0 counts as 1.
+        parts: The config fields that split it further, by name; 0 counts as 1.
 
     Raises:
         UserError: It does not.
     """
-    split = {name: count for name, count in parts.items() if count > 1}
+    split = {name: count for name, count in (parts or {}).items() if count > 1}
     whole = math.prod([mesh.size, *split.values()])
     if batch_size < 1 or batch_size % whole:
         each = "".join(f" times {name}={count}" for name, count in split.items())

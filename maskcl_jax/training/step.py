@@ -14,7 +14,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Arrays, LossOutput, Method, StepContext, interface
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.models.kernels import resolve
-from maskcl_jax.performance import chips, flops
+from maskcl_jax.performance import devices, flops
 from maskcl_jax.training import optimizer, sharding, train_state
 from maskcl_jax.training.train_state import TrainState
 from maskcl_jax.views.base import View, batch_shapes
@@ -266,7 +266,7 @@ class Program:
 
     def flops_per_image(self) -> float | None:
         """Returns `model_flops` per source image; None if the chip's peak is not known."""
-        return self.model_flops() / self.config.batch_size if chips.peak_flops() else None
+        return self.model_flops() / self.config.batch_size if devices.peak_flops() else None
 
     def model_flops(self) -> float:
         """Returns the `matrix_flops` of one step on all devices, without what `remat` and kernels compute twice."""

@@ -17,9 +17,8 @@ from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods.ccmim import CCMIM
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.kernels import resolve
-from maskcl_jax.models.layers import layer_norm
-from maskcl_jax.models.position import resize_position_table, sincos_table
-from maskcl_jax.models.vit import ViT
+from maskcl_jax.models.transformer import layer_norm
+from maskcl_jax.models.vit import ViT, resize_position_table, sincos_table
 from maskcl_jax.ops import losses, masking
 from maskcl_jax.training import optimizer
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.verify import cases, convnet_cases, finetune_cases, region_cases, saliency_cases, target_cases
+from maskcl_jax.verify import cases, convnet_cases, finetune_cases, saliency_cases, target_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Check:
         return f"{verdict:<5} {self.error:9.2e}  limit {self.limit:.0e} {self.kind:<9} {self.name}"
 
 
-MODULES = (cases, target_cases, convnet_cases, region_cases, saliency_cases, finetune_cases)
+MODULES = (cases, target_cases, convnet_cases, saliency_cases, finetune_cases)
 CASES = {name: case for module in MODULES for name, case in module.CASES.items()}
 
 COMPARED = ("outputs/", "grads/", "grads_stats/", "grads_rowsum/", "weights_stats/")

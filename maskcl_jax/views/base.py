@@ -19,9 +19,9 @@ class Entry(NamedTuple):
     """One array of a batch, without the first dimension (the images).
 
     Attributes:
-      shape: for one image.
-      dtype: by name.
-      meaning: one line for the documentation.
+        shape: for one image.
+        dtype: by name.
+        meaning: one line for the documentation.
     """
 
     shape: tuple[int, ...]
@@ -36,11 +36,11 @@ class Batch(abc.ABC):
     of the order in which they are drawn: a new ingredient changes no other one's numbers.
 
     Attributes:
-      xp: the array library, numpy or jax.numpy.
-      views: {name: View}.
-      images: {view name: (B, H, W, C) uint8}.
-      crops: {view name: (B, 5) int32}, see `crop`.
-      arrays: {batch key: (B, ...)}, what ingredients have added so far.
+        xp: the array library, numpy or jax.numpy.
+        views: {name: View}.
+        images: {view name: (B, H, W, C) uint8}.
+        crops: {view name: (B, 5) int32}, see `crop`.
+        arrays: {batch key: (B, ...)}, what ingredients have added so far.
     """
 
     xp: Any
@@ -70,10 +70,10 @@ class Crop(abc.ABC):
     """Which part of an image a view shows.
 
     Attributes:
-      size: (height, width) of the view in pixels.
-      interpolation: "bicubic" or "bilinear", both antialiased.
-      master: where given, the crop is resized to this (height, width) and a window of `size` is taken from it.
-      shift: the largest distance of that window's corner from the master's, pixels.
+        size: (height, width) of the view in pixels.
+        interpolation: "bicubic" or "bilinear", both antialiased.
+        master: where given, the crop is resized to this (height, width) and a window of `size` is taken from it.
+        shift: the largest distance of that window's corner from the master's, pixels.
     """
 
     size: tuple[int, int]
@@ -90,13 +90,13 @@ class Crop(abc.ABC):
         """Draws the crop of every image.
 
         Args:
-          view: the view that has this crop.
-          batch: `batch.crops` holds those of earlier views.
-          height: of the images, (B,) or one number for all.
-          width: likewise.
+            view: the view that has this crop.
+            batch: `batch.crops` holds those of earlier views.
+            height: of the images, (B,) or one number for all.
+            width: likewise.
 
         Returns:
-          (B, 5) int32: top, left, height, width in pixels of the image, and 1 where mirrored left-right.
+            (B, 5) int32: top, left, height, width in pixels of the image, and 1 where mirrored left-right.
         """
 
     def sample_shift(self, view: "View", batch: Batch) -> Any:
@@ -116,11 +116,11 @@ class Ingredient(abc.ABC):
         """The arrays that this ingredient adds to a batch.
 
         Args:
-          view: the view that has the ingredient.
-          channels: of the images.
+            view: the view that has the ingredient.
+            channels: of the images.
 
         Returns:
-          {batch key: Entry}; empty for an ingredient that changes pixels only.
+            {batch key: Entry}; empty for an ingredient that changes pixels only.
         """
 
     @abc.abstractmethod
@@ -128,11 +128,11 @@ class Ingredient(abc.ABC):
         """Draws the arrays that `entries` declares, for every image of a batch.
 
         Args:
-          view: the view that has the ingredient.
-          batch: the images and crops of all views so far, and the source of random numbers. Compute with `batch.xp`.
+            view: the view that has the ingredient.
+            batch: the images and crops of all views so far, and the source of random numbers. Compute with `batch.xp`.
 
         Returns:
-          {batch key: (B, ...) array}. An ingredient may also replace `batch.images[view.name]`.
+            {batch key: (B, ...) array}. An ingredient may also replace `batch.images[view.name]`.
         """
 
     def open(self, examples: Any, data_config: Any) -> "Ingredient":
@@ -141,7 +141,7 @@ class Ingredient(abc.ABC):
         Called before anything is built, as a check, and again when the pipeline starts.
 
         Raises:
-          UserError: the user's files that the ingredient needs are missing or do not fit the images.
+            UserError: the user's files that the ingredient needs are missing or do not fit the images.
         """
         del examples, data_config
         return self
@@ -159,9 +159,9 @@ class View:
     """One view of an image: a crop, and ingredients in the order in which they are sampled.
 
     Attributes:
-      name: of the batch key of its pixels, (B, H, W, C) uint8.
-      crop: which part of the image it shows.
-      ingredients: see `Ingredient`. One that reads pixels sees what earlier ones made of them.
+        name: of the batch key of its pixels, (B, H, W, C) uint8.
+        crop: which part of the image it shows.
+        ingredients: see `Ingredient`. One that reads pixels sees what earlier ones made of them.
     """
 
     name: str = IMAGE
@@ -189,11 +189,11 @@ def batch_entries(views: Iterable[View], channels: int) -> dict[str, Entry]:
     """Every array of a batch of these views, by its key.
 
     Args:
-      views: of a method.
-      channels: of the images.
+        views: of a method.
+        channels: of the images.
 
     Returns:
-      {batch key: Entry}, for one image.
+        {batch key: Entry}, for one image.
     """
     entries: dict[str, Entry] = {}
     for view in views:

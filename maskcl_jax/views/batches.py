@@ -16,7 +16,7 @@ class HostBatch(Batch):
     """Some examples of a training split. Their numbers are a function of (seed, stream, epoch, example index) only.
 
     Attributes, besides those of `Batch`:
-      indices: (B,) int64, which examples.
+        indices: (B,) int64, which examples.
     """
 
     xp = np

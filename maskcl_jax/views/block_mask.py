@@ -17,11 +17,11 @@ class BlockMask(Ingredient):
     rectangle that would mask too many patches is left out, so the ratio is reached up to the smallest rectangle.
 
     Attributes:
-      grid: (rows, columns) of patches.
-      ratio: range of the masked fraction, drawn uniformly.
-      min_patches: area of the smallest rectangle.
-      aspect: range of height / width of a rectangle, drawn log-uniformly.
-      attempts: rectangles drawn an image.
+        grid: (rows, columns) of patches.
+        ratio: range of the masked fraction, drawn uniformly.
+        min_patches: area of the smallest rectangle.
+        aspect: range of height / width of a rectangle, drawn log-uniformly.
+        attempts: rectangles drawn an image.
 
     Source: Bao et al. 2022 (BEiT), algorithm 1; the varying ratio: Zhou et al. 2022 (iBOT), section 4.1.
     """

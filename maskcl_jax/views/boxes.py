@@ -16,10 +16,10 @@ class Boxes(Ingredient):
     The view that has this ingredient needs a crop that leaves room for the smallest box: see `Overlap` in `crop`.
 
     Attributes:
-      shared_with: the name of the other view, which must come earlier.
-      count: R, boxes an image, drawn independently.
-      side: range of their sides in that other view, as fractions of its shorter side, 0 < low <= high <= 1.
-      ratio: range of width / height there, low <= 1 <= high.
+        shared_with: the name of the other view, which must come earlier.
+        count: R, boxes an image, drawn independently.
+        side: range of their sides in that other view, as fractions of its shorter side, 0 < low <= high <= 1.
+        ratio: range of width / height there, low <= 1 <= high.
     """
 
     shared_with: str
@@ -47,14 +47,14 @@ class Boxes(Ingredient):
         """Boxes inside a rectangle of the image: width, then height, then place, each uniform over what is allowed.
 
         Args:
-          common: (B, 4), the rectangle as x0, y0, x1, y1 in pixels of the image.
-          crop: (B, 5), of the view in which `side` and `ratio` are measured.
-          size: of that view.
-          numbers: (B, R, 4) uniform in [0, 1).
-          xp: numpy or jax.numpy.
+            common: (B, 4), the rectangle as x0, y0, x1, y1 in pixels of the image.
+            crop: (B, 5), of the view in which `side` and `ratio` are measured.
+            size: of that view.
+            numbers: (B, R, 4) uniform in [0, 1).
+            xp: numpy or jax.numpy.
 
         Returns:
-          (B, R, 4) in pixels of the image.
+            (B, R, 4) in pixels of the image.
         """
         scale = xp.stack([crop[:, 3] / size[1], crop[:, 2] / size[0]], axis=-1)[:, None]  # image pixels a view pixel
         room = (common[:, None, 2:] - common[:, None, :2]) / scale

@@ -22,16 +22,16 @@ class CellRule:
     """How one mask over the cells of a view is drawn, independently for every image (`ops.cells` has the rule).
 
     Attributes:
-      name: of its batch keys.
-      ratio: range of the mask ratio, drawn uniformly.
-      background: whether other than salient cells are masked too.
-      cap: see `cells.counts`.
-      focal_p: probability of a focal mask instead of cells.
-      window: (height, width) in pixels of a focal mask, placed uniformly.
-      keep_window: whether all but the window is masked, or the window.
-      channelwise_p: probability, where there are cells, that every channel has its own.
-      channels: C of the cells.
-      redraw: whether the device gets noise and ratio too, to draw the cells again.
+        name: of its batch keys.
+        ratio: range of the mask ratio, drawn uniformly.
+        background: whether other than salient cells are masked too.
+        cap: see `cells.counts`.
+        focal_p: probability of a focal mask instead of cells.
+        window: (height, width) in pixels of a focal mask, placed uniformly.
+        keep_window: whether all but the window is masked, or the window.
+        channelwise_p: probability, where there are cells, that every channel has its own.
+        channels: C of the cells.
+        redraw: whether the device gets noise and ratio too, to draw the cells again.
     """
 
     name: str
@@ -53,12 +53,12 @@ class CellMask(Ingredient):
     The map is computed from the pixels that the view has when this ingredient is sampled.
 
     Attributes:
-      grid: cells along each side.
-      provider: who computes the map, one of SALIENCY.
-      spread: a cell is salient from the map's mean less so many standard deviations.
-      rules: one a mask.
-      maps_path: the folder of provider "maps".
-      maps: the maps in that folder; set by `open`.
+        grid: cells along each side.
+        provider: who computes the map, one of SALIENCY.
+        spread: a cell is salient from the map's mean less so many standard deviations.
+        rules: one a mask.
+        maps_path: the folder of provider "maps".
+        maps: the maps in that folder; set by `open`.
 
     Source: Chin et al. 2024 (poster, and joycenerd/Saliency-Guided-Masking-for-ConvNets).
     """
@@ -102,7 +102,8 @@ class CellMask(Ingredient):
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
         """The map of every image, and each mask that follows from it."""
         xp, crops = batch.xp, batch.crops[view.name]
-        if self.maps is not None and isinstance(batch, HostBatch):
+        if self.maps is not None:
+            assert isinstance(batch, HostBatch)  # see `host_only`
             activation = self.maps.cells(batch.indices, crops, self.grid)
         else:
             activation = saliency.activation(batch.images[view.name], self.grid, self.provider)
@@ -118,12 +119,12 @@ def masks_of(rule: CellRule, activation: Any, spread: float, size: tuple[int, in
     """The batch entries of one mask.
 
     Args:
-      rule: of the mask.
-      activation: (B, G, G) float32.
-      spread: see `CellMask`.
-      size: (height, width) of the view.
-      numbers: (B, DRAWS + G * G * channels) uniform in [0, 1).
-      xp: numpy or jax.numpy.
+        rule: of the mask.
+        activation: (B, G, G) float32.
+        spread: see `CellMask`.
+        size: (height, width) of the view.
+        numbers: (B, DRAWS + G * G * channels) uniform in [0, 1).
+        xp: numpy or jax.numpy.
     """
     grid = activation.shape[1]
     focal, channelwise, ratio, *corner = numbers[:, :DRAWS].T

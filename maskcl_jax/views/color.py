@@ -23,12 +23,12 @@ class Color(Ingredient):
     Images of other than 3 channels take no saturation, hue and grayscale.
 
     Attributes:
-      brightness: its factor lies in 1 - x to 1 + x; likewise contrast and saturation.
-      hue: the hue turns by -x to x of the circle. The four come in random order, with probability jitter_p.
-      grey_p: probability of grayscale; then follow blur_p and solarize_p, in this order after the jitter.
-      blur_sigma: range of the Gaussian blur's sigma, in pixels.
-      solarize_threshold: the smallest value, in 0..1, that solarization inverts.
-      applied_on: "device" (inside the training step) or "host".
+        brightness: its factor lies in 1 - x to 1 + x; likewise contrast and saturation.
+        hue: the hue turns by -x to x of the circle. The four come in random order, with probability jitter_p.
+        grey_p: probability of grayscale; then follow blur_p and solarize_p, in this order after the jitter.
+        blur_sigma: range of the Gaussian blur's sigma, in pixels.
+        solarize_threshold: the smallest value, in 0..1, that solarization inverts.
+        applied_on: "device" (inside the training step) or "host".
     """
 
     brightness: float = 0.4

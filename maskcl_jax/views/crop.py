@@ -20,8 +20,8 @@ class Overlap(NamedTuple):
     """Two crops of an image must share a rectangle of at least `side`, a fraction of the other view's shorter side.
 
     Attributes:
-      view: the name of the other view, which must come earlier.
-      side: 0 < side <= 1.
+        view: the name of the other view, which must come earlier.
+        side: 0 < side <= 1.
     """
 
     view: str
@@ -33,16 +33,16 @@ class RandomResizedCrop(Crop):
     """A random part of the image, resized, perhaps mirrored.
 
     Attributes:
-      size: (height, width) of the view in pixels.
-      scale: range of the crop's fraction of the image area.
-      ratio: range of its aspect ratio (width / height), drawn log-uniformly.
-      interpolation: "bicubic" or "bilinear", both antialiased.
-      flip: whether to mirror left-right with probability 1/2.
-      master: where given, the crop is resized to this (height, width), flipped, and a window of `size` taken from it.
-      shift: the window's corner lies 0..shift pixels down and across, drawn uniformly.
-      shared: views with the same value show the same crop, flipped alike ("": the view's own name).
-      overlap: what the crop must share with that of an earlier view. It is drawn again until it does, and after
-        ATTEMPTS draws it is the other view's crop.
+        size: (height, width) of the view in pixels.
+        scale: range of the crop's fraction of the image area.
+        ratio: range of its aspect ratio (width / height), drawn log-uniformly.
+        interpolation: "bicubic" or "bilinear", both antialiased.
+        flip: whether to mirror left-right with probability 1/2.
+        master: where given, the crop is resized to this (height, width), flipped, and a window of `size` taken from it.
+        shift: the window's corner lies 0..shift pixels down and across, drawn uniformly.
+        shared: views with the same value show the same crop, flipped alike ("": the view's own name).
+        overlap: what the crop must share with that of an earlier view. It is drawn again until it does, and after
+            ATTEMPTS draws it is the other view's crop.
 
     Source: torchvision.transforms.RandomResizedCrop; master and shift: Huang et al. 2023 (CMAE), section 3.2.
     """
@@ -117,10 +117,10 @@ class CenterCrop(Crop):
     """The fixed view of evaluation.
 
     Attributes:
-      size: (height, width) of the view in pixels.
-      resize: 1.0 shows the whole image, resized to `size` as it is; r > 1 shows the center that remains when the image
-        is resized to cover r * size and cropped to size, in one resampling.
-      interpolation: "bicubic" or "bilinear", both antialiased.
+        size: (height, width) of the view in pixels.
+        resize: 1.0 shows the whole image, resized to `size` as it is; r > 1 shows the center that remains when the
+            image is resized to cover r * size and cropped to size, in one resampling.
+        interpolation: "bicubic" or "bilinear", both antialiased.
     """
 
     size: tuple[int, int]

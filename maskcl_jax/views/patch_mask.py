@@ -15,13 +15,13 @@ class PatchMask(Ingredient):
     """A mask over the patches of one view, drawn independently for every image.
 
     Attributes:
-      kind: "random" (draws `visible` and `masked`) or "noise" (draws `mask_noise`, from which the method chooses on the
-        device).
-      num_patches: N, the number of patches of the view.
-      num_visible: patches that stay visible, 1 <= num_visible < N.
-      block: with b > 1, b x b patches are masked or shown together (kind "random" only); the grid is then divisible by
-        b and num_visible by b * b.
-      grid: (rows, columns) of patches; needed with blocks.
+        kind: "random" (draws `visible` and `masked`) or "noise" (draws `mask_noise`, from which the method chooses on
+            the device).
+        num_patches: N, the number of patches of the view.
+        num_visible: patches that stay visible, 1 <= num_visible < N.
+        block: with b > 1, b x b patches are masked or shown together (kind "random" only); the grid is then divisible
+            by b and num_visible by b * b.
+        grid: (rows, columns) of patches; needed with blocks.
 
     Source: facebookresearch/mae `random_masking`; blocks: ZhichengHuang/CMAE.
     """

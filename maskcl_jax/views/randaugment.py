@@ -8,6 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.base import Batch, Entry, Ingredient, View
+from maskcl_jax.views.batches import HostBatch
 
 LEVELS = 10.0  # the largest magnitude
 BICUBIC = Image.Resampling.BICUBIC
@@ -69,9 +70,9 @@ class RandAugment(Ingredient):
     """Random operations on the pixels of a view: timm's `rand-m{magnitude}-mstd{std}-inc1`.
 
     Attributes:
-      operations: how many an image gets, each of them with `probability`.
-      magnitude: mean of a normal distribution of standard deviation `std`, clipped to 0..10.
-      fill: the color, one number a channel, of what rotations and shears leave empty.
+        operations: how many an image gets, each of them with `probability`.
+        magnitude: mean of a normal distribution of standard deviation `std`, clipped to 0..10.
+        fill: the color, one number a channel, of what rotations and shears leave empty.
 
     Source: rwightman/pytorch-image-models `timm/data/auto_augment.py`.
     """
@@ -95,6 +96,7 @@ class RandAugment(Ingredient):
         images = batch.images[view.name]
         if images.shape[-1] not in (1, 3):
             raise UserError(f"randaugment needs images of 1 or 3 channels, not {images.shape[-1]}: set operations to 0")
+        assert isinstance(batch, HostBatch)  # see `host_only`
         plans = [self.plan(generator) for generator in batch.generators(f"randaugment/{view.name}")]
         changed = [augment(image, plan, self.fill) for image, plan in zip(images, plans, strict=True)]
         batch.images[view.name] = np.stack(changed)

@@ -10,9 +10,9 @@ def generator(seed: int, stream: str, *, epoch: int = 0) -> np.random.Generator:
     """The generator of one purpose: the same (seed, stream, epoch) always gives the same numbers.
 
     Args:
-      seed: of the run.
-      stream: what the numbers are for ("order", "crop/query"); different streams are independent.
-      epoch: of the run.
+        seed: of the run.
+        stream: what the numbers are for ("order", "crop/query"); different streams are independent.
+        epoch: of the run.
     """
     return np.random.Generator(_philox(seed, stream, epoch))
 

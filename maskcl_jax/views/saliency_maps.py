@@ -24,12 +24,12 @@ class SaliencyMaps:
         """Finds the map of every image, and reads the first.
 
         Args:
-          folder: of the maps.
-          examples: the training images, whose `name(i)` is a path.
-          root: the folder of the images.
+            folder: of the maps.
+            examples: the training images, whose `name(i)` is a path.
+            root: the folder of the images.
 
         Raises:
-          UserError: a map is missing or does not fit.
+            UserError: a map is missing or does not fit.
         """
         base = pathlib.Path(folder).expanduser()
         if not base.is_dir():
@@ -54,12 +54,12 @@ class SaliencyMaps:
         """The mean of the map over every cell of a view.
 
         Args:
-          indices: (B,), of the images.
-          crops: (B, 5), of the view: see `crop`.
-          grid: cells along each side.
+            indices: (B,), of the images.
+            crops: (B, 5), of the view: see `crop`.
+            grid: cells along each side.
 
         Returns:
-          (B, grid, grid) float32.
+            (B, grid, grid) float32.
         """
         return np.stack([self._cells(i, crop, grid) for i, crop in zip(indices, crops.tolist(), strict=True)])
 

@@ -80,7 +80,7 @@ TRAINING = [
     ),
     Mutant(
         "a-signal-is-not-remembered",
-        "maskcl_jax/training/preemption.py",
+        "maskcl_jax/training/distributed.py",
         "signal.Signals(number), True",
         "signal.Signals(number), False",
         "tests/test_preemption.py::test_the_first_signal_is_remembered_and_the_second_ends_the_process",
@@ -115,7 +115,7 @@ TRAINING = [
     ),
     Mutant(
         "the-lock-is-not-taken",
-        "maskcl_jax/training/lock.py",
+        "maskcl_jax/training/run_folder.py",
         "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
         "tests/test_lock.py::test_the_folder_is_free_after_close_and_after_the_last_reference",
@@ -179,8 +179,8 @@ TRAINING = [
     Mutant(
         "a-multiply-add-is-one-FLOP",
         "maskcl_jax/performance/flops.py",
-        "total += 2.0 * size(eqn.outvars[0])",
-        "total += size(eqn.outvars[0])",
+        "total += 2.0 * math.prod(shape_of(eqn.outvars[0]))",
+        "total += math.prod(shape_of(eqn.outvars[0]))",
         "tests/test_benchmark.py::test_the_flops_of_a_mae_step_are_those_of_the_closed_form[1-plain]",
     ),
     Mutant(
@@ -387,7 +387,7 @@ MODELS = [
     ),
     Mutant(
         "position-tables-take-the-nearest-row",
-        "maskcl_jax/models/position.py",
+        "maskcl_jax/models/vit.py",
         "np.where(distance <= 1, near, far)",
         "np.where(distance <= 0.5, 1.0, 0.0)",
         "tests/test_evaluate.py::test_another_image_size_resizes_the_positions_as_torch_does[size0-grid0]",

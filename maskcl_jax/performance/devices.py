@@ -1,4 +1,4 @@
-"""Accelerator chips: peak FLOP/s, memory and its bandwidth, for `compile_check` and MFU.
+"""Devices: what JAX runs on, and peak FLOP/s, memory and its bandwidth of chips, for `compile_check` and MFU.
 
 Sources: TPU peak, HBM and its bandwidth from Google's page of each generation (cloud.google.com/tpu/docs/v3 ... /v6e,
 /tpu7x); `usable_gib` is what the compiler names as available when it refuses a program (libtpu 0.0.42), the rest is
@@ -6,8 +6,13 @@ reserved. GPU: NVIDIA's data sheets, the dense figure (half of the one "with spa
 V100 and T4, which have no bfloat16, that of float16.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -74,3 +79,42 @@ def peak_flops(devices: Sequence[jax.Device] | None = None) -> float | None:
     devices = jax.devices() if devices is None else devices
     chip = find_chip(devices[0].device_kind)
     return None if chip is None else len(devices) * chip.bf16_flops / chip.devices
+
+
+def describe_platform() -> str:
+    """One line, for instance `cpu, 2 devices (cpu), jax 0.10.2`."""
+    devices = jax.devices()
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    plural = "s" if len(devices) > 1 else ""
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{jax.default_backend()}, {len(devices)} device{plural} ({kinds}){processes}, jax {jax.__version__}"
+
+
+def peak_memory() -> int | None:
+    """Peak bytes in use on the fullest device of this process; None where the backend does not count (CPU)."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def accelerators_present(devices: pathlib.Path = pathlib.Path("/dev")) -> list[str]:
+    """Accelerators that this machine has, whether or not JAX can use them: device files, else nvidia-smi's list."""
+    patterns = ["nvidia[0-9]*", "accel[0-9]*", "kfd"]
+    if any(name in os.environ for name in ("TPU_NAME", "TPU_WORKER_ID", "TPU_ACCELERATOR_TYPE")):
+        patterns.append("vfio/[0-9]*")  # any device passed through looks so; only on a TPU machine is it a TPU
+    present = sorted(str(path) for pattern in patterns for path in devices.glob(pattern))
+    if not present and (tool := shutil.which("nvidia-smi")):  # under WSL a GPU has no /dev/nvidia*
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=10, check=False)
+            present = [line.split(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")]
+    return present
+
+
+def accelerator_fallback(present: Callable[[], list[str]] = accelerators_present) -> str | None:
+    """A warning if JAX runs on the CPU though the machine has an accelerator and JAX_PLATFORMS does not say cpu."""
+    chosen = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+    if jax.default_backend() != "cpu" or chosen or not (accelerators := present()):
+        return None
+    return (
+        f"WARNING: JAX FELL BACK TO THE CPU, though this machine has {', '.join(accelerators)}. Install JAX for it: "
+        "pip install -e '.[cuda]' or pip install -e '.[tpu]'. JAX_PLATFORMS=cpu silences this."
+    )
