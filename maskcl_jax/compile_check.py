@@ -186,7 +186,7 @@ def create_program(config: Any, devices: Sequence[jax.Device]) -> Program:
     sharding.check_batch(config.batch_size, mesh, parts=config_lib.split_fields(config))
     config = memory.with_remat(config, mesh)
     per_epoch = max(1, IMAGES.get(config.data.name, OTHER_DATA) // config.batch_size)
-    return Program.of(config, mesh, create_method(config, mesh), per_epoch)
+    return Program.from_config(config, mesh, create_method(config, mesh), per_epoch)
 
 
 def check(config: Any, topology: str, devices: Sequence[jax.Device]) -> Report:

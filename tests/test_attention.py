@@ -73,7 +73,7 @@ def test_what_cudnn_does_not_take_is_named(fields, words):
 def test_a_platform_without_it_is_named():
     c = of("mae")
     with pytest.raises(UserError, match=r"model\.attention='cudnn' needs an NVIDIA GPU, and this runs on cpu"):
-        Program.of(c, sharding.create_mesh(c.mesh), create(c), 1000)
+        Program.from_config(c, sharding.create_mesh(c.mesh), create(c), 1000)
 
 
 def test_runs_of_earlier_versions_have_no_such_field():
@@ -88,7 +88,7 @@ def test_runs_of_earlier_versions_have_no_such_field():
 def test_networks_multiply_in_16_bits(file, wide):
     """Online, target and backward; what is left in float32 is the contrast and its two gradients."""
     config = tiny(file, dtype="bfloat16")
-    program = Program.of(config, sharding.create_mesh(config.mesh), create(config), 1000)
+    program = Program.from_config(config, sharding.create_mesh(config.mesh), create(config), 1000)
     text = program.trace().lower().as_text()
     kinds = re.findall(r"stablehlo\.(?:dot_general|convolution)\b.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\)", text)
     assert sum("f32" in pair for pair in kinds) == wide

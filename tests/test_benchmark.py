@@ -70,7 +70,7 @@ def mae_step_flops(c) -> float:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_flops_of_a_mae_step_are_those_of_the_closed_form(depth, kernels):
     c = tiny("mae", kernels=kernels, **{"model.depth": depth, "method.decoder.depth": depth})
-    program = Program.of(c, sharding.create_mesh(c.mesh), create(c), 1000)
+    program = Program.from_config(c, sharding.create_mesh(c.mesh), create(c), 1000)
     assert program.model_flops() == mae_step_flops(c)
 
 
@@ -104,7 +104,7 @@ def test_memory_that_the_device_counts_wins_over_the_compilers(mode, monkeypatch
 
 def test_what_remat_computes_twice_is_no_work_of_the_model():
     c = tiny("mae", remat="blocks", kernels="plain")
-    program = Program.of(c, sharding.create_mesh(), create(c), 1000)
+    program = Program.from_config(c, sharding.create_mesh(), create(c), 1000)
     assert program.model_flops() == mae_step_flops(c)
     assert flops.matrix_flops(program.trace().jaxpr) > program.model_flops()
 

@@ -113,7 +113,7 @@ from maskcl_jax.training.step import Program
 fields = {"batch_size": 16, "kernels": "plain", "method.bn_group_size": 4, "method.shuffle_bn": True}
 c = tiny("moco_v2", **fields)
 mesh = sharding.create_mesh()
-program = Program.of(c, mesh, create(c, mesh), 100)
+program = Program.from_config(c, mesh, create(c, mesh), 100)
 traced = program.trace()
 whole = flops.matrix_flops(traced.jaxpr)
 print(mesh.size * compiled.compiler_flops(traced.lower().compile()) / whole)

@@ -109,7 +109,7 @@ def test_neighbours_may_come_in_any_pieces(small):
     pieces = knn.Neighbors(test, k=7, block=16, rows=10)
     for start, stop in ((0, 5), (5, 40), (40, 83)):
         pieces.add(train[start:stop], labels[start:stop])
-    np.testing.assert_array_equal(pieces.vote(temperature=0.07, num_classes=4), whole)
+    np.testing.assert_array_equal(pieces.classify(temperature=0.07, num_classes=4), whole)
 
 
 def test_the_linear_head_finds_scikit_learns_optimum(small, blobs, tmp_path):
@@ -480,7 +480,7 @@ def test_what_the_cls_token_attends_to_is_timms():
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3)).astype(np.uint8)
     ours = jax.jit(chosen.cls_attention)(chosen.variables, images)
     product = product_of(run, format="timm", network="online", full=False)
-    model, made_by_block = check.rebuilt(product, product.state), []
+    model, made_by_block = check.model_of_snippet(product, product.state), []
     for block in model.blocks:
         block.attn.qkv.register_forward_hook(lambda module, given, output: made_by_block.append(output))
     with torch.no_grad():

@@ -51,7 +51,7 @@ def test_optaxs_own_lars_is_another_one(monkeypatch):
     ("function", "mistake", "culprit"),
     [
         ("layer_number", lambda name: 0 if name.startswith("blocks") else None, "blocks.1"),
-        ("decayed_without_tokens", optimizer.decayed, "cls_token"),
+        ("decayed_without_tokens", optimizer.decayed_matrices, "cls_token"),
     ],
 )
 def test_a_wrong_layer_or_a_decayed_token_shows(monkeypatch, function, mistake, culprit):
@@ -63,7 +63,7 @@ def test_cmae_decays_the_scale_of_fc_norm_alone_among_norms():
     leaf, norm = np.ones(2), {"scale": np.ones(2), "bias": np.ones(2)}
     encoder = {"cls_token": leaf, "pos_embed": leaf, "blocks_0": {"norm1": norm, "mlp": {"fc1": {"kernel": leaf}}}}
     params = {"encoder": encoder, "fc_norm": norm, "head": {"kernel": leaf, "bias": leaf}}
-    decays = optimizer.decayed_but_named(params)
+    decays = optimizer.decayed_matrices_but_named(params)
     assert decays["fc_norm"] == {"scale": True, "bias": False}
     assert decays["head"] == {"kernel": True, "bias": False}
     inside = {"norm1": {"scale": False, "bias": False}, "mlp": {"fc1": {"kernel": True}}}

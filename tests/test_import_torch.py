@@ -215,7 +215,7 @@ def test_a_position_table_of_another_size_is_resized(tmp_path, without_compiling
 
 
 def test_an_imported_run_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.Monitor, "look", lambda self, state: ({}, {}))
+    monkeypatch.setattr(loop.Monitor, "evaluate", lambda self, state: ({}, {}))
     fields = {"data.image_size": (24, 24), "total_steps": 2}
     import_run(saved(tmp_path, mae_encoder(tmp_path)), "timm", str(tmp_path / "run"), tiny("mae", **fields))
     before = run_lib.restore_run(str(tmp_path / "run"))

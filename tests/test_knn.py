@@ -91,9 +91,9 @@ def test_blocks_do_not_change_the_result(block, test_block):
 
 def test_one_compilation_for_all_blocks():
     train, labels, test = clusters(train=101, test=33, dim=7)
-    before = knn.merge_on_one_device._cache_size()
+    before = knn.merge_neighbors_on_one_device._cache_size()
     knn.knn_predict(train, labels, test, num_classes=5, block=25, test_block=10)
-    assert knn.merge_on_one_device._cache_size() == before + 1
+    assert knn.merge_neighbors_on_one_device._cache_size() == before + 1
 
 
 def test_padding_never_votes():

@@ -90,6 +90,6 @@ def test_the_memory_of_a_device(kind, platform, stats, usable):
 def test_the_flops_of_a_model_are_those_without_remat():
     mesh = sharding.create_mesh()
     config = tiny("mae", remat="auto", kernels="plain")
-    auto = Program.of(config, mesh, create(config, mesh), 100).model_flops()
+    auto = Program.from_config(config, mesh, create(config, mesh), 100).model_flops()
     config.remat = "blocks"
-    assert Program.of(config, mesh, create(config, mesh), 100).model_flops() == auto
+    assert Program.from_config(config, mesh, create(config, mesh), 100).model_flops() == auto

@@ -1,7 +1,6 @@
 """Views made inside the step are those of the host: the same maths, the same distributions; and files of arrays."""
 
 import dataclasses
-import functools
 import json
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.processes import environment
 from helpers.tiny import CONFIGS, ROOT, of_device, saved_state, tiny
-from helpers.views import host_batch, view_of
+from helpers.views import host_and_device, host_batch, view_of
 from PIL import Image
 
 from maskcl_jax.data import decode, on_device
@@ -23,7 +22,7 @@ from maskcl_jax.methods import create
 from maskcl_jax.ops.resize import resized_crops
 from maskcl_jax.training import checkpoint, loop
 from maskcl_jax.views.base import batch_shapes
-from maskcl_jax.views.batches import DeviceBatch, HostBatch
+from maskcl_jax.views.batches import DeviceBatch
 from maskcl_jax.views.boxes import Boxes
 from maskcl_jax.views.cell_mask import CellMask
 from maskcl_jax.views.color import Color
@@ -75,27 +74,6 @@ def test_a_batch_is_one_of_the_method(name):
     assert {k: (v.shape, str(v.dtype)) for k, v in batch.items()} == expected
 
 
-def both(views, count, crops=None):
-    """The arrays that ingredients sample on the host and on the device from the same uniform numbers, as numpy."""
-    numbers = {}
-
-    def uniform(batch, stream, shape=(), dtype=np.float32):
-        name = (stream, shape)
-        numbers.setdefault(name, np.random.default_rng(len(numbers)).random((count, *shape), np.float32))
-        return batch.xp.asarray(numbers[name])
-
-    host = HostBatch(views, seed=0, epoch=0, indices=np.arange(count))
-    device = DeviceBatch(views, key=jax.random.key(0), size=count)
-    for batch in (host, device):
-        batch.uniform = functools.partial(uniform, batch)
-        batch.crops = {name: batch.xp.asarray(rows) for name, rows in (crops or {}).items()}
-        for view in views:
-            batch.images[view.name] = batch.xp.zeros((count, *view.crop.size, 3), np.uint8)
-            batch.crops.setdefault(view.name, None)
-        batch.add_ingredients()
-    return host.arrays, jax.tree.map(np.asarray, device.arrays)
-
-
 def only(views, kind):
     """The views with their ingredients of one class only."""
     return [dataclasses.replace(v, ingredients=tuple(i for i in v.ingredients if isinstance(i, kind))) for v in views]
@@ -103,22 +81,22 @@ def only(views, kind):
 
 @pytest.mark.parametrize("name", ["cmae", "ccmim", "macrl"])
 def test_the_same_numbers_make_the_same_patch_masks(name):
-    host, device = both(only(create(of_device(name)).views, PatchMask), 8)
+    host, device = host_and_device(only(create(of_device(name)).views, PatchMask), 8)
     assert host
     jax.tree.map(np.testing.assert_array_equal, host, device)
 
 
 def test_the_same_numbers_make_the_same_colors_cells_and_boxes():
     colors = [view_of((8, 8), Color()), view_of((8, 8), Color(jitter_p=1.0, blur_p=0.0, solarize_p=0.5), name="other")]
-    host, device = both(colors, 32)
+    host, device = host_and_device(colors, 32)
     for key in host:
         np.testing.assert_allclose(device[key], host[key], rtol=1e-6, atol=1e-6)
-    host, device = both(only(create(of_device("saliency_masking")).views, CellMask), 8)
+    host, device = host_and_device(only(create(of_device("saliency_masking")).views, CellMask), 8)
     assert all(value.any() for key, value in host.items() if key.endswith("_cells"))
     jax.tree.map(np.testing.assert_array_equal, host, device)
     views = only(create(of_device("maskco")).views, Boxes)
     crop = np.array([[0, 0, 30, 28, 0], [2, 3, 20, 24, 1]], np.int32)
-    host, device = both(views, 2, {views[0].name: crop, views[1].name: crop[::-1].copy()})
+    host, device = host_and_device(views, 2, {views[0].name: crop, views[1].name: crop[::-1].copy()})
     assert set(host) == {"query_boxes", "key_boxes"}
     for key in host:
         np.testing.assert_allclose(device[key], host[key], atol=1e-4)  # pixels; the device has no float64

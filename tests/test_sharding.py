@@ -169,7 +169,7 @@ def test_another_order_of_the_images_is_told(monkeypatch):
     before = {"processes": 2, "devices": 8}
     line = "resumed from step 7 on 1 processes with 1 devices, before on 2 with 8"
     assert loop.opening_line(state, before) == line
-    assert loop.opening_line(state, checkpoint.machines()) == "resumed from step 7"
+    assert loop.opening_line(state, checkpoint.machine_counts()) == "resumed from step 7"
 
 
 def test_the_first_moment_in_bfloat16_is_half_as_large():

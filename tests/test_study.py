@@ -13,7 +13,7 @@ import pytest
 from helpers.tiny import ROOT
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.evaluate.results import packed, unpacked
+from maskcl_jax.evaluate.results import pack_bits, unpack_bits
 from maskcl_jax.study import (
     Data,
     Entry,
@@ -230,14 +230,14 @@ def rows(entry, outcomes):
     for seed, right in enumerate(outcomes):
         right = np.asarray(right, bool)
         row = {"entry": entry, "seed": seed, "figure": "k-NN", "value": 100 * right.mean(), "n_test": len(right)}
-        figures.append(row | {"correct": packed(right)})
+        figures.append(row | {"correct": pack_bits(right)})
     return figures
 
 
 def test_means_spreads_and_paired_intervals_are_those_of_the_textbook():
     rng = np.random.default_rng(0)
     ours, theirs = rng.random((3, 50)) < 0.7, rng.random((3, 50)) < 0.5
-    assert (unpacked(packed(ours[0]), 50) == ours[0]).all()
+    assert (unpack_bits(pack_bits(ours[0]), 50) == ours[0]).all()
     figures = rows("a", ours) + rows("b", theirs)
     (mean, *_) = summary.summary(figures, [])
     assert mean["mean"] == pytest.approx(100 * ours.mean())
@@ -321,5 +321,5 @@ def test_a_study_runs_the_real_commands(tmp_path):
     assert runner.run(pieces.pieces_of(study)) == 0, runner.failed
     (row,) = book.figures
     assert row["n_test"] == 32
-    assert row["value"] == pytest.approx(100 * unpacked(row["correct"], 32).mean(), abs=1e-3)
+    assert row["value"] == pytest.approx(100 * unpack_bits(row["correct"], 32).mean(), abs=1e-3)
     assert book.runs[0]["images"] == 8

@@ -37,7 +37,7 @@ def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp
                 raise RuntimeError("broken off")
             return super().push(step, values)
 
-    monkeypatch.setattr(loop.Monitor, "look", lambda self, state: ({}, {}))
+    monkeypatch.setattr(loop.Monitor, "evaluate", lambda self, state: ({}, {}))
     monkeypatch.setattr(throughput, "Meter", BreaksAtStep5)
     with pytest.raises(RuntimeError, match="broken off"):
         loop.train(tiny(name), str(tmp_path / "broken"))

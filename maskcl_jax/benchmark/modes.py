@@ -236,7 +236,7 @@ def program_of(config, per_epoch: int, source=None) -> Program:
             devices=mesh.size,
             sharding=sharding.batch_sharding(mesh),
         )
-    return Program.of(config, mesh, method, per_epoch, images)
+    return Program.from_config(config, mesh, method, per_epoch, images)
 
 
 def compile_step(program: Program) -> tuple[jax.stages.Compiled, dict[str, Any]]:

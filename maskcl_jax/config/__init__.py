@@ -7,7 +7,16 @@ Where several layers set a field, the last of these holds:
 """
 
 from maskcl_jax.config.defaults import COLOR, DATA, DEFAULTS, SMALL_RESNET, SMALL_VIT, VIT_SIZES, encoder_size
-from maskcl_jax.config.fields import Config, completed, flat, read_value, set_field, split_fields, suggestion, unflat
+from maskcl_jax.config.fields import (
+    Config,
+    flat,
+    read_value,
+    set_field,
+    split_fields,
+    suggestion,
+    unflat,
+    with_defaults,
+)
 from maskcl_jax.config.loading import build, find_file, load
 from maskcl_jax.config.ranges import check
 
@@ -21,7 +30,6 @@ __all__ = [
     "Config",
     "build",
     "check",
-    "completed",
     "encoder_size",
     "find_file",
     "flat",
@@ -31,4 +39,5 @@ __all__ = [
     "split_fields",
     "suggestion",
     "unflat",
+    "with_defaults",
 ]

@@ -117,7 +117,7 @@ def flat(config: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any
     return fields
 
 
-def completed(fields: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A flat config with the defaults of the fields that the version which wrote it did not have.
 
     So the default of a new field must be what was done before the field existed.
@@ -129,9 +129,9 @@ def completed(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unflat(fields: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The config that `flat` wrote as `fields`, `completed`."""
+    """The config that `flat` wrote as `fields`, `with_defaults`."""
     nested: dict[str, Any] = {}
-    for path, value in completed(fields).items():
+    for path, value in with_defaults(fields).items():
         *parents, name = path.split(".")
         place = nested
         for parent in parents:

@@ -32,7 +32,7 @@ def build(argument: str | None, *, method: Mapping[str, Any], presets: Mapping[s
         variant, layer = options.pop("variant"), "argument"
         fields = {path: value for path, value in fields.items() if not path.startswith("model.")}
     config = Config(DEFAULTS)
-    config.preset, config.model, config.method = preset, {}, unshared(method)
+    config.preset, config.model, config.method = preset, {}, copied(method)
     config.data.update(DATA.get(preset, {}))
     config.origins.update(dict.fromkeys(flat(config), "default"))
     if (argument or "").startswith(preset):
@@ -54,9 +54,9 @@ def build(argument: str | None, *, method: Mapping[str, Any], presets: Mapping[s
     return config
 
 
-def unshared(fields: Mapping[str, Any]) -> dict[str, Any]:
+def copied(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A copy whose groups are groups of their own: ConfigDict would make one of two fields that are the same dict."""
-    return {name: unshared(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+    return {name: copied(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
 
 
 def set_model(config: Config, fields: Mapping[str, Any], layer: str) -> None:

@@ -169,8 +169,7 @@ def processes_and_threads(examples: Split, views: Sequence[View], data_config: A
     text, cores = str(data_config.workers), os.cpu_count() or 1
     if text != "auto" and not text.isdecimal():
         raise UserError(f"data.workers={text!r} is no number of processes: use auto, or 0 or more")
-    # What only the host can sample computes in Python.
-    in_python = any(ingredient.host_only() for view in views for ingredient in view.ingredients)
+    in_python = any(ingredient.needs_processes() for view in views for ingredient in view.ingredients)
     workers = min(cores - 1, MAX_WORKERS) if in_python and cores >= CORES_FOR_WORKERS else 0
     return (workers if text == "auto" else int(text)), _threads(examples, views, data_config)
 

@@ -12,7 +12,7 @@ from maskcl_jax.errors import UserError, check_choice, check_range
 from maskcl_jax.evaluate import batches, checks, mixing, results
 from maskcl_jax.evaluate.encoder import position_table
 from maskcl_jax.evaluate.fit import fit
-from maskcl_jax.evaluate.knn import whole
+from maskcl_jax.evaluate.knn import to_host
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.models.classifier import ResNetClassifier, ViTClassifier, drop_path
 from maskcl_jax.training import sharding, train_state
@@ -37,7 +37,7 @@ def run_finetune(session: Session) -> dict[str, Any]:
         budget,
         lambda start: batches.train_batches(session.source, s, batch_size=budget.batch_size, start=start),
     )
-    entry = results.accuracy_of(*tuning.outcomes(state))
+    entry = results.accuracy_of(*tuning.classify_test_split(state))
     entry |= {"n_train": budget.n_train, "batch_size": budget.batch_size, "epochs": budget.epochs}
     return {"entries": [entry | {"init": s.init}]}
 
@@ -142,11 +142,11 @@ class Tuning:
         labels = jnp.where(batch["valid"], batch["label"], -1)
         return logits.argmax(axis=-1) == labels, labels, batch["index"]
 
-    def outcomes(self, state: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def classify_test_split(self, state: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """(whether it is classified correctly (n,) bool, its index (n,)) of each labeled image of the test split."""
         session = self.session
         batches = session.batches("test", session.settings.eval_batch_size)
-        rows = [map(whole, self.predict_batch(state, session.put(batch))) for batch in batches]
+        rows = [map(to_host, self.predict_batch(state, session.put(batch))) for batch in batches]
         right, labels, index = map(np.concatenate, zip(*rows, strict=True))
         counted = labels >= 0
         session.refuse(checks.labels_problem(labels[counted], "test"))

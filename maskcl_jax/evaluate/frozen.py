@@ -41,10 +41,10 @@ def run_knn(session: Session) -> dict[str, Any]:
         or checks.neighbors_problem(max(s.k), len(train_labels))
         or checks.features_problem(np.stack(extremes), "train", len(train_labels))
     )
-    neighbors.add(*joined(waiting))
+    neighbors.add(*concatenate_rows(waiting))
     entries = []
     for k in s.k:
-        predicted = neighbors.vote(temperature=s.temperature, num_classes=source.num_classes, k=k)
+        predicted = neighbors.classify(temperature=s.temperature, num_classes=source.num_classes, k=k)
         entry = results.accuracy_of(predicted == labels, index)
         entries.append(entry | {"k": k, "temperature": s.temperature, "n_train": len(train_labels)})
     return {"entries": entries}
@@ -52,13 +52,13 @@ def run_knn(session: Session) -> dict[str, Any]:
 
 def add_whole_blocks(neighbors: knn.Neighbors, waiting: list[tuple]) -> list[tuple]:
     """Adds as many whole blocks as are waiting; returns what is left of them."""
-    features, labels = joined(waiting)
+    features, labels = concatenate_rows(waiting)
     count = len(labels) // neighbors.block * neighbors.block
     neighbors.add(features[:count], labels[:count])
     return [(features[count:], labels[count:])]
 
 
-def joined(parts: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
+def concatenate_rows(parts: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """(features, labels) of all parts."""
     features, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
     return features, labels

@@ -49,11 +49,11 @@ def knn_predict(
 
     Source: Wu et al. 2018, section 3.4; k 20 and temperature 0.07 as DINO reports.
     """
-    check(train_labels, test_features, k=k, num_classes=num_classes)
+    check_inputs(train_labels, test_features, k=k, num_classes=num_classes)
     count = len(train_labels)
     neighbors = Neighbors(test_features, k=min(k, count), block=min(block, count), rows=test_block)
     neighbors.add(train_features, train_labels)
-    return neighbors.vote(temperature=temperature, num_classes=num_classes)
+    return neighbors.classify(temperature=temperature, num_classes=num_classes)
 
 
 class Neighbors:
@@ -73,18 +73,20 @@ class Neighbors:
         self.n, self.mesh = len(test_features), sharding.create_mesh()
         replicated = sharding.replicated(self.mesh)
         rows = min(rows, self.n)
-        self.tests = [jax.device_put(normalized(part), replicated) for part, _ in blocks(test_features, rows)]
+        self.tests = [jax.device_put(normalized(part), replicated) for part, _ in padded_blocks(test_features, rows)]
         empty = np.full((rows, k), -np.inf, np.float32), np.zeros((rows, k), np.int32)
         self.best = [jax.device_put(empty, replicated) for _ in self.tests]
         self.devices = self.mesh.size
         self.block = -(-block // self.devices) * self.devices
-        self.merge = jax.jit(merge, out_shardings=(replicated, replicated)) if self.devices > 1 else merge_on_one_device
+        self.merge = merge_neighbors_on_one_device
+        if self.devices > 1:
+            self.merge = jax.jit(merge_neighbors, out_shardings=(replicated, replicated))
 
     def add(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Compares with more training features (m, D) of labels (m,); m may be any number."""
         labels = np.asarray(labels, np.int32)
         for (part, count), (part_labels, _) in zip(
-            blocks(features, self.block), blocks(labels, self.block), strict=True
+            padded_blocks(features, self.block), padded_blocks(labels, self.block), strict=True
         ):
             placed, placed_labels = self.split(normalized(part)), self.split(part_labels)
             jax.block_until_ready(self.best)  # blocks that wait for the devices would pile up in memory
@@ -98,14 +100,14 @@ class Neighbors:
         rows = rows.reshape(self.devices, -1, *rows.shape[1:])
         return jax.make_array_from_callback(rows.shape, sharding.batch_sharding(self.mesh), lambda where: rows[where])
 
-    def vote(self, *, temperature: float, num_classes: int, k: int | None = None) -> np.ndarray:
+    def classify(self, *, temperature: float, num_classes: int, k: int | None = None) -> np.ndarray:
         """(n,) int32 classes, voted by the k nearest (default: all that were kept)."""
         nearest = [(similarity[:, :k], labels[:, :k]) for similarity, labels in self.best]
-        votes = [np.asarray(vote(pair, temperature, num_classes=num_classes)) for pair in nearest]
+        votes = [np.asarray(weighted_vote(pair, temperature, num_classes=num_classes)) for pair in nearest]
         return np.concatenate(votes)[: self.n]
 
 
-def check(train_labels: np.ndarray, test_features: np.ndarray, *, k: int, num_classes: int) -> None:
+def check_inputs(train_labels: np.ndarray, test_features: np.ndarray, *, k: int, num_classes: int) -> None:
     """Raises UserError for features and labels that k-NN cannot use."""
     if k < 1:
         raise UserError(f"k-NN: k={k} is not positive: use 1 or more, for instance 20")
@@ -120,14 +122,14 @@ def check(train_labels: np.ndarray, test_features: np.ndarray, *, k: int, num_cl
         )
 
 
-def blocks(array: np.ndarray, rows: int) -> Iterator[tuple[np.ndarray, int]]:
+def padded_blocks(array: np.ndarray, rows: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yields (`rows` rows, how many are not padding); zeros pad the last block: one shape, one compilation."""
     for start in range(0, len(array), rows):
         part = np.asarray(array[start : start + rows])
         yield np.concatenate([part, np.zeros((rows - len(part), *part.shape[1:]), part.dtype)]), len(part)
 
 
-def merge(
+def merge_neighbors(
     best: tuple[jax.Array, jax.Array], test: jax.Array, train: jax.Array, labels: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
     """Merges the nearest neighbors so far with those of one more block.
@@ -157,11 +159,11 @@ def merge(
     return top, jnp.take_along_axis(labels, where, axis=1)
 
 
-merge_on_one_device = jax.jit(merge)
+merge_neighbors_on_one_device = jax.jit(merge_neighbors)
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
-def vote(best: tuple[jax.Array, jax.Array], temperature: float, *, num_classes: int) -> jax.Array:
+def weighted_vote(best: tuple[jax.Array, jax.Array], temperature: float, *, num_classes: int) -> jax.Array:
     """(t,) int32: the class of largest weight among the neighbors `best`.
 
     The largest similarity is subtracted first: the order stays and exp stays finite.
@@ -201,7 +203,7 @@ def feature_batches(
         # The labels go with the images: on several processes, features come back in the mesh's order.
         placed = put({name: batch[name] for name in ("image", "label", "index", "valid")})
         features, label, index, kept = map(
-            whole, (feature_fn(placed["image"]), placed["label"], placed["index"], placed["valid"])
+            to_host, (feature_fn(placed["image"]), placed["label"], placed["index"], placed["valid"])
         )
         if keep == "labeled":
             kept = kept & (label >= 0)
@@ -223,7 +225,7 @@ def collect_features(
     return features, labels, index
 
 
-def whole(array: jax.Array | np.ndarray) -> np.ndarray:
+def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """An array on the host, with the rows on other processes' devices; a collective if there are any."""
     if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
         array = multihost_utils.process_allgather(array, tiled=True)

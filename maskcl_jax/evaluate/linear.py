@@ -11,7 +11,7 @@ from maskcl_jax.data.sources import Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import batches, checks, results
 from maskcl_jax.evaluate.fit import fit
-from maskcl_jax.evaluate.knn import whole
+from maskcl_jax.evaluate.knn import to_host
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import sharding
 
@@ -135,8 +135,8 @@ class Heads:
         seen: list[np.ndarray] = []
         for batch in session.batches(split, session.settings.eval_batch_size, source):
             batch_correct, labels = self.count_batch(state, session.encoder.variables, session.put(batch))
-            correct += whole(batch_correct)
-            seen.append(whole(labels))
+            correct += to_host(batch_correct)
+            seen.append(to_host(labels))
         labels = np.concatenate(seen)
         session.refuse(checks.labels_problem(labels[labels >= 0], split))
         return correct, int((labels >= 0).sum())

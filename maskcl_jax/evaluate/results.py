@@ -34,16 +34,16 @@ def accuracy_of(right: np.ndarray, index: np.ndarray) -> dict[str, Any]:
         right: (n,) bool, whether an image was classified correctly.
         index: (n,) the images' positions in the test split.
     """
-    return accuracy(int(right.sum()), len(right)) | {"correct": packed(right[np.argsort(index, kind="stable")])}
+    return accuracy(int(right.sum()), len(right)) | {"correct": pack_bits(right[np.argsort(index, kind="stable")])}
 
 
-def packed(right: np.ndarray) -> str:
+def pack_bits(right: np.ndarray) -> str:
     """(n,) bool as text: its bits in base64."""
     return base64.b64encode(np.packbits(right).tobytes()).decode()
 
 
-def unpacked(text: str, n: int) -> np.ndarray:
-    """What `packed` made a text of, (n,) bool."""
+def unpack_bits(text: str, n: int) -> np.ndarray:
+    """What `pack_bits` made a text of, (n,) bool."""
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=n).astype(bool)
 
 

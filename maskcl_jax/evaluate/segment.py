@@ -11,7 +11,7 @@ import optax
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import batches
 from maskcl_jax.evaluate.fit import fit
-from maskcl_jax.evaluate.knn import whole
+from maskcl_jax.evaluate.knn import to_host
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.models.heads import SEGMENTERS, Segmenter
 from maskcl_jax.training import sharding
@@ -134,6 +134,6 @@ class Head:
         total, images = np.zeros((self.classes, self.classes), np.int64), 0
         for batch in split_batches:
             placed = self.session.put(batch)
-            total += whole(self.count_batch(state, self.session.encoder.variables, placed))
-            images += int(whole(placed["valid"]).sum())
+            total += to_host(self.count_batch(state, self.session.encoder.variables, placed))
+            images += int(to_host(placed["valid"]).sum())
         return total, images

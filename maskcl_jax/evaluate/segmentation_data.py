@@ -259,9 +259,9 @@ def open_pairs(settings: Any) -> Pairs:
 
 def folder_pairs(settings: Any) -> Pairs:
     """The files of data.path with those of mask_path, and likewise for testing; else a tenth is held out."""
-    train, alone = matched(settings.data.path, settings.mask_path, "mask_path")
+    train, alone = match_masks(settings.data.path, settings.mask_path, "mask_path")
     if settings.data.test_path:
-        test, more = matched(settings.data.test_path, settings.test_mask_path, "test_mask_path")
+        test, more = match_masks(settings.data.test_path, settings.test_mask_path, "test_mask_path")
         alone += more
     else:
         if len(train) < 2:
@@ -274,7 +274,7 @@ def folder_pairs(settings: Any) -> Pairs:
     return Pairs({"train": train, "test": test}, f"folder {settings.data.path}{unused}", settings)
 
 
-def matched(images: str, masks: str, field: str) -> tuple[list[tuple[Item, Item]], int]:
+def match_masks(images: str, masks: str, field: str) -> tuple[list[tuple[Item, Item]], int]:
     """([(image, mask)] of equal path, the ending aside; how many files have no partner)."""
     for name, folder in (("data.path", images), (field, masks)):
         if not folder or not pathlib.Path(folder).is_dir():

@@ -107,7 +107,7 @@ class Session(NamedTuple):
         batches.close()
         placed = self.put({name: batch[name] for name in ("image", "valid")})
         outputs = jax.jit(compute, out_shardings=sharding.replicated(self.mesh))
-        rows = knn.whole(outputs(self.encoder.variables, placed["image"]))[knn.whole(placed["valid"])]
+        rows = knn.to_host(outputs(self.encoder.variables, placed["image"]))[knn.to_host(placed["valid"])]
         self.refuse(checks.features_problem(rows, "test"))
 
     def refuse(self, problem: str) -> None:

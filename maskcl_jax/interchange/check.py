@@ -72,7 +72,9 @@ def check(p: Product, folder: str) -> str:
         exec(form.load(p, folder), namespace)
         namespace |= {"images": torch.tensor(images).permute(0, 3, 1, 2), "noise": torch.tensor(noise)}
         if "model" not in namespace:
-            namespace["model"] = rebuilt(p, {key: np.asarray(value) for key, value in namespace["state"].items()})
+            namespace["model"] = model_of_snippet(
+                p, {key: np.asarray(value) for key, value in namespace["state"].items()}
+            )
         with torch.no_grad():
             theirs = eval(form.feature(p) or "model(images)", namespace).float().numpy()
     except Exception as error:  # of another library: it raises anything
@@ -126,14 +128,14 @@ def our_feature(p: Product, pixels: np.ndarray) -> np.ndarray:
     method, kind = our_method(p), p.config.eval.feature
     params, state = p.tree["params"], {"batch_stats": p.tree.get("batch_stats", {})}
     if p.depths.final_norm:
-        return computed(lambda x: method.features(params, state, x, kind=kind), pixels)
+        return run_in_float32(lambda x: method.features(params, state, x, kind=kind), pixels)
 
     def before_the_norm(images):
         variables = {"params": params["encoder"]}
         tokens = method.encoder.apply(variables, images, method=ViT.embed)
         return encoders.pooled(method.encoder.apply(variables, tokens, method=ViT.layers)[-1], kind)
 
-    return computed(before_the_norm, normalized(p, pixels))
+    return run_in_float32(before_the_norm, normalized(p, pixels))
 
 
 def our_prediction(p: Product, images: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -149,16 +151,16 @@ def our_prediction(p: Product, images: np.ndarray, noise: np.ndarray) -> np.ndar
         patches = method.decoders["decoder"].apply({"params": params["decoder"]}, latent, visible, masked)
         return masking.take(patches, masking.restore_ids(visible, masked))
 
-    return computed(predict, images)
+    return run_in_float32(predict, images)
 
 
-def computed(function: Callable[[Any], jax.Array], images: np.ndarray) -> np.ndarray:
+def run_in_float32(function: Callable[[Any], jax.Array], images: np.ndarray) -> np.ndarray:
     """function(images), compiled, in full float32 on any device."""
     with jax.default_matmul_precision("highest"):
         return np.asarray(jax.jit(function)(images), np.float32)
 
 
-def rebuilt(p: Product, state: dict[str, np.ndarray]) -> Any:
+def model_of_snippet(p: Product, state: dict[str, np.ndarray]) -> Any:
     """A model of timm or torchvision with the encoder of a format's state dict, loaded strictly."""
     import torch
 

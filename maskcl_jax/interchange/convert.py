@@ -87,7 +87,9 @@ def from_torch(state: dict[str, np.ndarray], rows: Sequence[Row], shape: Shape) 
     expected = {row.theirs for row in rows}
     missing, extra = sorted(expected - state.keys()), sorted(state.keys() - expected)
     if missing or extra:
-        raise UserError(f"the weights do not fit: missing {listed(missing)}; left over {listed(extra)}")
+        raise UserError(
+            f"the weights do not fit: missing {comma_separated(missing)}; left over {comma_separated(extra)}"
+        )
     tree: dict = {}
     parts: dict[str, dict[int, np.ndarray]] = {}
     for row in rows:
@@ -135,7 +137,7 @@ def check_table(row: Row, value: np.ndarray, shape: Shape) -> None:
         )
 
 
-def listed(keys: Sequence[str]) -> str:
+def comma_separated(keys: Sequence[str]) -> str:
     """The first few of many keys, for an error."""
     return (", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")) or "nothing"
 

@@ -15,7 +15,7 @@ def lacks(p: Product) -> str:
         return f"detectron2 reads color images, not {p.channels} channels"
     if not torchvision_format.is_stock(p):
         return f"detectron2 has no {p.encoder.size.name}"
-    return torchvision_format.unusual(p)
+    return torchvision_format.not_in_torchvision(p)
 
 
 def load(p: Product, folder: str) -> str:

@@ -107,7 +107,7 @@ def mm_lacks(p: Product) -> str:
         return "mmdet has no ResNet with the small stem"
     if not torchvision_format.is_stock(p):
         return f"{p.format} has no {p.encoder.size.name}"
-    return torchvision_format.unusual(p)
+    return torchvision_format.not_in_torchvision(p)
 
 
 SAFE = ("model.safetensors", files.write_safetensors)

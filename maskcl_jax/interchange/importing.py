@@ -124,7 +124,7 @@ def read_weights(path: str, source: str) -> Weights:
     tables = {row.ours: state.pop(row.theirs) for row in rows if row.transform == "table" and row.theirs in state}
     if len(tables) < sum(row.transform == "table" for row in rows):
         missing = [row.theirs for row in rows if row.transform == "table" and row.ours not in tables]
-        raise UserError(f"{path} does not fit {source}: missing {convert.listed(missing)}")
+        raise UserError(f"{path} does not fit {source}: missing {convert.comma_separated(missing)}")
     try:
         tree = convert.from_torch(state, [row for row in rows if row.transform != "table"], convert.Shape())
     except UserError as error:
@@ -132,7 +132,7 @@ def read_weights(path: str, source: str) -> Weights:
         raise UserError(f"{path} does not fit {source} ({kind}, depth {depth}): {error}") from None
     model, channels = facts.of_tensors(state, {row.ours: row.theirs for row in rows}, depths.encoder, depths.resnet)
     notes = [f"{path}: {len(keys)} tensors, {source}, {KINDS[kind]}"]
-    notes += [f"left out: {convert.listed(others)}"] if others else []
+    notes += [f"left out: {convert.comma_separated(others)}"] if others else []
     notes += [warning] if (warning := facts.eps_warning(texts)) else []
     return Weights(kind, tree, tables, facts.of_texts(texts, model, channels), tuple(notes))
 
@@ -150,10 +150,12 @@ def choose(
             others += [k for k in mine if layout.others and re.fullmatch(layout.others, k)]
             unknown = [k for k in others if not re.fullmatch(layout.others, k)]
             if unknown:
-                raise UserError(f"{path} does not fit {source}: left over {convert.listed(sorted(unknown))}")
+                raise UserError(f"{path} does not fit {source}: left over {convert.comma_separated(sorted(unknown))}")
             return kind, layout, {k: v for k, v in mine.items() if k not in others}, sorted(others)
     markers = " or ".join(layout.marker for layout in LAYOUTS[source].values())
-    raise UserError(f"{path} has no key of {source}, such as {markers}; it has {convert.listed(sorted(state))}")
+    raise UserError(
+        f"{path} has no key of {source}, such as {markers}; it has {convert.comma_separated(sorted(state))}"
+    )
 
 
 def config_for(weights: Weights, source: str, config: ConfigDict | None) -> ConfigDict:
@@ -279,7 +281,7 @@ def check_shapes(given: dict[str, np.ndarray], known: dict[str, Any]) -> None:
     ]
     if wrong:
         raise UserError(
-            f"the config is of other networks: {convert.listed(wrong)}: give --config=FILE with "
+            f"the config is of other networks: {convert.comma_separated(wrong)}: give --config=FILE with "
             "--config.method.FIELD=VALUE for each"
         )
 

@@ -31,12 +31,12 @@ def linear(ours: str, theirs: str, *, bias: bool = True, part: int | None = None
     return [*rows, Row(f"{ours}/bias", f"{theirs}.bias", part=part)] if bias else rows
 
 
-def norm(ours: str, theirs: str) -> list[Row]:
+def norm_rows(ours: str, theirs: str) -> list[Row]:
     """A LayerNorm, or the affine part of a BatchNorm."""
     return [Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")]
 
 
-def running(ours: str, theirs: str) -> list[Row]:
+def statistics_rows(ours: str, theirs: str) -> list[Row]:
     """A BatchNorm's running statistics, and the number of updates."""
     return [
         Row(f"{ours}/mean", f"{theirs}.running_mean"),
@@ -92,7 +92,7 @@ def blocks(ours: str, theirs: str, depth: int, names: Names = TIMM) -> list[Row]
     rows = []
     for i in range(depth):
         a, b = f"{ours}/blocks_{i}", f"{theirs}.{i}"
-        rows += norm(f"{a}/norm1", f"{b}.{names.norm1}") + norm(f"{a}/norm2", f"{b}.{names.norm2}")
+        rows += norm_rows(f"{a}/norm1", f"{b}.{names.norm1}") + norm_rows(f"{a}/norm2", f"{b}.{names.norm2}")
         for part, name in enumerate(names.qkv):
             rows += linear(f"{a}/attn/qkv", f"{b}.{name}", part=None if len(names.qkv) == 1 else part)
         rows += linear(f"{a}/attn/proj", f"{b}.{names.proj}")
@@ -110,7 +110,7 @@ def vit(
         Row(f"{ours}/patch_embed/kernel", f"{prefix}{names.patch_embed}.weight", "patch_conv"),
         Row(f"{ours}/patch_embed/bias", f"{prefix}{names.patch_embed}.bias"),
         *blocks(ours, f"{prefix}{names.blocks}", depth, names),
-        *(norm(f"{ours}/norm", f"{prefix}{names.norm}") if final_norm else []),
+        *(norm_rows(f"{ours}/norm", f"{prefix}{names.norm}") if final_norm else []),
     ]
 
 
@@ -135,7 +135,7 @@ def decoder(
         Row(f"{path}/pos_embed", f"{prefix}decoder_pos_embed", "table"),
         *linear(f"{path}/embed", f"{prefix}decoder_embed"),
         *blocks(path, f"{prefix}{layers}", depth, names),
-        *norm(f"{path}/norm", f"{prefix}{last_norm}"),
+        *norm_rows(f"{path}/norm", f"{prefix}{last_norm}"),
         *linear(f"{path}/pred", f"{prefix}decoder_pred"),
     ]
 
@@ -158,10 +158,10 @@ def ccmim(depth: int, decoder_depth: int) -> list[Row]:
     return [
         *mae(depth, decoder_depth),
         *linear(f"{ours}/fc1", "projector.0", bias=False),
-        *norm(f"{ours}/bn1", "projector.1"),
-        *running("batch_stats/bn1", "projector.1"),
+        *norm_rows(f"{ours}/bn1", "projector.1"),
+        *statistics_rows("batch_stats/bn1", "projector.1"),
         *linear(f"{ours}/fc2", "projector.3", bias=False),
-        *running("batch_stats/bn2", "projector.4"),
+        *statistics_rows("batch_stats/bn2", "projector.4"),
     ]
 
 
@@ -181,7 +181,7 @@ def cmae(depth: int, pixel_depth: int, feature_depth: int) -> list[Row]:
     for ours, theirs in heads:
         rows += [
             *linear(f"{ours}/fc1", f"{theirs}.fc0"),
-            *norm(f"{ours}/bn1", f"{theirs}.bn0"),
+            *norm_rows(f"{ours}/bn1", f"{theirs}.bn0"),
             *linear(f"{ours}/fc2", f"{theirs}.fc1", bias=False),
         ]
     return rows
@@ -190,9 +190,9 @@ def cmae(depth: int, pixel_depth: int, feature_depth: int) -> list[Row]:
 def cmae_statistics() -> list[Row]:
     """The running statistics of CMAE's three heads."""
     return [
-        *running("batch_stats/projector/bn1", "projector.bn0"),
-        *running("batch_stats/predictor/bn1", "head.predictor.bn0"),
-        *running("target_batch_stats/projector/bn1", "target_projector.bn0"),
+        *statistics_rows("batch_stats/projector/bn1", "projector.bn0"),
+        *statistics_rows("batch_stats/predictor/bn1", "head.predictor.bn0"),
+        *statistics_rows("target_batch_stats/projector/bn1", "target_projector.bn0"),
     ]
 
 
@@ -213,14 +213,14 @@ def mocov3_head(target: str, ours: str, theirs: str, *, layers: int) -> list[Row
     for i in range(layers):
         rows += linear(f"{target}params/{ours}/fc{i + 1}", f"{theirs}.{3 * i}", bias=False)
         if i < layers - 1:
-            rows += norm(f"{target}params/{ours}/bn{i + 1}", f"{theirs}.{3 * i + 1}")
-        rows += running(f"{target}batch_stats/{ours}/bn{i + 1}", f"{theirs}.{3 * i + 1}")
+            rows += norm_rows(f"{target}params/{ours}/bn{i + 1}", f"{theirs}.{3 * i + 1}")
+        rows += statistics_rows(f"{target}batch_stats/{ours}/bn{i + 1}", f"{theirs}.{3 * i + 1}")
     return rows
 
 
 def batch_norm(ours: str, theirs: str, target: str = "") -> list[Row]:
     """A BatchNorm: scale, bias and running statistics; `ours` is the path below `params` and `batch_stats`."""
-    return [*norm(f"{target}params/{ours}", theirs), *running(f"{target}batch_stats/{ours}", theirs)]
+    return [*norm_rows(f"{target}params/{ours}", theirs), *statistics_rows(f"{target}batch_stats/{ours}", theirs)]
 
 
 class ConvNames(NamedTuple):

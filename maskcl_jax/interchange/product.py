@@ -114,7 +114,7 @@ def product_of(run: run_lib.Run, *, format: str, network: str, full: bool) -> Pr
     if missing := sorted(row.ours for row in rows if row.transform != "table" and row.ours not in paths):
         raise UserError(
             f"--format={format} --full names what a run of {run.config.method.name!r} as configured does not have: "
-            f"{convert.listed(missing)}"
+            f"{convert.comma_separated(missing)}"
         )
     state = convert.to_torch(tree, rows, shape_of(run))
     left_out = tuple(sorted({"/".join(path.split("/")[:2]) for path in paths if path not in named}))

@@ -15,7 +15,11 @@ def lacks(p: Product) -> str:
     """Why timm has no such network (it has any ViT, and stock ResNets); "" where it has."""
     if p.is_vit:
         return ""
-    return "timm has no ResNet with the small stem" if p.encoder.stem == "small" else torchvision_format.unusual(p)
+    return (
+        "timm has no ResNet with the small stem"
+        if p.encoder.stem == "small"
+        else torchvision_format.not_in_torchvision(p)
+    )
 
 
 def load(p: Product, folder: str) -> str:

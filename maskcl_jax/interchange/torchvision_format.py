@@ -11,7 +11,7 @@ def is_stock(p: Product) -> bool:
     return p.encoder.size.is_named and p.encoder.size.depth in STOCK
 
 
-def unusual(p: Product) -> str:
+def not_in_torchvision(p: Product) -> str:
     """Why a ResNet is not one that every library has; "" where it is."""
     if len(p.blocks) != 4:
         return f"it has no ResNet of {len(p.blocks)} stages"

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 
 from maskcl_jax.errors import UserError
+from maskcl_jax.methods import encoders
 from maskcl_jax.views.base import View
 
 Arrays = Mapping[str, jax.Array]  # a batch, as the views describe it: see `views.base.batch_entries`
@@ -99,14 +100,15 @@ class Method(abc.ABC):
             target: Whether `params` are those of the EMA target.
         """
 
-    @abc.abstractmethod
     def features(
         self, params: dict[str, Any], model_state: dict[str, Any], images: jax.Array, *, kind: str
     ) -> jax.Array:
-        """Returns (B, D) float32 features of unmasked uint8 images (B, H, W, C).
+        """Returns (B, D) float32 features of unmasked uint8 images (B, H, W, C); here those of `encoders.features`.
 
         kind: one of `feature_kinds`; "mean" of the patch tokens or of a feature map, or "cls".
         """
+        variables = self.encoder_variables(params, model_state)
+        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
     @abc.abstractmethod
     def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:

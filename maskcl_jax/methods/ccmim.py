@@ -29,8 +29,6 @@ class CCMIM(MAE):
     def __init__(self, config: Any, *, bn_eps: float = 1e-5, bn_momentum: float = 0.1):
         """bn_eps, bn_momentum: of the projector's BatchNorm, in torch's sense; torch's defaults, as in the code."""
         c = config.method
-        # Before the constructor of MAE, whose `new_views` reads it.
-        self.mask_kind = "random" if c.masking == "random" else "noise"
         super().__init__(config)
         check(config)
         self.projector = MLP(
@@ -42,6 +40,10 @@ class CCMIM(MAE):
             bn_momentum=bn_momentum,
             dtype=self.dtype,
         )
+
+    def mask_kind(self) -> str:
+        """Noise, unless the masks are random: attention chooses the patches on the device."""
+        return "random" if self.config.method.masking == "random" else "noise"
 
     # --- State ------------------------------------------------------------------------------------------------
     def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -74,8 +76,8 @@ class CCMIM(MAE):
             "align_accuracy": out["align_accuracy"],
             **losses.spread(out["cls_v"]),
         }
-        if "A" in out:
-            metrics |= attention_metrics(out["A_per_layer"], out["A"], out["visible"], out["masked"])
+        if "attention" in out:
+            metrics |= attention_metrics(out["attention_per_layer"], out["attention"], out["visible"], out["masked"])
         return LossOutput(out["loss"], metrics, {"batch_stats": out["batch_stats"]})
 
     def forward(self, params, stats, images, batch: Arrays) -> dict[str, Any]:
@@ -117,14 +119,15 @@ class CCMIM(MAE):
         }
 
     def choose(self, params, images, batch: Arrays) -> dict[str, jax.Array]:
-        """{visible, masked} and, if attention chose them, {A_per_layer, A}."""
+        """{visible, masked} and, if attention chose them, {attention_per_layer, attention}."""
         if self.config.method.masking == "random":
             return {"visible": batch["visible"], "masked": batch["masked"]}
         per_layer = self.attention(params, images)
         attention = per_layer.sum(axis=0)
         score = masking.SCORES[self.config.method.masking](attention, batch["mask_noise"])
         visible, masked = masking.split_by_score(score, self.num_visible)
-        return {"visible": visible, "masked": masked, "A_per_layer": per_layer, "A": attention}
+        chosen = {"visible": visible, "masked": masked}
+        return chosen | {"attention_per_layer": per_layer, "attention": attention}
 
     def attention(self, params, images) -> jax.Array:
         """(blocks, B, N) float32: what the cls token attends to on the whole image; no gradient."""
@@ -146,15 +149,12 @@ class CCMIM(MAE):
         return out, updated["batch_stats"]
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def masks_of(self, params, batch: Arrays) -> tuple[jax.Array, jax.Array]:
-        """(visible, masked) patch indices of a batch."""
-        chosen = self.choose(params, self.preprocess(batch["image"]), batch)
-        return chosen["visible"], chosen["masked"]
-
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """MAE's pictures and, before the mask, the importance of the patches (also if masks are random)."""
-        drawn = super().pictures(params, model_state, batch)
-        attention = self.attention(params, self.preprocess(batch["image"])).sum(axis=0)
+        images = self.preprocess(batch["image"])
+        chosen = self.choose(params, images, batch)
+        drawn = self.draw(params, images, chosen["visible"], chosen["masked"])
+        attention = chosen["attention"] if "attention" in chosen else self.attention(params, images).sum(axis=0)
         low, high = attention.min(axis=1, keepdims=True), attention.max(axis=1, keepdims=True)
         level = ((attention - low) / jnp.maximum(high - low, 1e-12))[:, :, None]
         patches = jnp.broadcast_to(level, (*attention.shape, self.patch**2))

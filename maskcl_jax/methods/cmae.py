@@ -19,7 +19,7 @@ from maskcl_jax.methods.encoders import apply_in_training, init_heads
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.heads import KERNEL_INIT, MLP
 from maskcl_jax.models.vit import Decoder, ViT
-from maskcl_jax.ops import chunked, losses, normalization
+from maskcl_jax.ops import chunked, losses
 from maskcl_jax.views.base import View
 
 REFERENCE_SIZE = 224  # pixels: what master_size and pixel_shift are written for; other sizes scale them
@@ -102,7 +102,7 @@ class CMAE(MAE):
     # --- Loss -------------------------------------------------------------------------------------------------
     def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """Reconstruction plus contrast."""
-        query, key = (self.view_images(batch, view) for view in self.views)
+        query, key = (options.network_images(self.config, batch, view) for view in self.views)
         out = self.forward(params, context, query, key, batch["query_visible"], batch["query_masked"])
         metrics = {
             "loss": out["loss"],
@@ -180,15 +180,12 @@ class CMAE(MAE):
 
         return chunked.mapped(encode, self.image_chunks, images)
 
-    def view_images(self, batch: Arrays, view: View) -> jax.Array:
-        """One view of a batch as the networks take it."""
-        return normalization.standardize(options.float_images(batch, view), self.config.data.mean, self.config.data.std)
-
     # --- Pictures ---------------------------------------------------------------------------------------------
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """The online view, its mask and reconstruction, the target's view, and the part of the online view in it."""
         query, key = self.views
-        drawn = self.drawn(params, self.view_images(batch, query), batch["query_visible"], batch["query_masked"])
+        shown = options.network_images(self.config, batch, query)
+        drawn = self.draw(params, shown, batch["query_visible"], batch["query_masked"])
         images = options.float_images(batch, query)
         down, across = jnp.arange(images.shape[1])[:, None], jnp.arange(images.shape[2])
         shift = batch["key_shift"] if key.crop.shift else jnp.zeros((images.shape[0], 2), jnp.int32)

@@ -17,7 +17,7 @@ from maskcl_jax.methods.base import Arrays, LossOutput, StepContext
 from maskcl_jax.methods.encoders import apply_in_training, init_heads
 from maskcl_jax.methods.mae import MAE
 from maskcl_jax.models.heads import MLP
-from maskcl_jax.ops import chunked, losses, normalization
+from maskcl_jax.ops import chunked, losses
 from maskcl_jax.views.base import View
 from maskcl_jax.views.patch_mask import PatchMask
 
@@ -186,11 +186,10 @@ class MACRL(MAE):
 
     def images_of(self, batch: Arrays, view: View) -> tuple[jax.Array, jax.Array]:
         """(what the encoder sees, what the decoder reconstructs), preprocessed."""
-        mean, std = self.config.data.mean, self.config.data.std
-        images = normalization.standardize(options.float_images(batch, view), mean, std)
+        images = options.network_images(self.config, batch, view)
         if self.config.method.recon_target == "view":
             return images, images
-        return images, normalization.standardize(options.float_images(batch, view, augment_color=False), mean, std)
+        return images, options.network_images(self.config, batch, view, augment_color=False)
 
     # --- Pictures ---------------------------------------------------------------------------------------------
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
@@ -198,7 +197,7 @@ class MACRL(MAE):
         drawn = {}
         for view in self.views:
             images, targets = self.images_of(batch, view)
-            columns = self.drawn(params, images, *self.masks_of_view(batch, view), targets=targets)
+            columns = self.draw(params, images, *self.masks_of_view(batch, view), targets=targets)
             drawn |= {view.name: columns["input"], f"{view.name}_masked": columns["masked"]}
             drawn[f"{view.name}_reconstruction"] = columns["reconstruction"]
         return drawn

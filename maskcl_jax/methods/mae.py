@@ -24,7 +24,6 @@ class MAE(Method):
     picture_names: tuple[str, ...] = ("input", "masked", "reconstruction")
     supports_image_chunks = True
     positions = "mae"  # of encoder and decoder, see `sincos_table`
-    mask_kind = "random"  # "noise" if the method chooses the masked patches on the device
 
     def __init__(self, config: Any):
         self.config = config
@@ -38,8 +37,12 @@ class MAE(Method):
 
     def new_views(self) -> tuple[View, ...]:
         """One crop with its mask."""
-        mask = options.patch_mask(self.config, self.encoder.grid, kind=self.mask_kind)
+        mask = options.patch_mask(self.config, self.encoder.grid, kind=self.mask_kind())
         return (options.view(self.config, ingredients=(mask,)),)
+
+    def mask_kind(self) -> str:
+        """`PatchMask.kind`: "random", or "noise" where a subclass chooses the masked patches on the device."""
+        return "random"
 
     def new_decoder(self, field: str, *, out: int) -> Decoder:
         """The decoder that `config.method.FIELD` describes, with `out` numbers per patch."""
@@ -138,20 +141,11 @@ class MAE(Method):
         """A ViT has parameters only."""
         return {"params": params["encoder"]}
 
-    def features(self, params, model_state, images, *, kind: str) -> jax.Array:
-        """Features of the unmasked images, after the final norm."""
-        variables = self.encoder_variables(params, model_state)
-        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
-
-    def masks_of(self, params, batch: Arrays) -> tuple[jax.Array, jax.Array]:
-        """(visible, masked) patch indices of a batch."""
-        return batch["visible"], batch["masked"]
-
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """The image, what the encoder saw of it, and the decoder's patches in the masked places."""
-        return self.drawn(params, self.preprocess(batch["image"]), *self.masks_of(params, batch))
+        return self.draw(params, self.preprocess(batch["image"]), batch["visible"], batch["masked"])
 
-    def drawn(self, params, images, visible, masked, *, targets=None) -> dict[str, jax.Array]:
+    def draw(self, params, images, visible, masked, *, targets=None) -> dict[str, jax.Array]:
         """{input, masked, reconstruction} of preprocessed images under given masks; targets: as in `reconstruct`."""
         filled = self.predict(params, self.latent(params, images, visible), visible, masked).astype(jnp.float32)
         patches = masking.patchify(images, self.patch)

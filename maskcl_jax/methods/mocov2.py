@@ -171,8 +171,7 @@ class MoCoV2(Method):
 
     def images_of(self, batch: Arrays) -> list[jax.Array]:
         """The two views, preprocessed."""
-        mean, std = self.config.data.mean, self.config.data.std
-        return [normalization.standardize(options.float_images(batch, view), mean, std) for view in self.views]
+        return [options.network_images(self.config, batch, view) for view in self.views]
 
     def output(self, out: dict[str, Any], *, candidates, **metrics: jax.Array) -> LossOutput:
         """The `LossOutput` of the intermediates; candidates: the number of keys that a query is compared with."""
@@ -184,11 +183,6 @@ class MoCoV2(Method):
         """The target's encoder has BatchNorm statistics of its own."""
         stats = model_state["target_batch_stats" if target else "batch_stats"]
         return {"params": params["encoder"], "batch_stats": stats["encoder"]}
-
-    def features(self, params, model_state, images, *, kind: str) -> jax.Array:
-        """The mean of the last feature map over positions, (B, out_width), with the running statistics."""
-        variables = self.encoder_variables(params, model_state)
-        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """Both views."""

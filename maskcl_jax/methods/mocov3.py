@@ -69,8 +69,7 @@ class MoCoV3(Method):
 
     def loss(self, params: dict[str, Any], batch: Arrays, context: StepContext) -> LossOutput:
         """The two contrasts, added."""
-        mean, std = self.config.data.mean, self.config.data.std
-        x1, x2 = (normalization.standardize(options.float_images(batch, view), mean, std) for view in self.views)
+        x1, x2 = (options.network_images(self.config, batch, view) for view in self.views)
         out = self.forward(params, context, x1, x2)
         metrics = contrast.metrics(
             out["loss"],
@@ -120,11 +119,6 @@ class MoCoV3(Method):
     def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
         """A ViT has parameters only."""
         return {"params": params["encoder"]}
-
-    def features(self, params, model_state, images, *, kind: str) -> jax.Array:
-        """The cls token (the paper's), or the mean of the patch tokens, after the final norm."""
-        variables = self.encoder_variables(params, model_state)
-        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """The two views as the networks see them."""

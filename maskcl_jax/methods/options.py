@@ -78,6 +78,12 @@ def patch_mask(
     return PatchMask(kind=kind, num_patches=count, num_visible=visible, block=block, grid=grid)
 
 
+def network_images(config: Any, batch: Mapping[str, jax.Array], view: View, *, augment_color: bool = True) -> jax.Array:
+    """Returns one view of a batch as networks take it: `float_images`, normalized with the mean and std of the data."""
+    images = float_images(batch, view, augment_color=augment_color)
+    return normalization.standardize(images, config.data.mean, config.data.std)
+
+
 def float_images(batch: Mapping[str, jax.Array], view: View, *, augment_color: bool = True) -> jax.Array:
     """Returns one view of a batch, (B, H, W, C) float32 in 0..1.
 

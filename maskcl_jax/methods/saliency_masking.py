@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from maskcl_jax.methods import encoders, options, saliency_views
+from maskcl_jax.methods import options, saliency_views
 from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
 from maskcl_jax.methods.mocov2 import MoCoV2
 from maskcl_jax.methods.saliency_views import rules_of
@@ -172,11 +172,11 @@ class SaliencyMasking(Method):
                 window = batch[f"{rule.name}_window"]
                 hidden = chosen.get(rule.name, batch[f"{rule.name}_cells"])
                 hidden = cells.hidden_pixels(hidden, window, view.crop.size, keep_window=rule.keep_window)
-                filling = self.filling(clean, window, to_fill, negative=rule.name != view.name)
+                filling = self.fill_values(clean, window, to_fill, negative=rule.name != view.name)
                 masked[rule.name] = jnp.where(hidden, filling, clean)
         return masked
 
-    def filling(self, images, window, rng, *, negative: bool) -> jax.Array:
+    def fill_values(self, images, window, rng, *, negative: bool) -> jax.Array:
         """What stands in the masked places of images as `images_of` gives them."""
         c = self.config.method
         if c.strategy == "mean":
@@ -196,11 +196,6 @@ class SaliencyMasking(Method):
     def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
         """The framework's."""
         return self.framework.encoder_variables(params, model_state, target=target)
-
-    def features(self, params, model_state, images, *, kind: str) -> jax.Array:
-        """The mean of the last feature map over positions, (B, out_width), with the running statistics."""
-        variables = self.encoder_variables(params, model_state)
-        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """Both views; the host's map of what is salient in them; what the encoders see of them if masked."""

@@ -98,8 +98,7 @@ class SimCLR(Method):
 
     def images_of(self, batch: Arrays) -> list[jax.Array]:
         """The two views, preprocessed."""
-        mean, std = self.config.data.mean, self.config.data.std
-        return [normalization.standardize(options.float_images(batch, view), mean, std) for view in self.views]
+        return [options.network_images(self.config, batch, view) for view in self.views]
 
     def output(self, out: dict[str, Any], *, candidates: int) -> LossOutput:
         """What `loss` returns of the intermediates; candidates: keys that a row chooses from."""
@@ -111,11 +110,6 @@ class SimCLR(Method):
         """A ResNet has running statistics too."""
         variables = {"params": params["encoder"]}
         return variables if self.on_vit else variables | {"batch_stats": model_state["batch_stats"]["encoder"]}
-
-    def features(self, params, model_state, images, *, kind: str) -> jax.Array:
-        """The mean of a ResNet's last feature map; of a ViT the cls token or the mean of the patch tokens."""
-        variables = self.encoder_variables(params, model_state)
-        return encoders.features(self.encoder, variables, self.preprocess(images), kind=kind)
 
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
         """Both views."""

@@ -49,7 +49,7 @@ def mean_loss(loss: Loss, chunks: int, params: Any, x: Any, given: Any) -> jax.A
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _in_chunks(loss: Loss, chunks: int, params: Any, x: Any, given: Any) -> jax.Array:
     """The loss without a gradient."""
-    return jax.lax.map(lambda chunk: loss(params, *chunk), _split((x, given), chunks)).mean()
+    return jax.lax.map(lambda chunk: loss(params, *chunk), split_rows((x, given), chunks)).mean()
 
 
 def _forward(loss: Loss, chunks: int, params: Any, x: Any, given: Any) -> tuple[jax.Array, tuple[Any, Any]]:
@@ -60,8 +60,8 @@ def _forward(loss: Loss, chunks: int, params: Any, x: Any, given: Any) -> tuple[
         return jax.tree.map(jnp.add, carry, (value, params_grad)), x_grad
 
     start = jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params)
-    (value, params_grad), x_grad = jax.lax.scan(add, start, _split((x, given), chunks))
-    return value / chunks, (params_grad, _join(x_grad))
+    (value, params_grad), x_grad = jax.lax.scan(add, start, split_rows((x, given), chunks))
+    return value / chunks, (params_grad, join_rows(x_grad))
 
 
 def _backward(loss: Loss, chunks: int, gradients: tuple[Any, Any], cotangent: jax.Array) -> tuple[Any, Any, None]:
@@ -77,14 +77,14 @@ def mapped(function: Callable[..., Any], chunks: int, *rows: Any) -> Any:
     """Returns function(*rows), computed for one of `chunks` chunks of rows after another."""
     if chunks == 1:
         return function(*rows)
-    return _join(jax.lax.map(lambda chunk: function(*chunk), _split(rows, chunks)))
+    return join_rows(jax.lax.map(lambda chunk: function(*chunk), split_rows(rows, chunks)))
 
 
-def _split(tree: Any, chunks: int) -> Any:
-    """(B, ...) -> (chunks, B / chunks, ...): chunk i has the rows i, i + chunks, ..."""
+def split_rows(tree: Any, chunks: int) -> Any:
+    """(B, ...) -> (chunks, B / chunks, ...): chunk i has the rows i, i + chunks, ..., of every device equally many."""
     return jax.tree.map(lambda rows: jnp.moveaxis(rows.reshape(-1, chunks, *rows.shape[1:]), 1, 0), tree)
 
 
-def _join(tree: Any) -> Any:
-    """The inverse of `_split`."""
+def join_rows(tree: Any) -> Any:
+    """The inverse of `split_rows`."""
     return jax.tree.map(lambda rows: jnp.moveaxis(rows, 0, 1).reshape(-1, *rows.shape[2:]), tree)

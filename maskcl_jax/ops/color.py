@@ -40,7 +40,7 @@ def per_image(x):
     return x[:, None, None]
 
 
-def where(chosen, planes: tuple, others: tuple) -> tuple:
+def select_planes(chosen, planes: tuple, others: tuple) -> tuple:
     """The planes of those images (B,) that are chosen, and the others'."""
     return tuple(jnp.where(per_image(chosen), *pair) for pair in zip(planes, others, strict=True))
 
@@ -114,7 +114,7 @@ def gaussian_blur(planes: tuple, sigma, radius: int = BLUR_RADIUS) -> tuple:
     weights = jnp.exp(-0.5 * (taps / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
     weights = weights / weights.sum(axis=1, keepdims=True)
     blurred = tuple(weighted_sum(weighted_sum(plane, weights, axis=1), weights, axis=2) for plane in planes)
-    return where(sigma > 0, blurred, planes)
+    return select_planes(sigma > 0, blurred, planes)
 
 
 def weighted_sum(plane, weights, *, axis: int):
@@ -152,10 +152,10 @@ def apply(images, parameters, *, blur: bool = True, threshold: float = SOLARIZE_
     for place in COLUMNS[:4]:
         changed = planes
         for number, (name, operation) in enumerate(OPERATIONS.items()):
-            changed = where(p[place] == number, operation(planes, p[name]), changed)
+            changed = select_planes(p[place] == number, operation(planes, p[name]), changed)
         planes = changed
     if len(planes) == 3:
-        planes = where(p["grey"] > 0, (grey_of(planes),) * 3, planes)
+        planes = select_planes(p["grey"] > 0, (grey_of(planes),) * 3, planes)
     if blur:
         planes = gaussian_blur(planes, p["blur_sigma"])
     return images_of(solarize(planes, p["solarize"], threshold))

@@ -48,7 +48,7 @@ def images_of(
     with pipeline.eval_batches(session.source, split, data_config=data, batch_size=size, limit=limit) as batches:
         for batch in batches:
             valid = batch["valid"]
-            values = knn.whole(compute(session.put({"image": batch["image"]})["image"]))
+            values = knn.to_host(compute(session.put({"image": batch["image"]})["image"]))
             columns.append((batch["image"][valid], values[valid], batch["label"][valid], batch["index"][valid]))
             begin = begin or time.monotonic()  # the first batch was compiled
             if time.monotonic() - begin > seconds:
@@ -63,7 +63,8 @@ def embedded(session: Session, images: np.ndarray, compute: Callable[[jax.Array]
     """Features (n, D) of images (n, H, W, C), batch by batch in one shape."""
     size = -(-BATCH // session.mesh.size) * session.mesh.size
     parts = [
-        knn.whole(compute(session.put({"image": part})["image"]))[:count] for part, count in knn.blocks(images, size)
+        knn.to_host(compute(session.put({"image": part})["image"]))[:count]
+        for part, count in knn.padded_blocks(images, size)
     ]
     return np.concatenate(parts)
 

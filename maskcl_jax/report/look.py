@@ -109,7 +109,7 @@ def look(workdir: str, *, quick: bool = False) -> Look:
         maps["UMAP"] = maps_lib.umap(held_out.features)
     accuracy = accuracies(session, held_out, pool, problem=problem, quick=quick, compute=compute, left_out=left_out)
     per_epoch = pipeline.steps_per_epoch(source, run.config.batch_size)
-    total = Plan.of(run.config, per_epoch).total
+    total = Plan.from_config(run.config, per_epoch).total
     return Look(
         data=source.description,
         total=total,

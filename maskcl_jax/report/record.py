@@ -58,7 +58,7 @@ def read(workdir: str, name: str) -> Record:
         UserError: It is not the folder of a run, or one that has neither metrics nor a checkpoint yet.
     """
     folder = run_folder.folder_of(workdir)
-    config = config_lib.completed(run_folder.read_config(workdir))
+    config = config_lib.with_defaults(run_folder.read_config(workdir))
     curves, not_finite = read_curves(folder / "metrics.jsonl")
     checkpoints = sorted(int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit())
     if not curves and not checkpoints:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from maskcl_jax.evaluate.results import unpacked
+from maskcl_jax.evaluate.results import unpack_bits
 
 LEVEL = 0.95  # of the intervals
 
@@ -90,5 +90,5 @@ def outcomes_of(figures: list[dict[str, Any]], entry: str, figure: str, seed: in
     """(n_test,) bool, whether each test image was classified correctly; None where that was not kept."""
     for row in figures:
         if (row["entry"], row["figure"], row["seed"]) == (entry, figure, seed) and "correct" in row:
-            return unpacked(row["correct"], row["n_test"])
+            return unpack_bits(row["correct"], row["n_test"])
     return None

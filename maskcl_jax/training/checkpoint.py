@@ -43,7 +43,7 @@ class Checkpoints:
         """Starts saving in the background; the state's arrays are copied before this returns."""
         if step in self.manager.all_steps():
             return
-        kept = machines() | {
+        kept = machine_counts() | {
             "checksums": checksums(state),
             "config": config_lib.flat(config) if config is not None else None,
             "data": dict(data) if data is not None else None,
@@ -55,7 +55,7 @@ class Checkpoints:
         """The newest whole checkpoint's step, or None."""
         return self.manager.latest_step()
 
-    def kept(self, step: int | None = None) -> dict[str, Any]:
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
         """What the checkpoint at `step` (default: the newest) keeps beside the state; {} where there is none."""
         step = self.latest() if step is None else step
         if step is None:
@@ -75,7 +75,7 @@ class Checkpoints:
         Raises:
             UserError: The data differ: the length of an epoch, and with it the learning rate, would change.
         """
-        before = self.kept().get("data")
+        before = self.metadata().get("data")
         if before is None or accept or dict(before) == dict(facts):
             return
         figures = "{train} training and {test} test images, {classes} classes"
@@ -87,9 +87,9 @@ class Checkpoints:
         )
 
     def made_on(self) -> dict[str, int]:
-        """`machines` when the newest checkpoint was made; {} where there is none, or it does not say."""
-        kept = self.kept()
-        return {name: kept[name] for name in machines() if name in kept}
+        """`machine_counts` when the newest checkpoint was made; {} where there is none, or it does not say."""
+        kept = self.metadata()
+        return {name: kept[name] for name in machine_counts() if name in kept}
 
     def restore_newest(
         self, abstract_state: TrainState, say: Callable[[str], None], *, move: bool = False
@@ -139,7 +139,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         state = self._read(where, lambda: self.manager.restore(step, args=args)["state"])
         state = from_old_layout(state, abstract_state) if old else state
-        before = self.kept(step).get("checksums")
+        before = self.metadata(step).get("checksums")
         if before is not None and before != checksums(state):
             raise Damaged(f"checkpoint {where} is damaged (its arrays are not those that were saved)")
         return state
@@ -226,7 +226,7 @@ def from_old_layout(old: dict[str, Any], like: TrainState) -> TrainState:
     )
 
 
-def machines() -> dict[str, int]:
+def machine_counts() -> dict[str, int]:
     """{processes, devices} of this run."""
     return {"processes": jax.process_count(), "devices": jax.device_count()}
 

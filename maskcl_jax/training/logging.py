@@ -170,7 +170,7 @@ class Recorder:
             self.writers.write_scalars(step, {**values, **self.rate.scalars()})
 
     def evaluation(self, step: int, scalars: Mapping[str, float], figures: Mapping[str, np.ndarray]) -> None:
-        """Writes what `Monitor.look` returns to the files, and the scalars to a line."""
+        """Writes what `Monitor.evaluate` returns to the files, and the scalars to a line."""
         self.writers.write_scalars(step, scalars)
         self.writers.write_images(step, figures)
         if scalars:

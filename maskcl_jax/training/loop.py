@@ -80,7 +80,7 @@ def train(config: Any, workdir: str) -> dict[str, str]:
         monitor = Monitor(config, workdir, source=source, say=live.say, **where)
         stop = stack.enter_context(StopSignal())
         if start == 0:
-            recorder.evaluation(0, *monitor.look(state))
+            recorder.evaluation(0, *monitor.evaluate(state))
         for step in range(start + 1, plan.total + 1):
             with rate.waiting():
                 batch = next(batches)
@@ -95,7 +95,7 @@ def train(config: Any, workdir: str) -> dict[str, str]:
                 recorder.flush()
                 with rate.paused():
                     if evaluating:
-                        recorder.evaluation(step, *monitor.look(state))
+                        recorder.evaluation(step, *monitor.evaluate(state))
                     if saving:
                         checkpoints.save(step, state, config, facts)
             if stopping:
@@ -134,7 +134,7 @@ def prepare(config: Any) -> tuple[Source, Program]:
     if config.data.on_device:
         split = sharding.batch_sharding(mesh)
         images = on_device.place(source, method.views, channels=config.data.channels, devices=mesh.size, sharding=split)
-    return source, Program.of(config, mesh, method, per_epoch, images)
+    return source, Program.from_config(config, mesh, method, per_epoch, images)
 
 
 def description(source: Source, program: Program, workdir: str) -> list[str]:
@@ -159,7 +159,7 @@ def opening_line(state: TrainState, made_on: Mapping[str, int]) -> str:
         state: The new or the restored one.
         made_on: `Checkpoints.made_on`, the processes and devices before; state and data do not depend on them.
     """
-    step, now = int(state.step), checkpoint.machines()
+    step, now = int(state.step), checkpoint.machine_counts()
     if step == 0:
         return logging.parameter_overview(state.params)
     text = f"resumed from step {step}"

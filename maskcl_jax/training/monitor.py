@@ -69,7 +69,7 @@ class Monitor:
         )
         self.picture_batch: dict[str, np.ndarray] | Arrays | None = None
 
-    def look(self, state: TrainState) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def evaluate(self, state: TrainState) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Returns (scalars, figures) of a state: see `classify` and `draw`."""
         return self.classify(state), self.draw(state)
 
@@ -83,9 +83,9 @@ class Monitor:
             `knn_accuracy` and perhaps `linear_accuracy`, in percent; {} if nothing can be measured.
         """
         if self.source.num_classes == 0:
-            return self.nothing("the data has no labels")
+            return self.not_measured("the data has no labels")
         if self.source.num_examples("test") == 0:
-            return self.nothing("there are no test images (data.test_path)")
+            return self.not_measured("there are no test images (data.test_path)")
         e = self.config.eval
         splits = []
         for split, limit in (("train", e.train_examples), ("test", e.test_examples)):
@@ -96,7 +96,7 @@ class Monitor:
             )
             splits += [features, labels]
             if problem := checks.labels_problem(labels, split):
-                return self.nothing(problem)
+                return self.not_measured(problem)
             self.say_once(checks.features_problem(features, split))
         if problem := checks.neighbors_problem(e.k, len(splits[0])):
             self.say_once(f"{problem}: all of them vote")
@@ -107,7 +107,7 @@ class Monitor:
             scalars["linear_accuracy"] = 100.0 * logistic_accuracy(*splits)
         return scalars
 
-    def nothing(self, problem: str) -> dict[str, float]:
+    def not_measured(self, problem: str) -> dict[str, float]:
         """Returns no scalars, and keeps the reason."""
         self.problem = problem
         self.say_once(problem)

@@ -101,7 +101,7 @@ def map_with_names(params: Any, function: Callable[[tuple[str, ...], jax.Array],
 # --- Weight decay: which parameters decay, as masks for optax --------------------------------------------------
 
 
-def decayed(params: Any) -> Any:
+def decayed_matrices(params: Any) -> Any:
     """MAE's rule: every tensor of more than one dimension decays.
 
     So biases and norms do not; cls and mask tokens, stored as (1, 1, D), do.
@@ -139,7 +139,7 @@ def decayed_but_named(params: Any) -> Any:
 
 
 DECAY_RULES: dict[str, Callable[[Any], Any]] = {
-    "matrices": decayed,
+    "matrices": decayed_matrices,
     "kernels": decayed_by_name,
     "finetune_mae": decayed_without_tokens,
     "finetune_cmae": decayed_but_named,

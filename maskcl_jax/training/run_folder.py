@@ -118,7 +118,7 @@ def describe_holder(path: pathlib.Path) -> str:
 
 def differences(config, other: dict) -> list[str]:
     """The fields, apart from FREE_FIELDS, in which a config differs from a stored one."""
-    mine, other = config_lib.flat(config), config_lib.completed(other)
+    mine, other = config_lib.flat(config), config_lib.with_defaults(other)
     return [
         f"{field}: {other.get(field, 'absent')} there, {mine.get(field, 'absent')} here"
         for field in sorted(mine.keys() | other.keys())

@@ -14,6 +14,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.methods import Arrays, LossOutput, Method, StepContext, interface
 from maskcl_jax.methods import create as create_method
 from maskcl_jax.models.kernels import resolve
+from maskcl_jax.ops import chunked
 from maskcl_jax.performance import devices, flops
 from maskcl_jax.training import optimizer, sharding, train_state
 from maskcl_jax.training.train_state import TrainState
@@ -41,7 +42,7 @@ class Plan:
     keep_every: int
 
     @classmethod
-    def of(cls, config: Any, per_epoch: int) -> "Plan":
+    def from_config(cls, config: Any, per_epoch: int) -> "Plan":
         """Returns the plan of a config. `total_steps` wins over `epochs`; a period in epochs is at least one step."""
 
         def steps(epochs):
@@ -87,7 +88,6 @@ def accumulate(loss: Loss, params: Any, batch: Arrays, context: StepContext, *, 
     gradient = jax.grad(of_params, has_aux=True)
     if parts == 1:
         return gradient(params, batch, context)
-    micro_batches = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
 
     def add(carry, numbered):
         total, model_state = carry
@@ -97,7 +97,7 @@ def accumulate(loss: Loss, params: Any, batch: Arrays, context: StepContext, *, 
         return (jax.tree.map(jnp.add, total, grads), out.model_state), (out.loss, out.metrics)
 
     start = jax.tree.map(jnp.zeros_like, params), context.model_state
-    (total, model_state), rows = jax.lax.scan(add, start, (jnp.arange(parts), micro_batches))
+    (total, model_state), rows = jax.lax.scan(add, start, (jnp.arange(parts), chunked.split_rows(batch, parts)))
     mean_loss, mean_metrics = jax.tree.map(lambda x: x.mean(axis=0), rows)
     return jax.tree.map(lambda g: g / parts, total), LossOutput(mean_loss, mean_metrics, model_state)
 
@@ -197,7 +197,7 @@ class Program:
     images: Any = None
 
     @classmethod
-    def of(
+    def from_config(
         cls, config: Any, mesh: jax.sharding.Mesh, method: Method, per_epoch: int, images: jax.Array | None = None
     ) -> "Program":
         """Returns the program of a config.
@@ -213,7 +213,7 @@ class Program:
             UserError: The optimizer, the schedule or the attention cannot work.
         """
         check_platform(config, mesh)
-        plan = Plan.of(config, per_epoch)
+        plan = Plan.from_config(config, per_epoch)
         schedule = optimizer.learning_rate(config, total_steps=plan.total, steps_per_epoch=plan.per_epoch)
         tx = optimizer.create(config, schedule, frozen=method.frozen)
 
@@ -275,6 +275,6 @@ class Program:
             return flops.matrix_flops(self.trace().jaxpr)
         plain = c.copy_and_resolve_references()
         plain.remat, plain.kernels = "none", "plain"
-        return Program.of(
+        return Program.from_config(
             plain, self.mesh, create_method(plain, self.mesh), self.plan.per_epoch, self.images
         ).model_flops()

@@ -91,7 +91,7 @@ def random_masks(noise, visible: int):
     return jnp.asarray(order[:, :visible]), jnp.asarray(order[:, visible:])
 
 
-def named(outputs: dict, grads: dict) -> dict:
+def with_prefixes(outputs: dict, grads: dict) -> dict:
     """Keys as the file has them."""
     return {f"outputs/{k}": v for k, v in outputs.items()} | {f"grads/{k}": v for k, v in grads.items()}
 
@@ -120,7 +120,7 @@ def mae(c: dict, weights: dict, inputs: dict) -> dict:
         "loss_without_norm_pix": losses.patch_mse(hidden[0], hidden[2]),
         "patchify_image0": patches[0],
     }
-    return named(outputs, convert.gradients_to_torch(grads, rows, shape))
+    return with_prefixes(outputs, convert.gradients_to_torch(grads, rows, shape))
 
 
 def reconstruction(method: MAE, params, latent, visible, masked) -> dict:
@@ -168,12 +168,12 @@ def ccmim(c: dict, weights: dict, inputs: dict) -> dict:
         "k": k,
         "logits": q @ k.T / c["temperature"],
     }
-    if "A" in out:
-        outputs |= {"A": out["A"], "A_per_layer": out["A_per_layer"].transpose(1, 0, 2)}
+    if "attention" in out:
+        outputs |= {"A": out["attention"], "A_per_layer": out["attention_per_layer"].transpose(1, 0, 2)}
     after = convert.to_torch({"params": tree["params"], "batch_stats": out["batch_stats"]}, rows, shape)
     buffers = [row.theirs for row in rows if row.ours.startswith("batch_stats/")]
     outputs |= {f"buffers_after/{key}": after[key] for key in buffers}
-    return named(outputs, convert.gradients_to_torch(grads, rows, shape))
+    return with_prefixes(outputs, convert.gradients_to_torch(grads, rows, shape))
 
 
 def vit_forward(c: dict, weights: dict, inputs: dict) -> dict:
@@ -208,7 +208,7 @@ def vit_forward(c: dict, weights: dict, inputs: dict) -> dict:
     for name, (tokens, vector) in pooled.items():
         logits = vector @ others["head.weight"].T + others["head.bias"]
         outputs |= {f"{name}/features": tokens, f"{name}/pooled": vector, f"{name}/logits": logits}
-    return named(outputs, {})
+    return with_prefixes(outputs, {})
 
 
 def mae_posembed(c: dict, weights: dict, inputs: dict) -> dict:
@@ -223,7 +223,7 @@ def mae_posembed(c: dict, weights: dict, inputs: dict) -> dict:
         name = f"d{job['dim']}_g{job['grid_from']}_to_g{job['grid_to']}"
         old, new = (job["grid_from"],) * 2, (job["grid_to"],) * 2
         outputs[f"mae_interpolated/{name}"] = resize_position_table(inputs[f"interpolate/{name}"][0], old, new)[None]
-    return named(outputs, {})
+    return with_prefixes(outputs, {})
 
 
 def mae_lr_sched(c: dict, weights: dict, inputs: dict) -> dict:
@@ -231,7 +231,7 @@ def mae_lr_sched(c: dict, weights: dict, inputs: dict) -> dict:
     schedule = {"peak": c["lr"], "warmup": c["warmup_epochs"], "total": c["epochs"], "minimum": c["min_lr"]}
     rate = np.asarray(optimizer.warmup_cosine(inputs["epochs"], **schedule), np.float64)
     scales = np.array([1.0 if scale is None else scale for scale in c["lr_scales"]])
-    return named({"lr": rate, "group_lr": rate[:, None] * scales}, {})
+    return with_prefixes({"lr": rate, "group_lr": rate[:, None] * scales}, {})
 
 
 EXACT = (("ids_", "exact", 0.0), ("outputs/mask", "exact", 0.0), ("num_batches_tracked", "exact", 0.0))

@@ -13,12 +13,12 @@ from maskcl_jax.models.resnet import ResNet, ResNetSize, average_pool
 from maskcl_jax.ops import losses, regions
 from maskcl_jax.ops.regions import roi_align, roi_mean
 from maskcl_jax.training import train_state
-from maskcl_jax.verify.cases import Case, channels_last, config_of, named
+from maskcl_jax.verify.cases import Case, channels_last, config_of, with_prefixes
 from maskcl_jax.verify.target_cases import stats
 from maskcl_jax.views import boxes
 
 
-def mixed(x: np.ndarray, first: int, second: int, shift: int) -> np.ndarray:
+def hash_numbers(x: np.ndarray, first: int, second: int, shift: int) -> np.ndarray:
     """A hash of 32-bit numbers: xor with themselves shifted, times a constant, twice."""
     for constant, by in ((first, shift), (second, 13)):
         x = ((x ^ (x >> np.uint64(by))) * np.uint64(constant)) & np.uint64(0xFFFFFFFF)
@@ -34,7 +34,7 @@ def timm_weight(key: str, shape: tuple[int, ...], salt: int) -> np.ndarray:
     """A tensor of the `resnet_forward` files."""
     k = np.arange(int(np.prod(shape)), dtype=np.uint64)
     h = (k * np.uint64(2654435761) + np.uint64(zlib.crc32(key.encode()) + salt)) & np.uint64(0xFFFFFFFF)
-    r = mixed(h, 2246822507, 3266489909, 16).astype(np.float64) / 2**31 - 1
+    r = hash_numbers(h, 2246822507, 3266489909, 16).astype(np.float64) / 2**31 - 1
     if key.endswith("running_mean"):
         value = 0.3 * r
     elif key.endswith("running_var"):
@@ -50,7 +50,7 @@ def moco_weight(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """A parameter of the `mocov2` file."""
     s = np.uint64((zlib.crc32(key.encode()) ^ seed) & 0xFFFFFFFF)
     x = (np.arange(int(np.prod(shape)), dtype=np.uint64) * np.uint64(2654435761) + s) & np.uint64(0xFFFFFFFF)
-    u = 2 * ((mixed(x, 0x85EBCA6B, 0xC2B2AE35, 16) >> np.uint64(8)).astype(np.float64) / 2**24) - 1
+    u = 2 * ((hash_numbers(x, 0x85EBCA6B, 0xC2B2AE35, 16) >> np.uint64(8)).astype(np.float64) / 2**24) - 1
     if len(shape) == 4:
         std, offset = np.sqrt(2 / fan_in(shape)), 0.0
     elif len(shape) == 2:
@@ -86,7 +86,7 @@ def resnet_forward(c: dict, weights: dict, inputs: dict) -> dict:
         outputs |= {f"layer{i}_spatial_mean": stage.mean(axis=(2, 3)), f"layer{i}_image0_first8": stage[0, :8]}
     pooled = average_pool(jnp.moveaxis(stages[-1], 1, -1))
     logits = pooled @ weights["fc.weight"].T + weights["fc.bias"]
-    return named(outputs | {"features": stages[-1], "pooled": pooled, "logits": logits}, {})
+    return with_prefixes(outputs | {"features": stages[-1], "pooled": pooled, "logits": logits}, {})
 
 
 FILLS = ("conv1.weight", "bn1.running_var", "layer4.0.conv2.weight", "fc.weight", "fc.bias")
@@ -136,7 +136,7 @@ def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
     moved = {row.theirs for row in of_params}
     outputs |= {f"ema_stats/{key}": stats(value) for key, value in left.items() if key in moved}
     outputs |= {f"buffers/{key}": value for key, value in left.items() if key not in moved}
-    computed = named(outputs, convert.gradients_to_torch(grads, rows, shape))
+    computed = with_prefixes(outputs, convert.gradients_to_torch(grads, rows, shape))
     for key, value in list(computed.items()):
         if key.startswith("grads/"):
             name = key.removeprefix("grads/")

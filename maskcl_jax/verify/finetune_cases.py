@@ -11,7 +11,7 @@ from maskcl_jax.interchange import layouts
 from maskcl_jax.models.classifier import ViTClassifier
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import optimizer
-from maskcl_jax.verify.cases import Case, named, size_of
+from maskcl_jax.verify.cases import Case, size_of, with_prefixes
 
 
 def mae_lars(c: dict, weights: dict, inputs: dict) -> dict:
@@ -23,7 +23,7 @@ def mae_lars(c: dict, weights: dict, inputs: dict) -> dict:
             lambda step, rates=rates: rates[step],
             momentum=c["momentum"],
             weight_decay=settings["weight_decay"],
-            mask=optimizer.decayed,
+            mask=optimizer.decayed_matrices,
         )
         params = {name: inputs[f"w0/{name}"] for name in c["shapes"]}
         state = tx.init(params)
@@ -33,7 +33,7 @@ def mae_lars(c: dict, weights: dict, inputs: dict) -> dict:
             params = optax.apply_updates(params, updates)
             outputs |= {f"{run}/step{step + 1}/{name}": value for name, value in params.items()}
         outputs |= {f"{run}/mu_after/{name}": value for name, value in optax.tree.get(state, "trace").items()}
-    return named(outputs, {})
+    return with_prefixes(outputs, {})
 
 
 def mae_layer_decay(c: dict, weights: dict, inputs: dict) -> dict:
@@ -59,7 +59,7 @@ def mae_layer_decay(c: dict, weights: dict, inputs: dict) -> dict:
         for path, scale in scales.items():
             outputs[f"{head}/{names[path]}"] = np.array([scale, c["weight_decay"] * decays[path]])
         outputs[f"{head}/count"] = np.array(len(scales))
-    return named(outputs, {})
+    return with_prefixes(outputs, {})
 
 
 def official_names(depth: int) -> dict[str, str]:

@@ -66,7 +66,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise UserError(f"{path} is not a reference file ({type(error).__name__}: {error})") from None
 
 
-def group(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def arrays_under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays under `prefix/`, without it."""
     return {key.removeprefix(f"{prefix}/"): value for key, value in arrays.items() if key.startswith(f"{prefix}/")}
 
@@ -91,7 +91,9 @@ def verify_file(path: str | pathlib.Path, *, kernels: str = "auto") -> list[Chec
     case = CASES[name]
     try:
         with jax.default_matmul_precision("highest"):
-            computed = case.compute(config | {"kernels": kernels}, group(arrays, "weights"), group(arrays, "inputs"))
+            computed = case.compute(
+                config | {"kernels": kernels}, arrays_under(arrays, "weights"), arrays_under(arrays, "inputs")
+            )
         computed = case.finish(computed, arrays)
     except KeyError as error:
         raise UserError(f"{path} lacks {error}, which the case {name!r} needs") from None

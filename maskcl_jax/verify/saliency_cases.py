@@ -6,7 +6,7 @@ import numpy as np
 
 from maskcl_jax.data import decode
 from maskcl_jax.ops import cells, color, fills, losses, normalization
-from maskcl_jax.verify.cases import Case, named
+from maskcl_jax.verify.cases import Case, with_prefixes
 
 
 def saliency_loss(c: dict, weights: dict, inputs: dict) -> dict:
@@ -39,7 +39,7 @@ def saliency_loss(c: dict, weights: dict, inputs: dict) -> dict:
         "q_raw": jax.grad(lambda q: losses.nce_from_logits(logits_of(q))[0])(q_raw),
         "q": sum(ways) / c["T"],
     }
-    return named(outputs, grads)
+    return with_prefixes(outputs, grads)
 
 
 def saliency_masks(c: dict, weights: dict, inputs: dict) -> dict:
@@ -79,7 +79,7 @@ def saliency_masks(c: dict, weights: dict, inputs: dict) -> dict:
         filled = jnp.where(hidden, filling, photo).reshape(c["grid"], c["cell"], c["grid"], c["cell"], 3)
         outputs[f"filled_{name}_cell_means"] = filled.mean(axis=(1, 3))
         outputs[f"filled_{name}_cell_std"] = filled.std(axis=(1, 3))
-    return named(outputs, {})
+    return with_prefixes(outputs, {})
 
 
 def picture(planes: tuple):
@@ -119,7 +119,7 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
             size = (c["crop_size"],) * 2
             crop = decode.crop_and_resize(photo, box, size=size, interpolation=mode, flip=False)
             outputs[f"pil/resized_crop{i}_{mode}"] = crop
-    return named(outputs, {})
+    return with_prefixes(outputs, {})
 
 
 CASES = {

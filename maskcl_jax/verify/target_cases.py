@@ -10,7 +10,7 @@ from maskcl_jax.methods.cmae import CMAE
 from maskcl_jax.methods.mocov3 import MoCoV3
 from maskcl_jax.ops import masking
 from maskcl_jax.training import optimizer, train_state
-from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, named, reconstruction
+from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, reconstruction, with_prefixes
 from maskcl_jax.views.patch_mask import PatchMask
 
 
@@ -65,7 +65,7 @@ def cmae(c: dict, weights: dict, inputs: dict) -> dict:
     of_target = [row for row in rows if row.theirs.startswith("target_")]
     for key, value in convert.to_torch({"target_params": target}, of_target, shape).items():
         outputs |= {f"ema/{key}": value, f"ema_stats/{key}": stats(value)}
-    return named(outputs, convert.gradients_to_torch(grads, rows, shape))
+    return with_prefixes(outputs, convert.gradients_to_torch(grads, rows, shape))
 
 
 def block_masks(noise, mask):
@@ -123,7 +123,7 @@ def mocov3(c: dict, weights: dict, inputs: dict) -> dict:
     left = [row for row in rows if row.ours.startswith(tuple(after)) or row.theirs.startswith("momentum_encoder.")]
     outputs = {name: out[name] for name in names}
     outputs |= {f"state_after/{key}": value for key, value in convert.to_torch(after, left, shape).items()}
-    return named(outputs, convert.gradients_to_torch(grads, rows, shape))
+    return with_prefixes(outputs, convert.gradients_to_torch(grads, rows, shape))
 
 
 def mocov3_sched(c: dict, weights: dict, inputs: dict) -> dict:
@@ -131,7 +131,7 @@ def mocov3_sched(c: dict, weights: dict, inputs: dict) -> dict:
     epochs = inputs["epochs"]
     rate = optimizer.warmup_cosine(epochs, peak=c["lr"], warmup=c["warmup_epochs"], total=c["epochs"])
     momentum = contrast.momentum_at(c["moco_m"], "cosine", epochs / c["epochs"])
-    return named({"lr": rate, "momentum": momentum}, {})
+    return with_prefixes({"lr": rate, "momentum": momentum}, {})
 
 
 CASES = {

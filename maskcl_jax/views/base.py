@@ -150,6 +150,13 @@ class Ingredient(abc.ABC):
         """Why only the host can sample this ingredient, and the remedy; "" where the device can too."""
         return ""
 
+    def needs_processes(self) -> bool:
+        """Whether worker processes sample it faster on the host than threads.
+
+        So it is where Python code runs for every image, which only one thread of a process can do at a time.
+        """
+        return False
+
 
 Kind = TypeVar("Kind", bound=Ingredient)
 

@@ -99,6 +99,10 @@ class CellMask(Ingredient):
             f"{' or '.join(ON_DEVICE)}, or set data.on_device=False"
         )
 
+    def needs_processes(self) -> bool:
+        """Maps that look at pixels, and those in files."""
+        return self.provider not in ON_DEVICE
+
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
         """The map of every image, and each mask that follows from it."""
         xp, crops = batch.xp, batch.crops[view.name]

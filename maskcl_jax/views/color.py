@@ -59,6 +59,10 @@ class Color(Ingredient):
             "augment.photometric='device'"
         )
 
+    def needs_processes(self) -> bool:
+        """Pixels, where the host changes them."""
+        return self.applied_on == "host"
+
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
         """The parameters of every image; with applied_on="host" its pixels are changed instead."""
         parameters = self.parameters(batch.uniform(f"photometric/{view.name}", (DRAWS,), np.float64), batch.xp)

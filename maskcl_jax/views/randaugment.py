@@ -91,6 +91,10 @@ class RandAugment(Ingredient):
         """Pillow's operations."""
         return "RandAugment runs on the host: set data.on_device=False"
 
+    def needs_processes(self) -> bool:
+        """Pillow's operations, chosen for each image."""
+        return True
+
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
         """Changes each image of the view in its own way. Raises UserError for other than 1 or 3 channels."""
         images = batch.images[view.name]

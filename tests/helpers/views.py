@@ -1,10 +1,13 @@
 """Views, batches and data configs for tests."""
 
+import functools
+
+import jax
 import ml_collections
 import numpy as np
 
 from maskcl_jax.views.base import View
-from maskcl_jax.views.batches import HostBatch
+from maskcl_jax.views.batches import DeviceBatch, HostBatch
 from maskcl_jax.views.crop import RandomResizedCrop
 
 
@@ -56,3 +59,24 @@ def batch_of(method, b=8, seed=0):
             batch.arrays[view.key("shift")] = view.crop.sample_shift(view, batch)
     batch.add_ingredients()
     return batch.images | batch.arrays
+
+
+def host_and_device(views, count, crops=None):
+    """The arrays that ingredients sample on the host and on the device from the same uniform numbers, as numpy."""
+    numbers = {}
+
+    def uniform(batch, stream, shape=(), dtype=np.float32):
+        name = (stream, shape)
+        numbers.setdefault(name, np.random.default_rng(len(numbers)).random((count, *shape), np.float32))
+        return batch.xp.asarray(numbers[name])
+
+    host = HostBatch(views, seed=0, epoch=0, indices=np.arange(count))
+    device = DeviceBatch(views, key=jax.random.key(0), size=count)
+    for batch in (host, device):
+        batch.uniform = functools.partial(uniform, batch)
+        batch.crops = {name: batch.xp.asarray(rows) for name, rows in (crops or {}).items()}
+        for view in views:
+            batch.images[view.name] = batch.xp.zeros((count, *view.crop.size, 3), np.uint8)
+            batch.crops.setdefault(view.name, None)
+        batch.add_ingredients()
+    return host.arrays, jax.tree.map(np.asarray, device.arrays)
