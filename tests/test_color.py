@@ -21,7 +21,7 @@ RNG = np.random.default_rng(0)
 
 
 def pictures(channels=3):
-    """Noise, a flat grey picture, saturated colors and black, in 0..1."""
+    """Noise, a flat gray picture, saturated colors and black, in 0..1."""
     images = RNG.random((4, 20, 24, channels)).astype(np.float32)
     images[1] = 0.25
     images[2] = images[2].round()
@@ -66,8 +66,8 @@ def test_jitter_is_torchvisions(name, amounts):
 
 def test_grey_is_torchvisions():
     functional, images = torchvision(), pictures()
-    grey = ours(lambda planes, _: (color.grey_of(planes),) * 3, images, 0)
-    np.testing.assert_allclose(grey, theirs(functional.rgb_to_grayscale, images, 3), atol=1e-5)
+    gray = ours(lambda planes, _: (color.grayscale_of(planes),) * 3, images, 0)
+    np.testing.assert_allclose(gray, theirs(functional.rgb_to_grayscale, images, 3), atol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.8, 2.0])
@@ -139,7 +139,7 @@ def test_nothing_asked_for_changes_nothing(channels):
 
 def test_every_image_has_its_own():
     images = pictures()
-    rows = np.stack([row(), row(grey=1.0), row(solarize=1.0), row(brightness=0.5)])
+    rows = np.stack([row(), row(grayscale=1.0), row(solarize=1.0), row(brightness=0.5)])
     together = color.apply(jnp.asarray(images), jnp.asarray(rows))
     for i in range(4):
         alone = color.apply(jnp.asarray(images[i : i + 1]), jnp.asarray(rows[i : i + 1]))
@@ -159,7 +159,7 @@ def test_what_is_drawn_has_the_stated_distribution():
         assert (values.min() >= 0.6, values.max() <= 1.4) == (True, True)
         assert abs(values.mean() - 1.0) < 0.01
     assert abs(p["hue"]).max() <= 0.1
-    assert (abs(p["grey"].mean() - 0.2) < 0.01, abs(p["solarize"].mean() - 0.2) < 0.01) == (True, True)
+    assert (abs(p["grayscale"].mean() - 0.2) < 0.01, abs(p["solarize"].mean() - 0.2) < 0.01) == (True, True)
     blurred = p["blur_sigma"][p["blur_sigma"] > 0]
     assert abs(len(blurred) / 20000 - 0.5) < 0.012
     assert (blurred.min() >= 0.1, blurred.max() <= 2.0, abs(blurred.mean() - 1.05) < 0.02) == (True, True, True)

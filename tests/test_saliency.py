@@ -227,13 +227,13 @@ def test_resizing_is_torchs_bilinear():
 
 def test_fine_grained_step_by_step():
     image = RNG.integers(0, 256, (32, 32, 1), dtype=np.uint8)
-    grey = filtered(filtered(image[..., 0].astype(float), [0.25, 0.5, 0.25]), [0.25, 0.5, 0.25])
+    gray = filtered(filtered(image[..., 0].astype(float), [0.25, 0.5, 0.25]), [0.25, 0.5, 0.25])
     parts = np.zeros((2, 32, 32))
     for half in (2, 3, 7, 4, 8, 16):  # 12, 24, 48, 28, 56, 112 of 224
         for i in range(32):
             for j in range(32):
-                box = grey[max(i - half + 1, 0) : i + half + 1, max(j - half + 1, 0) : j + half + 1]
-                difference = grey[i, j] - (box.sum() - grey[i, j]) / (box.size - 1)
+                box = gray[max(i - half + 1, 0) : i + half + 1, max(j - half + 1, 0) : j + half + 1]
+                difference = gray[i, j] - (box.sum() - gray[i, j]) / (box.size - 1)
                 parts[:, i, j] += max(difference, 0), max(-difference, 0)
     expected = (parts / parts.max(axis=(1, 2), keepdims=True)).sum(axis=0).reshape(8, 4, 8, 4).mean(axis=(1, 3))
     np.testing.assert_allclose(saliency.activation(image[None], 8, "fine_grained")[0], expected, rtol=1e-4)
@@ -248,7 +248,7 @@ def test_large_views_are_averaged_first():
 
 @pytest.fixture
 def mapped(tmp_path):
-    """Smooth pictures of several sizes, and for each a map: its grey level, as numbers or as a picture."""
+    """Smooth pictures of several sizes, and for each a map: its gray level, as numbers or as a picture."""
     for i in range(12):
         height, width = 40 + 4 * i, 90 - 3 * i
         y, x = np.mgrid[:height, :width]
@@ -256,12 +256,12 @@ def mapped(tmp_path):
         picture, salient = tmp_path / "images" / "ab"[i % 2], tmp_path / "maps" / "ab"[i % 2]
         picture.mkdir(parents=True, exist_ok=True)
         salient.mkdir(parents=True, exist_ok=True)
-        grey = ramp.round().astype(np.uint8)
-        Image.fromarray(np.stack([grey] * 3, axis=-1)).save(picture / f"{i}.png")
+        gray = ramp.round().astype(np.uint8)
+        Image.fromarray(np.stack([gray] * 3, axis=-1)).save(picture / f"{i}.png")
         if i % 3:
             np.save(salient / f"{i}.npy", ramp)
         else:
-            Image.fromarray(grey).save(salient / f"{i}.png")
+            Image.fromarray(gray).save(salient / f"{i}.png")
     return tmp_path
 
 

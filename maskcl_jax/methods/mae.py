@@ -157,9 +157,9 @@ class MAE(Method):
         hidden = masking.mask_of(visible, self.num_patches)[:, :, None]
         show = functools.partial(normalization.denormalize, mean=self.config.data.mean, std=self.config.data.std)
         place = functools.partial(masking.unpatchify, patch=self.patch, size=self.image_size)
-        grey = place(jnp.where(hidden == 1, 0.5, masking.patchify(show(images), self.patch)))
+        gray = place(jnp.where(hidden == 1, 0.5, masking.patchify(show(images), self.patch)))
         return {
             "input": show(images),
-            "masked": grey,
+            "masked": gray,
             "reconstruction": show(place(jnp.where(hidden == 1, filled, patches))),
         }

@@ -158,7 +158,7 @@ class MaskCo(MoCoV2):
         (images, boxes), (_, key_boxes) = self.images_and_boxes(batch)
         masked, _ = self.mask_regions(images, boxes[:, : self.config.method.regions], jax.random.key(0))
         query, key = (options.float_images(batch, view) for view in self.views)
-        color = jnp.zeros(key.shape[-1]).at[0].set(1.0)  # red, or white in grey
+        color = jnp.zeros(key.shape[-1]).at[0].set(1.0)  # red, or white in grayscale
         edge = regions.outline(key_boxes, tuple(self.config.data.image_size))[..., None]
         masked = normalization.denormalize(masked, self.config.data.mean, self.config.data.std)
         return {"query": query, "query_masked": masked, "key_boxes": jnp.where(edge, color, key)}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 COLUMNS = (
     *("order_1", "order_2", "order_3", "order_4"),
     *("brightness", "contrast", "saturation", "hue"),
-    *("grey", "blur_sigma", "solarize"),
+    *("grayscale", "blur_sigma", "solarize"),
 )
 IDENTITY = (0.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # changes nothing
 JITTER = COLUMNS[4:8]
@@ -51,7 +51,7 @@ def blend(planes: tuple, other, factor) -> tuple:
     return tuple(jnp.clip(factor * plane + (1.0 - factor) * other, 0.0, 1.0) for plane in planes)
 
 
-def grey_of(planes: tuple):
+def grayscale_of(planes: tuple):
     """(B, H, W): luminance of three channels, otherwise their mean."""
     if len(planes) != 3:
         return sum(planes) / len(planes)
@@ -64,15 +64,15 @@ def adjust_brightness(planes: tuple, factor) -> tuple:
 
 
 def adjust_contrast(planes: tuple, factor) -> tuple:
-    """Towards, or away from, the mean grey of the whole image."""
+    """Towards, or away from, the mean gray of the whole image."""
     # Along the columns first: a CPU core would add up a whole image sequentially.
-    columns_mean = grey_of(planes).mean(axis=1, keepdims=True)
+    columns_mean = grayscale_of(planes).mean(axis=1, keepdims=True)
     return blend(planes, columns_mean.mean(axis=2, keepdims=True), factor)
 
 
 def adjust_saturation(planes: tuple, factor) -> tuple:
-    """Towards, or away from, the grey of every pixel; three channels only."""
-    return blend(planes, grey_of(planes), factor) if len(planes) == 3 else planes
+    """Towards, or away from, the gray of every pixel; three channels only."""
+    return blend(planes, grayscale_of(planes), factor) if len(planes) == 3 else planes
 
 
 def adjust_hue(planes: tuple, turn) -> tuple:
@@ -155,7 +155,7 @@ def apply(images, parameters, *, blur: bool = True, threshold: float = SOLARIZE_
             changed = select_planes(p[place] == number, operation(planes, p[name]), changed)
         planes = changed
     if len(planes) == 3:
-        planes = select_planes(p["grey"] > 0, (grey_of(planes),) * 3, planes)
+        planes = select_planes(p["grayscale"] > 0, (grayscale_of(planes),) * 3, planes)
     if blur:
         planes = gaussian_blur(planes, p["blur_sigma"])
     return images_of(solarize(planes, p["solarize"], threshold))
@@ -185,7 +185,7 @@ def _apply_to_one(planes: tuple, p, *, blur: bool, threshold: float) -> tuple:
         number = p[place][0].astype(jnp.int32)
         planes = jax.lax.switch(jnp.where(unchanged[number], len(OPERATIONS), number), branches, planes)
     if len(planes) == 3:
-        planes = _if(p["grey"], lambda x: (grey_of(x),) * 3, planes)
+        planes = _if(p["grayscale"], lambda x: (grayscale_of(x),) * 3, planes)
     if blur:
         planes = _if(p["blur_sigma"], lambda x: gaussian_blur(x, p["blur_sigma"]), planes)
     return _if(p["solarize"], lambda x: solarize(x, p["solarize"], threshold), planes)

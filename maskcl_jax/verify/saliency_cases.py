@@ -82,7 +82,7 @@ def saliency_masks(c: dict, weights: dict, inputs: dict) -> dict:
     return with_prefixes(outputs, {})
 
 
-def picture(planes: tuple):
+def image_of_planes(planes: tuple):
     """The planes of one image -> (H, W, C)."""
     return color.images_of(planes)[0]
 
@@ -98,17 +98,17 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
         "saturation": color.adjust_saturation,
         "hue": color.adjust_hue,
     }
-    made = {f"{name}_{by}": picture(f(planes, jnp.full(1, by))) for name, f in one.items() for by in c[name]}
+    made = {f"{name}_{by}": image_of_planes(f(planes, jnp.full(1, by))) for name, f in one.items() for by in c[name]}
     for name, order in {"bcsh": (0, 1, 2, 3), "hscb": (3, 2, 1, 0)}.items():
         row = np.array([*order, *c["jitter"], *color.IDENTITY[8:]], np.float32)
         made[f"jitter_{name}"] = color.apply(image, jnp.asarray(row)[None])[0]
     for sigma in c["blur_sigma"]:
         blurred = color.gaussian_blur(planes, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)
-        made[f"tv_blur{c['blur_kernel']}_{sigma}"] = picture(blurred)
-    made["grayscale"] = picture((color.grey_of(planes),))
+        made[f"tv_blur{c['blur_kernel']}_{sigma}"] = image_of_planes(blurred)
+    made["grayscale"] = image_of_planes((color.grayscale_of(planes),))
     floats = made | {"normalize": normalization.normalize(jnp.asarray(photo)[None], c["mean"], c["std"])[0]}
     outputs = {f"float/{name}": x[: c["float_crop"], : c["float_crop"]] for name, x in floats.items()}
-    made[f"solarize_{c['solarize']}"] = picture(color.solarize(planes, jnp.ones(1), c["solarize"] / 256))
+    made[f"solarize_{c['solarize']}"] = image_of_planes(color.solarize(planes, jnp.ones(1), c["solarize"] / 256))
     # As torchvision makes levels of floats: cut off, not rounded. A rounding error must not cost a whole level.
     levels = {name: np.floor(np.asarray(x, np.float64) * 255 + 1e-3) for name, x in made.items()}
     outputs |= {f"{family}/{name}": x for name, x in levels.items() for family in ("pil", "u8")}

@@ -13,7 +13,7 @@ from maskcl_jax.ops import color
 from maskcl_jax.views.base import Batch, Entry, Ingredient, View
 
 APPLIED_ON = ("device", "host")
-DRAWS = 4 + len(color.JITTER) + 5  # numbers an image: order, factors; jitter?, grey?, blur?, sigma, solarize?
+DRAWS = 4 + len(color.JITTER) + 5  # numbers an image: order, factors; jitter?, gray?, blur?, sigma, solarize?
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Color(Ingredient):
 
     def parameters(self, numbers: Any, xp: Any = np) -> Any:
         """(B, DRAWS) uniform numbers -> the columns of `color.COLUMNS`, (B, P) float32; xp: numpy or jax.numpy."""
-        order, factors, (jitter, grey, blur, sigma, solarize) = numbers[:, :4], numbers[:, 4:8], numbers[:, 8:].T
+        order, factors, (jitter, gray, blur, sigma, solarize) = numbers[:, :4], numbers[:, 4:8], numbers[:, 8:].T
         jittered, columns = jitter < self.jitter_p, [*order.argsort(axis=1).T]
         for i, name in enumerate(color.JITTER):
             identity, width = color.IDENTITY[color.COLUMNS.index(name)], getattr(self, name)
@@ -82,7 +82,7 @@ class Color(Ingredient):
             drawn = low + (identity + width - low) * factors[:, i]
             columns.append(xp.where(jittered, drawn, identity))
         low, high = self.blur_sigma
-        columns.append(grey < self.grey_p)
+        columns.append(gray < self.grey_p)
         columns.append(xp.where(blur < self.blur_p, low + (high - low) * sigma, 0.0))
         columns.append(solarize < self.solarize_p)
         return xp.stack([column.astype(np.float32) for column in columns], axis=1)

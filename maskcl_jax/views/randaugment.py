@@ -121,9 +121,9 @@ def augment(pixels: np.ndarray, plan: list, fill: tuple[int, ...]) -> np.ndarray
     """(H, W, C) uint8, 1 or 3 channels, after the operations of a plan."""
     if not plan:
         return pixels
-    grey = pixels.shape[-1] == 1
-    image = Image.fromarray(pixels[..., 0] if grey else pixels)
-    color = fill[0] if grey else tuple(np.broadcast_to(fill, 3).tolist())
+    gray = pixels.shape[-1] == 1
+    image = Image.fromarray(pixels[..., 0] if gray else pixels)
+    color = fill[0] if gray else tuple(np.broadcast_to(fill, 3).tolist())
     for name, level, sign in plan:
         image = OPERATIONS[name](image, level, sign, color)
     return np.asarray(image).reshape(pixels.shape)

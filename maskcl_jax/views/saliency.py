@@ -19,7 +19,7 @@ CENTER_SIGMA = 2.0  # cells
 def activation(images: np.ndarray, grid: int, provider: str) -> np.ndarray:
     """(B, grid, grid) float32 of views (B, H, W, C) uint8: larger is more salient; only the order and spread count.
 
-    provider: one of PROVIDERS. The grid divides H and W. Other than three channels are taken as grey.
+    provider: one of PROVIDERS. The grid divides H and W. Other than three channels are taken as gray.
     """
     return PROVIDERS[provider](images, grid).astype(np.float32)
 
@@ -50,7 +50,7 @@ def spectral_residual(images: np.ndarray, grid: int) -> np.ndarray:
     squared, over its maximum, resized to the view, averaged in each cell. 1e-8 is added before the logarithm.
     """
     rows = _sampled(images, SPECTRUM, axis=1)
-    small = _sampled(_grey([rows[..., k] for k in range(rows.shape[-1])]), SPECTRUM, axis=2)
+    small = _sampled(_grayscale([rows[..., k] for k in range(rows.shape[-1])]), SPECTRUM, axis=2)
     spectrum = np.fft.fft2(small)
     magnitude = np.abs(spectrum) + np.float32(1e-8)
     amplitude = np.log(magnitude)
@@ -71,12 +71,12 @@ def fine_grained(images: np.ndarray, grid: int) -> np.ndarray:
     summed over the scales, each over its maximum, added; averaged in each cell. Neighborhoods shrink with the view,
     and large views are reduced instead of smoothed: our choice.
     """
-    grey = _grey(_planes(images, grid))
-    for _ in range(2 if grey.shape[1:] == images.shape[1:3] else 0):
-        grey = _filtered(grey, np.array([0.25, 0.5, 0.25]))
-    parts = np.zeros((2, *grey.shape), np.float32)
+    gray = _grayscale(_planes(images, grid))
+    for _ in range(2 if gray.shape[1:] == images.shape[1:3] else 0):
+        gray = _filtered(gray, np.array([0.25, 0.5, 0.25]))
+    parts = np.zeros((2, *gray.shape), np.float32)
     for half in NEIGHBORHOODS:
-        difference = grey - _surround(grey, max(1, round(half * min(grey.shape[1:]) / FULL_SIDE)))
+        difference = gray - _surround(gray, max(1, round(half * min(gray.shape[1:]) / FULL_SIDE)))
         parts += np.stack([np.maximum(difference, 0.0), np.maximum(-difference, 0.0)])
     parts /= np.maximum(parts.max(axis=(2, 3), keepdims=True), 1e-12)
     return _pooled(parts.sum(axis=0), grid)
@@ -115,7 +115,7 @@ def _planes(images, grid):
     return [sum(plane[..., i::f].astype(np.float32) for i in range(f)) / np.float32(f * f) for plane in planes]
 
 
-def _grey(planes):
+def _grayscale(planes):
     """(B, H, W): by luminance of three channels (ITU-R 601), otherwise the mean."""
     weights = (0.299, 0.587, 0.114) if len(planes) == 3 else [1 / len(planes)] * len(planes)
     return sum(np.float32(w) * plane for w, plane in zip(weights, planes, strict=True))
@@ -207,15 +207,15 @@ def _sampled(x, length: int, axis: int):
     return x.take(low, axis) * (1 - fraction) + x.take(np.minimum(low + 1, source - 1), axis) * fraction
 
 
-def _surround(grey, half: int):
+def _surround(gray, half: int):
     """(B, H, W): mean over the pixels from half - 1 before to half after in both directions, without the pixel."""
-    total, count = grey, 1
+    total, count = gray, 1
     for axis in (1, 2):
-        length = grey.shape[axis]
+        length = gray.shape[axis]
         summed = np.cumsum(total, axis=axis, dtype=np.float64)
         summed = np.concatenate([np.zeros_like(summed.take([0], axis=axis)), summed], axis=axis)
         first = np.clip(np.arange(length) - half + 1, 0, length)
         last = np.clip(np.arange(length) + half + 1, 0, length)
         total = summed.take(last, axis=axis) - summed.take(first, axis=axis)
         count = count * (last - first).reshape([-1 if a == axis else 1 for a in range(3)])
-    return ((total - grey) / np.maximum(count - 1, 1)).astype(np.float32)
+    return ((total - gray) / np.maximum(count - 1, 1)).astype(np.float32)

@@ -16,7 +16,7 @@ ENDINGS = (".npy", ".png")  # the first that exists counts
 class SaliencyMaps:
     """One map an image: `class/name.jpg` under the images' root has `class/name.npy` or `.png` under `folder`.
 
-    A map has the height and width of its image: a 2-D array of numbers, or an image, of which the grey level counts.
+    A map has the height and width of its image: a 2-D array of numbers, or an image, of which the gray level counts.
     Larger is more salient.
     """
 
