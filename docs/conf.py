@@ -16,6 +16,8 @@ extensions = [
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
 
+default_role = "code"  # what stands between single backticks in docstrings
+highlight_language = "text"
 smartquotes = False  # they turn --flag into a dash
 myst_heading_anchors = 4  # links to headings, as GitHub makes them
 suppress_warnings = ["myst.header"]
@@ -27,5 +29,10 @@ napoleon_use_ivar = True
 
 html_theme = "sphinx_book_theme"
 html_title = "maskcl_jax"
-html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "navbar_persistent": [],  # one field to search is enough
+}
 html_copy_source = False
