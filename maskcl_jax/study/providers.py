@@ -26,37 +26,41 @@ from maskcl_jax.training import run_folder, visualize
 from maskcl_jax.training.run import restore_run
 from maskcl_jax.views import saliency
 
-DATA = flags.DEFINE_string("data", "", "The folder of images and masks.")
-OUT = flags.DEFINE_string("out", "runs/providers", "The folder to write to.")
-RUN = flags.DEFINE_string("run", "", "A run of saliency_masking or moco_v2 whose EMA encoder is judged too.")
-
 SIDE, GRID = 224, 7  # pixels of the images, cells along a side: the paper's
 SPREAD = 0.6  # salient is a value >= mean - 0.6 std, as in configs/saliency_masking.py
 TOP = 0.25  # fraction of the cells: the most that the paper's ratio masks
 SHOWN = 8  # images of the figure
 
 
+def define_flags() -> None:
+    """Not at import: other commands have flags of these names."""
+    flags.DEFINE_string("data", "", "The folder of images and masks.")
+    flags.DEFINE_string("out", "runs/providers", "The folder to write to.")
+    flags.DEFINE_string("run", "", "A run of saliency_masking or moco_v2 whose EMA encoder is judged too.")
+
+
 def main(argv: list[str]) -> None:
     """Judges every provider, and writes the figures and some pictures."""
-    images, objects = read(DATA.value)
+    data, out, run = flags.FLAGS.data, flags.FLAGS.out, flags.FLAGS.run
+    images, objects = read(data)
     maps = {name: saliency.activation(images, GRID, name) for name in saliency.PROVIDERS}
-    if RUN.value:
-        maps["ema"] = of_run(RUN.value, images)
+    if run:
+        maps["ema"] = of_run(run, images)
     rows = [{"provider": name, **scores(activation, objects)} for name, activation in maps.items()]
     content = {
         "images": len(images),
         "side": SIDE,
         "grid": GRID,
         "coverage": float(objects.mean()),
-        "command": "python -m maskcl_jax.study.providers --data=DATA" + (" --run=RUN" if RUN.value else ""),
+        "command": "python -m maskcl_jax.study.providers --data=DATA" + (" --run=RUN" if run else ""),
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "providers": rows,
     }
-    out = pathlib.Path(OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
-    run_folder.write_text(out / "providers.json", json.dumps(content, indent=1) + "\n")
-    visualize.save_png(out / "providers.png", picture(images, objects, maps))
+    folder = pathlib.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.write_text(folder / "providers.json", json.dumps(content, indent=1) + "\n")
+    visualize.save_png(folder / "providers.png", picture(images, objects, maps))
     print(providers_table(content))
 
 
@@ -131,4 +135,5 @@ def picture(images: np.ndarray, objects: np.ndarray, maps: Mapping[str, np.ndarr
 
 
 if __name__ == "__main__":
+    define_flags()
     cli.run(main)
