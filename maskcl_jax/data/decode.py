@@ -72,16 +72,16 @@ def decode(image: bytes | np.ndarray, channels: int, *, exif: bool = False) -> n
     many samples or pages, `.npy` of (H, W, C), or an image of so many bands, which are taken as they are.
 
     Args:
-      image: A file that Pillow knows, or an array in NumPy's format; or (H, W, C) uint8, see `to_channels`.
-      channels: Of the result.
-      exif: Whether to turn the image as its EXIF orientation says; torchvision's ImageFolder and timm do not.
+        image: A file that Pillow knows, or an array in NumPy's format; or (H, W, C) uint8, see `to_channels`.
+        channels: Of the result.
+        exif: Whether to turn the image as its EXIF orientation says; torchvision's ImageFolder and timm do not.
 
     Returns:
-      (H, W, channels) uint8. From a JPEG in color to one channel: its own luminance, within 3 levels of Pillow's.
+        (H, W, channels) uint8. From a JPEG in color to one channel: its own luminance, within 3 levels of Pillow's.
 
     Raises:
-      ValueError: Another number of channels than wanted, among others.
-      Exception: Whatever Pillow raises (OSError, SyntaxError, ...) for a corrupt or truncated file.
+        ValueError: Another number of channels than wanted, among others.
+        Exception: Whatever Pillow raises (OSError, SyntaxError, ...) for a corrupt or truncated file.
     """
     if isinstance(image, np.ndarray):
         return to_channels(image, channels)
@@ -222,14 +222,14 @@ def crop_and_resize(
     """Crops an image, resizes the crop (antialiased, rounded) and mirrors it left-right where wanted.
 
     Args:
-      image: (H, W, C) uint8.
-      box: Top, left, height, width of the crop in pixels.
-      size: (height, width) of the result.
-      interpolation: "bicubic" or "bilinear".
-      flip: Whether to mirror.
+        image: (H, W, C) uint8.
+        box: Top, left, height, width of the crop in pixels.
+        size: (height, width) of the result.
+        interpolation: "bicubic" or "bilinear".
+        flip: Whether to mirror.
 
     Returns:
-      (*size, C) uint8.
+        (*size, C) uint8.
     """
     top, left, height, width = box
     # Crop first: Pillow's own `box=` would let the filter see pixels outside of the crop.

@@ -28,17 +28,17 @@ def place(
     """The training images in device memory.
 
     Args:
-      source: of the images.
-      views: of the method.
-      channels: of the views.
-      devices: over which the images are split.
-      sharding: splits the first dimension over them.
+        source: of the images.
+        views: of the method.
+        channels: of the views.
+        devices: over which the images are split.
+        sharding: splits the first dimension over them.
 
     Returns:
-      (N, H, W, channels) uint8; N is rounded up to a multiple of `devices`.
+        (N, H, W, channels) uint8; N is rounded up to a multiple of `devices`.
 
     Raises:
-      UserError: the source has no such array, or only the host can make a view.
+        UserError: the source has no such array, or only the host can make a view.
     """
     for view in views:
         for ingredient in view.ingredients:
@@ -60,8 +60,8 @@ def indices(count: int, **options: Any) -> Generator[dict[str, np.ndarray], None
     """This process's part of batch `start_step`, `start_step` + 1, ...: the images that the host's pipeline takes.
 
     Args:
-      count: of the training images.
-      **options: of `TrainOrder`.
+        count: of the training images.
+        **options: of `TrainOrder`.
     """
     order = TrainOrder(count, **options)
     for step in range(len(order)):

@@ -21,9 +21,9 @@ class Chunk:
     """Some examples of a batch.
 
     Attributes:
-      epoch: of the run; 0 in evaluations.
-      indices: (n,) int64, n <= size; the rest up to `size` is padding.
-      size: examples of every chunk.
+        epoch: of the run; 0 in evaluations.
+        indices: (n,) int64, n <= size; the rest up to `size` is padding.
+        size: examples of every chunk.
     """
 
     epoch: int

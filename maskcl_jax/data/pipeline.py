@@ -55,11 +55,11 @@ class Batches:
         """Starts to load.
 
         Args:
-          dataset: chunks in order.
-          source: notes the images that cannot be read; None if none is skipped.
-          chunks: chunks per batch.
-          threads: that load chunks, if there are no workers.
-          workers: processes that load chunks, each in one thread.
+            dataset: chunks in order.
+            source: notes the images that cannot be read; None if none is skipped.
+            chunks: chunks per batch.
+            threads: that load chunks, if there are no workers.
+            workers: processes that load chunks, each in one thread.
         """
         self._source = source
         if workers:
@@ -130,20 +130,20 @@ def train_batches(
     """Training batches start_step, start_step + 1, ... without end.
 
     Args:
-      source: of the images.
-      views: of the method; the batch has the keys of `views.base.batch_entries`.
-      data_config: `config.data`.
-      batch_size: of all processes together; each gets its contiguous part.
-      seed: of the run.
-      start_step: number of the first batch.
-      process_index: of this process.
-      process_count: of the run.
+        source: of the images.
+        views: of the method; the batch has the keys of `views.base.batch_entries`.
+        data_config: `config.data`.
+        batch_size: of all processes together; each gets its contiguous part.
+        seed: of the run.
+        start_step: number of the first batch.
+        process_index: of this process.
+        process_count: of the run.
 
     Returns:
-      An iterator; close it when done. An image that cannot be read is replaced by the next readable one of the epoch.
+        An iterator; close it when done. An image that cannot be read is replaced by the next readable one of the epoch.
 
     Raises:
-      UserError: a batch is larger than the split or not divisible by the processes, or an ingredient lacks its files.
+        UserError: a batch is larger than the split or not divisible by the processes, or an ingredient lacks its files.
     """
     steps_per_epoch(source, batch_size)  # raises if there is no whole batch
     examples = source.split("train")
@@ -164,7 +164,7 @@ def processes_and_threads(examples: Split, views: Sequence[View], data_config: A
     which only one thread of a process can do, and there are cores for them; else threads, one per core.
 
     Raises:
-      UserError: `data.workers` is neither "auto" nor a number.
+        UserError: `data.workers` is neither "auto" nor a number.
     """
     text, cores = str(data_config.workers), os.cpu_count() or 1
     if text != "auto" and not text.isdecimal():
@@ -193,17 +193,17 @@ def eval_batches(
     """Every image of a split exactly once: dicts of `image`, `label`, `index` and `valid` (B,) bool.
 
     Args:
-      source: of the images.
-      split: "train" or "test".
-      data_config: `config.data`.
-      batch_size: of all processes together.
-      limit: 0, or the size of a fixed subset.
-      process_index: of this process.
-      process_count: of the run.
+        source: of the images.
+        split: "train" or "test".
+        data_config: `config.data`.
+        batch_size: of all processes together.
+        limit: 0, or the size of a fixed subset.
+        process_index: of this process.
+        process_count: of the run.
 
     Returns:
-      An iterator; close it when done. The last batch is padded (valid False, label and index -1, pixels 0), so all
-      processes have as many batches; an image that cannot be read is also not valid.
+        An iterator; close it when done. The last batch is padded (valid False, label and index -1, pixels 0), so all
+        processes have as many batches; an image that cannot be read is also not valid.
     """
     examples = source.evaluated(split)
     chunk = chunk_size(local_size(batch_size, process_count))
@@ -239,7 +239,7 @@ class TrainLoader:
         """Replaces an unreadable image by the next readable one of the epoch.
 
         Returns:
-          (name, reason) of those in between that cannot be read either.
+            (name, reason) of those in between that cannot be read either.
         """
         skipped = []
         for index in self.order.following(batch.epoch, int(batch.indices[slot])):
@@ -281,13 +281,13 @@ def load_views(batch: HostBatch, examples: Split, *, channels: int, exif: bool) 
     """Reads and decodes the images of a batch once each, and crops every view from them.
 
     Args:
-      batch: gets pixels and crops of all views.
-      examples: a split of a source.
-      channels: of the views.
-      exif: whether images are turned as their EXIF orientation says.
+        batch: gets pixels and crops of all views.
+        examples: a split of a source.
+        channels: of the views.
+        exif: whether images are turned as their EXIF orientation says.
 
     Returns:
-      {slot: reason} of the images that cannot be read; their pixels are zeros.
+        {slot: reason} of the images that cannot be read; their pixels are zeros.
     """
     items: list[Any] = []
     sizes, unreadable = np.ones((len(batch.indices), 2), np.int64), {}

@@ -24,10 +24,10 @@ def open_source(data_config: Any) -> Source:
     """Opens the data set that `config.data` describes; cheap, images are read later.
 
     Args:
-      data_config: `config.data`, an `ml_collections.ConfigDict`.
+        data_config: `config.data`, an `ml_collections.ConfigDict`.
 
     Raises:
-      UserError: A field has an impossible value, or the data is not there.
+        UserError: A field has an impossible value, or the data is not there.
     """
     kind = data_config.source
     if kind not in SOURCES:

@@ -22,8 +22,8 @@ class Arrays:
     """A split that is decoded and lies in memory.
 
     Attributes:
-      images: (N, H, W, C) uint8.
-      labels: (N,) int32, -1 for none.
+        images: (N, H, W, C) uint8.
+        labels: (N,) int32, -1 for none.
     """
 
     images: np.ndarray
@@ -50,9 +50,9 @@ class Encoded:
     """A split of encoded images that are read one by one.
 
     Attributes:
-      payloads: N file paths (str), or a sequence of N encoded images (bytes), which may read them only when indexed.
-      labels: (N,) int32, -1 for none.
-      is_path: Whether payloads are file paths.
+        payloads: N file paths (str), or a sequence of N encoded images (bytes), which may read them only when indexed.
+        labels: (N,) int32, -1 for none.
+        is_path: Whether payloads are file paths.
     """
 
     payloads: Sequence[str] | Sequence[bytes]
@@ -111,10 +111,10 @@ class Source(abc.ABC):
     """One data set. A subclass sets the attributes and implements `load`.
 
     Attributes:
-      num_classes: 0 where there are no labels.
-      class_names: One for each class.
-      description: What the first line of a run says of the data.
-      skipped: Images that could not be read so far, name -> reason; grows while batches are made.
+        num_classes: 0 where there are no labels.
+        class_names: One for each class.
+        description: What the first line of a run says of the data.
+        skipped: Images that could not be read so far, name -> reason; grows while batches are made.
     """
 
     num_classes: int = 0
@@ -149,8 +149,8 @@ class Source(abc.ABC):
         """What tells this data set from another, wherever its folder lies.
 
         Returns:
-          {train, test: numbers of images, classes, digest: of the training images' labels and of their names below the
-          folder that holds them all}.
+            {train, test: numbers of images, classes, digest: of the training images' labels and of their names below
+            the folder that holds them all}.
         """
         split = self.split("train")
         digest = hashlib.blake2b(np.ascontiguousarray(split.labels, np.int32).tobytes(), digest_size=16)

@@ -92,12 +92,12 @@ def tile_corners(pixels: np.ndarray, split: str, name: str) -> np.ndarray:
     """Chooses the tiles of one photograph.
 
     Args:
-      pixels: (H, W, 3) uint8.
-      split: "train" or "test".
-      name: Of the photograph; seeds the choice where there are more tiles than enough.
+        pixels: (H, W, 3) uint8.
+        split: "train" or "test".
+        name: Of the photograph; seeds the choice where there are more tiles than enough.
 
     Returns:
-      (n, 2) corners (top, left), n <= PER_CLASS[split].
+        (n, 2) corners (top, left), n <= PER_CLASS[split].
     """
     height, width = pixels.shape[:2]
     blocks = held_out_blocks(height, width)

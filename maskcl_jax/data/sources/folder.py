@@ -86,7 +86,7 @@ def find_images(root: pathlib.Path) -> list[pathlib.Path]:
     What is not used is counted and named in the log.
 
     Raises:
-      UserError: A folder cannot be opened.
+        UserError: A folder cannot be opened.
     """
     images: list[pathlib.Path] = []
     unused: collections.Counter[str] = collections.Counter()
@@ -163,12 +163,12 @@ def read_list(file: str, root: str, *, what: str) -> tuple[list[str], Labels]:
     """(files, label of each) that a text file names: one path a line, and behind a tab or a space perhaps a label.
 
     Args:
-      file: The list. A path in it that is not absolute lies under `root`, or beside the list where that is "".
-      root: `data.path`.
-      what: The field and its value.
+        file: The list. A path in it that is not absolute lies under `root`, or beside the list where that is "".
+        root: `data.path`.
+        what: The field and its value.
 
     Raises:
-      UserError: There is no such list, or it is no list of files.
+        UserError: There is no such list, or it is no list of files.
     """
     try:
         text = pathlib.Path(file).expanduser().read_text(encoding="utf-8")

@@ -42,8 +42,8 @@ class Records(Sequence):
     """Some records of some files, read one by one.
 
     Args:
-      files: Their paths.
-      entries: (N,) of `ENTRY`.
+        files: Their paths.
+        entries: (N,) of `ENTRY`.
     """
 
     def __init__(self, files: Sequence[str], entries: np.ndarray):
@@ -159,13 +159,13 @@ def index_of(
     goes on where it stopped.
 
     Args:
-      folder: The files lie in or under it.
-      files: Their paths.
-      scan_file: Finds the records of one.
-      key: What else the index depends on.
+        folder: The files lie in or under it.
+        files: Their paths.
+        scan_file: Finds the records of one.
+        key: What else the index depends on.
 
     Raises:
-      UserError: A file is missing, or what `scan_file` raises.
+        UserError: A file is missing, or what `scan_file` raises.
     """
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:

@@ -22,7 +22,7 @@ class ScenesSource(Source):
     Which four images make a scene is the same in every run.
 
     Raises:
-      UserError: The images do not lie decoded in memory, all of one size.
+        UserError: The images do not lie decoded in memory, all of one size.
     """
 
     def __init__(self, data_config: Any):

@@ -73,7 +73,7 @@ def scan(path: str) -> np.ndarray:
     """Where the images of a tar file lie: (N,) of `records.ENTRY`, of length -1 where a member is damaged.
 
     Raises:
-      UserError: No tar file, or a label that is no whole number.
+        UserError: No tar file, or a label that is no whole number.
     """
     size, end = os.path.getsize(path), 0
     rows: list[tuple[str, int, int]] = []  # (key, place, length)

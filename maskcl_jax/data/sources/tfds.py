@@ -45,11 +45,11 @@ class Prepared:
     """A data set as TFDS prepared it: what its `dataset_info.json` and `features.json` say.
 
     Attributes:
-      full_name: Such as "fashion_mnist/3.0.1".
-      features: {name: its description in `features.json`}, names of nested features joined by "/".
-      splits: {name: SplitFiles}.
-      label: The name of the class label, "" for none.
-      class_names: One for each class.
+        full_name: Such as "fashion_mnist/3.0.1".
+        features: {name: its description in `features.json`}, names of nested features joined by "/".
+        splits: {name: SplitFiles}.
+        label: The name of the class label, "" for none.
+        class_names: One for each class.
     """
 
     def __init__(self, name: str, data_dir: str):
@@ -87,7 +87,7 @@ class Prepared:
         As TFDS reads it: percentages are rounded to the closest record, negative numbers count from the end.
 
         Raises:
-          UserError: No such split, or no such part of it; `field` is where it was written.
+            UserError: No such split, or no such part of it; `field` is where it was written.
         """
         out = []
         for part in re.split(r"\s*\+\s*", instruction.strip()):
@@ -151,8 +151,8 @@ class Examples(Sequence):
     """Values of records by index, read when indexed.
 
     Args:
-      of: The records.
-      names: Of the values; with one name an element is that value, with several a tuple of them.
+        of: The records.
+        names: Of the values; with one name an element is that value, with several a tuple of them.
     """
 
     def __init__(self, of: records.Records, names: Sequence[str]):
@@ -224,7 +224,7 @@ def prepared_folder(name: str, data_dir: str) -> pathlib.Path:
     """The folder `data_dir/name[/config]/version` of a prepared data set, the newest version that fits.
 
     Raises:
-      UserError: There is none; says which command prepares it.
+        UserError: There is none; says which command prepares it.
     """
     match = re.fullmatch(r"(\w+)(?:/([^:/]+))?(?::([\w.*]+))?", name)
     if not match:
