@@ -13,20 +13,11 @@ would load it and compared with the run on photographs, features and preprocessi
 1e-4, or another preprocessing, leaves nothing behind.
 """
 
-import pathlib
-from typing import Any
-
 from absl import flags
 
 from maskcl_jax import cli
-from maskcl_jax.errors import UserError
 from maskcl_jax.interchange.catalog import LAYOUTS
-from maskcl_jax.interchange.check import check as check_export
-from maskcl_jax.interchange.check import import_problem
-from maskcl_jax.interchange.files import new_folder
-from maskcl_jax.interchange.product import Product, product_of
-from maskcl_jax.interchange.writing import check_fits, readme, write_files
-from maskcl_jax.training.run import Run, restore_run
+from maskcl_jax.interchange.exporting import export
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 FORMAT = flags.DEFINE_enum("format", None, list(LAYOUTS), "What to export to.")
@@ -41,68 +32,6 @@ def main(argv: list[str]) -> None:
     """Writes the folder and prints its README."""
     options = {"network": NETWORK.value, "full": FULL.value, "check": CHECK.value}
     print(export(cli.given(WORKDIR), cli.given(FORMAT), cli.given(OUT), step=STEP.value, **options))
-
-
-def export(workdir: str, format: str, out: str, *, step: int | None = None, **options: Any) -> str:
-    """Exports the run in `workdir`.
-
-    Args:
-        workdir: the run's folder.
-        format: a name of `LAYOUTS`.
-        out: the new folder.
-        step: of the checkpoint; default: the newest.
-        **options: see `export_run`.
-
-    Returns:
-        The README.
-
-    Raises:
-        UserError: see `export_run`.
-    """
-    if pathlib.Path(out).exists():
-        raise UserError(f"--out={out} exists: give another, or remove it")
-    return export_run(restore_run(workdir, step), format, out, **options)
-
-
-def export_run(
-    run: Run, format: str, out: str, *, network: str = "online", full: bool = False, check: bool | None = None
-) -> str:
-    """Exports a run.
-
-    Args:
-        run: the run.
-        format: a name of `LAYOUTS`.
-        out: the new folder.
-        network: "online" or "target", the EMA.
-        full: the whole pre-training model instead of an encoder.
-        check: load it and compare; None: where the libraries can be imported.
-
-    Returns:
-        The README.
-
-    Raises:
-        UserError: and leaves nothing, where something does not fit or the check fails.
-    """
-    if full and network == "target":
-        raise UserError("--full exports both networks: leave --network out")
-    product = product_of(run, format=format, network=network, full=full)
-    check_fits(product)
-    with new_folder(out) as folder:
-        write_files(product, folder)
-        text = readme(product, out, verdict_of(product, str(folder), check))
-        (folder / "README.md").write_text(text)
-    return text
-
-
-def verdict_of(product: Product, folder: str, wanted: bool | None) -> str:
-    """What the check says, or why there was none."""
-    if wanted is False:
-        return "not checked: --nocheck"
-    if reason := import_problem(product):
-        if wanted:
-            raise UserError(f"--check: {reason}: install it, or write --nocheck")
-        return f"not checked: {reason}"
-    return check_export(product, folder)
 
 
 if __name__ == "__main__":

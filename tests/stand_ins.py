@@ -1,9 +1,10 @@
-"""Stand-ins for the programs of clouds and clusters, and arguments that the launchers take."""
+"""Stand-ins for the programs of clouds and clusters, with arguments that the launchers take, and for trackers."""
 
 import os
 import pathlib
 import stat
 import subprocess
+import types
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
@@ -49,3 +50,55 @@ class Machine:
     @property
     def calls(self):
         return self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+
+
+def wandb_like(calls):
+    """A module with those functions of wandb and trackio that a run calls; each writes down how it was called."""
+
+    class Run:
+        def __init__(self, name):
+            self.id = self.name = name
+
+        def log(self, values, step):
+            calls.append(("log", step, values))
+
+        def finish(self):
+            calls.append(("finish",))
+
+    def init(*, project, name, config, resume="never", **options):
+        calls.append(("init", project, name, config, resume, options))
+        return Run(options.get("id", name))
+
+    return types.SimpleNamespace(init=init, Image=lambda image: ("image", image.shape))
+
+
+def mlflow_like(calls):
+    """The same of MLflow's client."""
+
+    class Client:
+        def get_experiment_by_name(self, name):
+            calls.append(("experiment", name))
+
+        def create_experiment(self, name):
+            return "7"
+
+        def create_run(self, experiment_id, run_name):
+            calls.append(("run", experiment_id, run_name))
+            return types.SimpleNamespace(info=types.SimpleNamespace(run_id="abc"))
+
+        def update_run(self, run_id, status):
+            calls.append(("again", run_id, status))
+
+        def log_param(self, run_id, key, value):
+            calls.append(("param", run_id, key, value))
+
+        def log_metric(self, run_id, key, value, step):
+            calls.append(("metric", run_id, key, value, step))
+
+        def log_image(self, run_id, image, artifact_file):
+            calls.append(("image", run_id, image.shape, artifact_file))
+
+        def set_terminated(self, run_id):
+            calls.append(("end", run_id))
+
+    return types.SimpleNamespace(MlflowClient=Client)

@@ -18,7 +18,8 @@ FLOORS = (
     ("methods", "data"),
     ("training", "evaluate", "interchange", "performance"),
     ("verify",),
-    ("__init__", "__main__", "main", "cli", "export", "import_torch", "compile_check", "benchmark", "study", "report"),
+    ("__main__", "main", "cli", "export", "import_torch", "compile_check", "benchmark", "study", "report"),
+    ("__init__", "api"),
 )
 # Entry points that live in a lower room, and what they need of the command line.
 ENTRY_POINTS = {"evaluate.__main__", "verify.__main__", "benchmark.__main__", "data.to_array"}

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 
 from maskcl_jax.config import encoder_size
 from maskcl_jax.errors import UserError
-from maskcl_jax.export import export_run
 from maskcl_jax.interchange import check, files, hf_format, pickles, timm_format
 from maskcl_jax.interchange.catalog import LAYOUTS
+from maskcl_jax.interchange.exporting import export_run
 from maskcl_jax.interchange.formats import FORMATS
 
 
@@ -373,7 +373,7 @@ WITHOUT_TORCH = """
 import sys
 for name in ("torch", "timm", "torchvision", "transformers"):
     sys.modules[name] = None
-from maskcl_jax.export import export, export_run
+from maskcl_jax.interchange.exporting import export, export_run
 for format in sys.argv[2].split(","):
     assert "not checked: torch cannot be imported" in export(sys.argv[1], format, f"{sys.argv[1]}_{format}")
 from maskcl_jax.errors import UserError

@@ -12,7 +12,7 @@ from helpers.untrained import made, write_run
 from helpers.weights import STOCK
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.export import export, export_run
+from maskcl_jax.interchange.exporting import export, export_run
 
 
 def command(*arguments: str):

@@ -16,8 +16,8 @@ from helpers.untrained import made
 from helpers.weights import assert_encoder, mae_encoder, saved
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.export import export_run
 from maskcl_jax.interchange import files
+from maskcl_jax.interchange.exporting import export_run
 from maskcl_jax.interchange.importing import build_run, import_run
 from maskcl_jax.training import run as run_lib
 

@@ -13,9 +13,9 @@ from helpers.weights import assert_encoder, mae_encoder, saved
 
 from maskcl_jax import config
 from maskcl_jax.errors import UserError
-from maskcl_jax.export import export, export_run
 from maskcl_jax.interchange import convert, facts, files, importing
 from maskcl_jax.interchange.catalog import LAYOUTS, Depths, depths_of
+from maskcl_jax.interchange.exporting import export, export_run
 from maskcl_jax.interchange.importing import build_run, import_run
 from maskcl_jax.methods import create
 from maskcl_jax.models.vit import resize_position_table

@@ -14,7 +14,7 @@ import pytest
 from helpers.tiny import rows
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.export import export_run
+from maskcl_jax.interchange.exporting import export_run
 from maskcl_jax.training import loop, run_folder
 from maskcl_jax.training.run import restore_run
 

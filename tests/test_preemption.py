@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 from helpers.processes import Processes, arguments_of
 from helpers.tiny import fields_of, rows_without_speed
@@ -68,3 +69,17 @@ def test_the_handlers_of_before_are_back_afterwards():
     with StopSignal():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_run_in_another_thread_leaves_signals_alone():
+    """A web application's, for instance: Python lets only the main thread catch signals."""
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def run():
+        with StopSignal() as stop:
+            seen.append(stop.due(1))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [False] and signal.getsignal(signal.SIGINT) is before

@@ -14,8 +14,8 @@ from helpers.views import batch_of
 
 from maskcl_jax.config import load
 from maskcl_jax.evaluate.evaluation import evaluate
-from maskcl_jax.export import export_run
 from maskcl_jax.interchange import files
+from maskcl_jax.interchange.exporting import export_run
 from maskcl_jax.methods import create
 from maskcl_jax.ops import masking
 from maskcl_jax.training import loop, throughput

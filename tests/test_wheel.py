@@ -30,6 +30,7 @@ def test_the_wheel_holds_the_package_and_its_configs(wheel):
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "maskcl_jax").rglob("*.py")}
     package |= {str(path.relative_to(ROOT)) for path in (ROOT / "maskcl_jax/verify/reference").glob("*.npz")}
     package |= {str(path.relative_to(ROOT)) for path in (ROOT / "maskcl_jax/report/assets").iterdir()}
+    package.add("maskcl_jax/py.typed")
     assert held == package | {f"maskcl_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
 
 

@@ -97,8 +97,13 @@ DEFAULTS: dict[str, Any] = {
         "pictures": 8,  # rows of the figure
     },
     "checkpoint": {"every_epochs": 5.0, "keep_last": 2, "keep_every_epochs": 0.0},
-    # report: the page RUN/report.html is written when the run is done, in a few seconds.
-    "log": {"every_seconds": 10.0, "every_steps": 10, "report": True},
+    "log": {
+        "every_seconds": 10.0,
+        "every_steps": 10,
+        "report": True,  # the page RUN/report.html is written when the run is done, in a few seconds
+        "to": ("tensorboard",),  # besides metrics.jsonl: tensorboard, wandb, trackio, mlflow; () for nothing
+        "project": "maskcl_jax",  # of wandb and trackio; the experiment of mlflow
+    },
 }
 
 # The fields of `config.data` by preset.

@@ -95,9 +95,9 @@ def decode(image: bytes | np.ndarray, channels: int, *, exif: bool = False) -> n
 def _decode(encoded: bytes, channels: int) -> np.ndarray:
     if encoded[:6] == NPY:
         return _exactly(_planes_of_npy(encoded), channels)
-    if channels not in COLORSPACE:
-        return _exactly(_planes_of_tiff(encoded) if encoded[:4] in TIFF else _bands(encoded), channels)
-    if _plain_jpeg(encoded) is not None:
+    if channels not in COLORSPACE and encoded[:4] in TIFF:
+        return _exactly(_planes_of_tiff(encoded), channels)
+    if channels in COLORSPACE and _plain_jpeg(encoded) is not None:
         try:
             return simplejpeg.decode_jpeg(encoded, COLORSPACE[channels], strict=True)
         except ValueError:
@@ -122,27 +122,32 @@ def _plain_jpeg(encoded: bytes):
 
 
 def decode_with_pillow(encoded: bytes, channels: int) -> np.ndarray:
-    """`decode` to 1 or 3 channels by Pillow alone."""
+    """`decode` by Pillow alone."""
     with Image.open(io.BytesIO(encoded)) as opened:
         opened.load()
-        image: Image.Image = opened
-        if image.mode.startswith("I"):
-            values, transparent = np.asarray(image), image.info.get("transparency")
-            if isinstance(transparent, int):  # of a PNG: this value is laid over white
-                values = np.where(values == transparent, 65535, values)
-            image = Image.fromarray(_to_8_bits(values))
-        if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        return pixels_of(opened, channels)
+
+
+def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
+    """An image of Pillow's -> (H, W, channels) uint8, by the rules of `decode`. Raises ValueError as that does."""
+    if channels not in COLORSPACE:
+        return _exactly(_bands(image), channels)
+    if image.mode.startswith("I"):
+        values, transparent = np.asarray(image), image.info.get("transparency")
+        if isinstance(transparent, int):  # of a PNG: this value is laid over white
+            values = np.where(values == transparent, 65535, values)
+        image = Image.fromarray(_to_8_bits(values))
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _bands(encoded: bytes) -> np.ndarray:
-    """(H, W, C) as the file has them."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image)
+def _bands(image: Image.Image) -> np.ndarray:
+    """(H, W, C) as the image has them."""
+    pixels = np.asarray(image)
     return _to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
 
 

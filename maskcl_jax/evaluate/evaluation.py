@@ -5,12 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.evaluate import features, finetune, frozen, linear, results, segment, settings
 from maskcl_jax.evaluate.session import Columns, Session, open_session
 from maskcl_jax.training import run_folder
-from maskcl_jax.training.run import restore_run
+from maskcl_jax.training.run import Run, restore_run
 
 # protocol -> what runs it: values for `results.record`, or None where nothing is measured.
 RUNNERS: dict[str, Callable[[Session], dict[str, Any] | None]] = {
@@ -45,7 +46,23 @@ def evaluate(
     config = config_lib.unflat(run_folder.read_config(workdir))
     evaluations = settings.create(protocol, config, data=data, overrides=overrides)
     step = evaluations[0].step
-    run = restore_run(workdir, None if step < 0 else step)
+    return evaluate_run(restore_run(workdir, None if step < 0 else step), evaluations, command=command)
+
+
+def evaluate_run(run: Run, evaluations: list[ConfigDict], *, command: str = "") -> list[dict[str, Any]]:
+    """Evaluates a run that was read.
+
+    Args:
+        run: the run; results go to its `workdir`.
+        evaluations: settings of each evaluation, see `settings.create`.
+        command: what the user typed, for the record.
+
+    Returns:
+        The records, see `evaluate`.
+
+    Raises:
+        UserError: in one line, for what cannot work.
+    """
     records: list[dict[str, Any]] = []
     cache: dict[tuple[str, str], Columns] = {}
     for chosen in evaluations:

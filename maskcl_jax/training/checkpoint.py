@@ -76,11 +76,13 @@ class Checkpoints:
             UserError: The data differ: the length of an epoch, and with it the learning rate, would change.
         """
         before = self.metadata().get("data")
-        if before is None or accept or dict(before) == dict(facts):
+        # An earlier version may have kept fewer facts: those that both have are compared.
+        if before is None or accept or all(facts.get(name, value) == value for name, value in before.items()):
             return
         figures = "{train} training and {test} test images, {classes} classes"
         then, now = figures.format(**before), figures.format(**facts)
-        difference = f"{then} there, {now} here" if then != now else f"as many ({now}), with other names or labels"
+        same_counts = f"as many ({now}), with other names or labels, or other pixels"
+        difference = same_counts if then == now else f"{then} there, {now} here"
         raise UserError(
             f"the run was started on other data ({difference}): give the same data or another --workdir, or set "
             "data.accept_changes=True to go on with these"

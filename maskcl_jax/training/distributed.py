@@ -247,7 +247,9 @@ class StopSignal:
         self.received = False
 
     def __enter__(self) -> "StopSignal":
-        caught = (signal.SIGINT, signal.SIGTERM) if self.single else (signal.SIGINT,)
+        caught = [signal.SIGINT, signal.SIGTERM] if self.single else [signal.SIGINT]
+        if threading.current_thread() is not threading.main_thread():
+            caught = []  # Python lets only the main thread catch signals
         self.previous = {number: signal.signal(number, self.receive) for number in caught}
         return self
 

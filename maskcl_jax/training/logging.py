@@ -8,15 +8,14 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
 import numpy as np
 from clu.parameter_overview import get_parameter_overview
 
-from maskcl_jax.training import throughput
-from maskcl_jax.training.tensorboard import EventWriter
+from maskcl_jax.training import throughput, trackers
 
 CLEAR = "\r\033[K"  # terminal code: back to the start of the line, and erase it
 
@@ -90,41 +89,56 @@ def duration(seconds: float) -> str:
 
 
 class Writers:
-    """Writes scalars to metrics.jsonl and TensorBoard, images to TensorBoard. Only process 0 writes."""
+    """Writes scalars to metrics.jsonl, and scalars and images to the writers of `log.to`. Only process 0 writes."""
 
-    def __init__(self, workdir: str | pathlib.Path, *, resume_step: int = 0) -> None:
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        *,
+        resume_step: int = 0,
+        to: Sequence[str] = (trackers.TENSORBOARD,),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Opens the files of a run, and drops the rows that a run wrote after the checkpoint it resumes from.
 
         Args:
             workdir: The run's folder.
             resume_step: Step of that checkpoint; 0 for a run from the start, which writes its row of step 0 again.
+            to: `config.log.to`, see `trackers`.
+            config: Of the run, flat; shown beside the metrics.
+
+        Raises:
+            UserError: One of `to` cannot start.
         """
-        self.rows, self.events = None, None
+        self.rows: TextIO | None = None
+        self.writers: list[trackers.Writer] = []
         if jax.process_index() != 0:
             return
         path = pathlib.Path(workdir) / "metrics.jsonl"
         drop_rows_after(path, resume_step or -1)
-        self.rows, self.events = path.open("a"), EventWriter(workdir)
+        self.rows, self.writers = path.open("a"), trackers.open_writers(to, workdir, config or {})
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one row, with null for what is not finite (JSON has no NaN); nothing for no values."""
-        if self.rows is None or self.events is None or not values:
+        if self.rows is None or not values:
             return
         row = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         self.rows.write(json.dumps({"step": step, **row}) + "\n")
         self.rows.flush()
-        self.events.write_scalars(step, values)
+        for writer in self.writers:
+            writer.write_scalars(step, values)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes one (H, W, 3) uint8 image per name; nothing for no images."""
-        if self.events is not None and images:
-            self.events.write_images(step, {name: image[None] for name, image in images.items()})
+        for writer in self.writers if images else []:
+            writer.write_images(step, {name: image[None] for name, image in images.items()})
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        for file in (self.rows, self.events):
-            if file is not None:
-                file.close()
+        if self.rows is not None:
+            self.rows.close()
+        for writer in self.writers:
+            writer.close()
 
 
 class Recorder:

@@ -22,6 +22,7 @@ from maskcl_jax.training import (
     run_folder,
     sharding,
     throughput,
+    trackers,
 )
 from maskcl_jax.training.distributed import StopSignal
 from maskcl_jax.training.monitor import Monitor, closing_rows
@@ -68,7 +69,8 @@ def train(config: Any, workdir: str) -> dict[str, str]:
         stack.enter_context(distributed.exit_on_failure())
         batches = open_batches(source, program, start)
         stack.enter_context(contextlib.closing(batches))
-        writers = stack.enter_context(contextlib.closing(logging.Writers(workdir, resume_step=start)))
+        shown = {"to": log.to, "config": config_lib.flat(config)}
+        writers = stack.enter_context(contextlib.closing(logging.Writers(workdir, resume_step=start, **shown)))
         # Compiled here, once: a batch of other shapes is an error instead of a second compilation.
         train_step = program.compile()
 
@@ -123,6 +125,7 @@ def prepare(config: Any) -> tuple[Source, Program]:
     """
     config_lib.check(config)
     compile_cache.use(config.compile_cache)
+    trackers.check(config.log.to)
     mesh = sharding.create_mesh(config.mesh)
     sharding.check_batch(config.batch_size, mesh, parts=config_lib.split_fields(config))
     sharding.check_batch(config.eval.batch_size, mesh, field="eval.batch_size")

@@ -3,8 +3,8 @@
 import numpy as np
 
 from helpers.untrained import arrays, made
-from maskcl_jax.export import export_run
 from maskcl_jax.interchange import files, pickles
+from maskcl_jax.interchange.exporting import export_run
 
 STOCK = {"model.stem": "imagenet", "model.width": 64}  # a ResNet that other libraries have
 
