@@ -63,7 +63,7 @@ def test_cmae_decays_the_scale_of_fc_norm_alone_among_norms():
     leaf, norm = np.ones(2), {"scale": np.ones(2), "bias": np.ones(2)}
     encoder = {"cls_token": leaf, "pos_embed": leaf, "blocks_0": {"norm1": norm, "mlp": {"fc1": {"kernel": leaf}}}}
     params = {"encoder": encoder, "fc_norm": norm, "head": {"kernel": leaf, "bias": leaf}}
-    decays = optimizer.decayed_matrices_but_named(params)
+    decays = optimizer.decayed_but_named(params)
     assert decays["fc_norm"] == {"scale": True, "bias": False}
     assert decays["head"] == {"kernel": True, "bias": False}
     inside = {"norm1": {"scale": False, "bias": False}, "mlp": {"fc1": {"kernel": True}}}

@@ -19,7 +19,7 @@ from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import Diverged
 from maskcl_jax.methods import METHODS, LossOutput, StepContext
 from maskcl_jax.methods import create as create_method
-from maskcl_jax.training import checkpoint, lock, logging, loop, optimizer, sharding, throughput, train_state
+from maskcl_jax.training import checkpoint, logging, loop, optimizer, run_folder, sharding, throughput, train_state
 from maskcl_jax.training.step import make_train_step
 
 
@@ -61,7 +61,7 @@ def test_a_run_that_fails_while_it_starts_leaves_nothing_open(fails, tmp_path, m
         monkeypatch.setattr(cls, "__init__", lambda self, *a, **k: (start(self, *a, **k), opened.append(cls))[0])
         monkeypatch.setattr(cls, "close", lambda self: (close(self), closed.append(cls))[0])
 
-    for resource in (lock.RunLock, checkpoint.Checkpoints, pipeline.Batches, logging.Writers):
+    for resource in (run_folder.RunLock, checkpoint.Checkpoints, pipeline.Batches, logging.Writers):
         watch(resource)
 
     def fail(*_, **__):
@@ -71,7 +71,7 @@ def test_a_run_that_fails_while_it_starts_leaves_nothing_open(fails, tmp_path, m
     monkeypatch.setattr(places.get(fails, loop), fails, fail)
     with pytest.raises(RuntimeError, match="broken off"):
         loop.train(tiny("mae"), str(tmp_path))
-    assert lock.RunLock in opened
+    assert run_folder.RunLock in opened
     assert sorted(opened, key=str) == sorted(closed, key=str)
 
 

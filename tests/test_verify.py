@@ -14,7 +14,7 @@ import pytest
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
 from maskcl_jax.methods import METHODS, cmae, import_class, mocov2
-from maskcl_jax.models import attention, decoder, heads, kernels, layers, resnet, vit
+from maskcl_jax.models import heads, kernels, resnet, transformer, vit
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.vit import sincos_table
 from maskcl_jax.ops import color, losses, masking
@@ -45,7 +45,7 @@ def failures(name: str) -> list[str]:
 
 
 def tanh_gelu(monkeypatch):
-    monkeypatch.setattr(layers, "gelu", lambda x, *, kernels: nn.gelu(x))
+    monkeypatch.setattr(transformer, "gelu", lambda x, *, kernels: nn.gelu(x))
 
 
 def layer_norm_eps(monkeypatch):
@@ -69,7 +69,6 @@ def swapped_positions(monkeypatch):
         return sincos_table(width, grid, order="mocov3" if order == "mae" else "mae")
 
     monkeypatch.setattr(vit, "sincos_table", wrong)
-    monkeypatch.setattr(decoder, "sincos_table", wrong)
 
 
 def channel_first_patches(monkeypatch):
@@ -86,7 +85,7 @@ def cls_column(monkeypatch):
         weights = jax.nn.softmax(jnp.einsum("bkhd,bqhd->bhkq", k, q) * q.shape[-1] ** -0.5, axis=-1)
         return weights[:, :, 1:, 0].mean(axis=1)
 
-    monkeypatch.setattr(attention, "cls_weights", wrong)
+    monkeypatch.setattr(transformer, "cls_weights", wrong)
 
 
 def gradient_through_keys(monkeypatch):
