@@ -19,12 +19,12 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 os.environ.setdefault("XLA_FLAGS", "")  # the tests' flags are for compiling fast, not for running fast
 import conftest  # noqa: E402, F401  (torchvision beside any build of torch)
 import jax  # noqa: E402
-import step_models  # noqa: E402
 import torch  # noqa: E402
+import torch_models  # noqa: E402
 
 from maskcl_jax.benchmark import modes  # noqa: E402
 
@@ -46,7 +46,7 @@ def masked(file: str, net, views: int):
 
 def moco(batch: int):
     """(our config, their step)."""
-    net, views = step_models.MoCo(queue=64 * batch), torch.randn(2, batch, 3, 128, 128)
+    net, views = torch_models.MoCo(queue=64 * batch), torch.randn(2, batch, 3, 128, 128)
     tx = torch.optim.SGD(net.query.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
     c = config_of("moco_v2.py", f"imagenet,variant=R18,batch_size={batch},dtype=float32,image_size=128")
     c.method.queue_size, c.method.bn_group_size = 64 * batch, 0
@@ -56,9 +56,9 @@ def moco(batch: int):
 
 
 PAIRS = {
-    "MAE": masked("mae.py", step_models.MAE, 1),
-    "ccMIM": masked("ccmim.py", step_models.CCMIM, 1),
-    "CMAE": masked("cmae.py", step_models.CMAE, 2),
+    "MAE": masked("mae.py", torch_models.MAE, 1),
+    "ccMIM": masked("ccmim.py", torch_models.CCMIM, 1),
+    "CMAE": masked("cmae.py", torch_models.CMAE, 2),
     "MoCo": moco,
 }
 

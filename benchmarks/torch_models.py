@@ -1,4 +1,10 @@
-"""The models of `step_torch.py` in eager PyTorch: the same maths and shapes as ours, each with its whole loss."""
+"""The models of the benchmarks in PyTorch: the same maths and shapes as ours, each with its whole loss.
+
+New tensors are made on PyTorch's default device (`torch.set_default_device`).
+"""
+
+import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +40,11 @@ class Block(nn.Module):
         return row[:, :, 0, 1:].mean(1)
 
 
+VIT_B = {"width": 768, "heads": 12}
+
+
 class Encoder(nn.Module):
-    """ViT-S/16 of 224 pixels."""
+    """A vision transformer, by default ViT-S/16 of 224 pixels."""
 
     def __init__(self, width=384, depth=12, heads=6, patch=16, size=224):
         super().__init__()
@@ -91,11 +100,11 @@ class Decoder(nn.Module):
 
 
 class MAE(nn.Module):
-    """MAE: `shown` patches encoded, all of them decoded."""
+    """MAE: `shown` patches encoded, all of them decoded; size: of the encoder."""
 
-    def __init__(self, shown: int = 49):
+    def __init__(self, shown: int = 49, **size: Any):
         super().__init__()
-        self.encoder, self.shown = Encoder(), shown
+        self.encoder, self.shown = Encoder(**size), shown
         self.decoder = Decoder(self.encoder, self.encoder.patch**2 * 3)
 
     def new_order(self, count: int):
@@ -118,8 +127,8 @@ class MAE(nn.Module):
 class CCMIM(MAE):
     """ccMIM: masks by importance, and the cls tokens of both halves contrasted."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, shown: int = 49, **size: Any):
+        super().__init__(shown, **size)
         width = self.encoder.width
         self.projector = nn.Sequential(
             nn.Linear(width, width, bias=False),
@@ -143,13 +152,13 @@ class CCMIM(MAE):
 class CMAE(MAE):
     """CMAE: MAE on one view, a feature decoder, and an EMA target on the other view."""
 
-    def __init__(self):
-        super().__init__(shown=68)  # 17 of 49 squares of four patches
+    def __init__(self, shown: int = 68, **size: Any):  # 17 of 49 squares of four patches
+        super().__init__(shown, **size)
         width = self.encoder.width
         self.features = Decoder(self.encoder, width, depth=2)
         self.projector, self.target_projector = head(width), head(width)
         self.predictor = head(256)
-        self.target = Encoder().requires_grad_(requires_grad=False)
+        self.target = Encoder(**size).requires_grad_(requires_grad=False)
         self.target_projector.requires_grad_(requires_grad=False)
 
     def forward(self, images, others):
@@ -168,13 +177,11 @@ class CMAE(MAE):
 
 
 class MoCo(nn.Module):
-    """MoCo v2's step without its shuffle: query, EMA key, queue."""
+    """MoCo v2's step without its shuffle: query, EMA key, queue; depth: of the ResNet."""
 
-    def __init__(self, queue: int):
+    def __init__(self, queue: int, depth: int = 18):
         super().__init__()
-        self.query, self.key = (torchvision.models.resnet18(num_classes=128) for _ in range(2))
-        for net in (self.query, self.key):
-            net.fc = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
+        self.query, self.key = resnet(depth, 128), resnet(depth, 128)
         self.key.requires_grad_(requires_grad=False)
         self.register_buffer("queue", F.normalize(torch.randn(128, queue), dim=0))
 
@@ -187,6 +194,67 @@ class MoCo(nn.Module):
         logits = torch.cat([(q * k).sum(1, keepdim=True), q @ self.queue.clone()], 1) / 0.2
         self.queue[:, : len(k)] = k.T
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
+
+
+class SimCLR(nn.Module):
+    """SimCLR with a ResNet: the NT-Xent loss of two views in one pass."""
+
+    def __init__(self, depth: int = 50):
+        super().__init__()
+        self.net = resnet(depth, 128)
+
+    def forward(self, one, other):
+        z = F.normalize(self.net(torch.cat([one, other])), dim=1)
+        logits = (z @ z.T / 0.1).float().fill_diagonal_(-torch.inf)
+        return F.cross_entropy(logits, torch.arange(len(z)).roll(len(one)))
+
+
+class MoCoV3(nn.Module):
+    """MoCo v3: two views through encoder, projector and predictor, each against the EMA networks' keys of the other."""
+
+    def __init__(self, **size: Any):
+        super().__init__()
+        self.online, self.target = (self.networks(size) for _ in range(2))
+        self.target.requires_grad_(requires_grad=False)
+        self.online["encoder"].embed.requires_grad_(requires_grad=False)
+        self.predictor = perceptron(256, 4096, 256)
+
+    @staticmethod
+    def networks(size):
+        encoder = Encoder(**size)
+        return nn.ModuleDict({"encoder": encoder, "projector": perceptron(encoder.width, 4096, 4096, 256)})
+
+    @staticmethod
+    def keys(networks, images):
+        encoder = networks["encoder"]
+        return networks["projector"](encoder(encoder.tokens(images))[:, 0])
+
+    def forward(self, one, other):
+        queries = [self.predictor(self.keys(self.online, images)) for images in (one, other)]
+        with torch.no_grad():
+            keys = [self.keys(self.target, images) for images in (other, one)]
+        return 2 * 0.2 * sum(info_nce(q, k, 0.2) for q, k in zip(queries, keys, strict=True))
+
+    @torch.no_grad()
+    def move(self):
+        """The EMA, after the optimiser."""
+        torch._foreach_lerp_(list(self.target.parameters()), list(self.online.parameters()), 0.01)
+
+
+def resnet(depth: int, out: int):
+    """A ResNet of torchvision with a head of two layers."""
+    net = getattr(torchvision.models, f"resnet{depth}")()
+    width = net.fc.in_features
+    net.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, out))
+    return net
+
+
+def perceptron(*widths: int):
+    """Linear layers, each with BatchNorm, ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def take(tokens, ids):
