@@ -168,7 +168,7 @@ def images(features, labels=None) -> embed.Images:
     features = np.asarray(features, np.float32)
     labels = np.zeros(len(features), int) if labels is None else np.asarray(labels)
     blank = np.zeros((len(features), 4, 4, 3), np.uint8)
-    return embed.Images(blank, features, labels, np.arange(len(features)), blank)
+    return embed.Images(blank, features, labels, np.arange(len(features)))
 
 
 def test_neighbors_are_sorted_by_cosine_and_not_the_image_itself():

@@ -1,7 +1,8 @@
 """Features of some images of a run's data: their nearest neighbors, and how well k-NN does with them."""
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,40 +24,48 @@ class Images(NamedTuple):
     """Images of a split with their features.
 
     Attributes:
-        pixels: (n, H, W, 3) uint8, as they are shown.
+        pixels: (n, H, W, C) uint8, as the encoder gets them.
         features: (n, D) float32.
         labels: (n,); -1 where there is none.
         where: (n,) numbers in the split.
-        raw: (n, H, W, C) uint8, as the encoder gets them.
     """
 
     pixels: np.ndarray
     features: np.ndarray
     labels: np.ndarray
     where: np.ndarray
-    raw: np.ndarray
+
+    def shown(self, i: int) -> np.ndarray:
+        """(H, W, 3) uint8 of image i, as a figure shows it."""
+        return to_rgb(self.pixels[i : i + 1] / np.float32(255))[0]
 
 
 def images_of(
-    session: Session, compute: Callable[[jax.Array], jax.Array], split: str, limit: int, seconds: float
+    session: Session, compute: Callable[[jax.Array], jax.Array], split: str, limit: int, seconds: float = 0.0
 ) -> Images:
-    """Embeds a fixed subset of a split, or as much of it as `seconds` allow after the first batch."""
+    """Embeds at most `limit` images of a split, a fixed choice; about as many as go in so many seconds, if given."""
+    if seconds:
+        list(batches_of(session, compute, split, BATCH))  # compiles
+        begin = time.monotonic()
+        count = sum(len(columns[0]) for columns in batches_of(session, compute, split, 2 * BATCH))
+        limit = min(limit, int(count * seconds / (time.monotonic() - begin)) // BATCH * BATCH + BATCH)
+    columns = list(batches_of(session, compute, split, limit))
+    if not sum(len(column[0]) for column in columns):
+        raise UserError(f"the {split} split of {session.source.description} has no image that can be read")
+    return Images(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+
+def batches_of(
+    session: Session, compute: Callable[[jax.Array], jax.Array], split: str, limit: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields the columns of `Images`, batch by batch."""
     size = -(-BATCH // session.mesh.size) * session.mesh.size
     data = session.settings.data
-    columns: list[tuple[np.ndarray, ...]] = []
-    begin = 0.0
     with pipeline.eval_batches(session.source, split, data_config=data, batch_size=size, limit=limit) as batches:
         for batch in batches:
+            values = knn.to_host(compute(session.put({"image": batch["image"]})["image"])).astype(np.float32)
             valid = batch["valid"]
-            values = knn.to_host(compute(session.put({"image": batch["image"]})["image"]))
-            columns.append((batch["image"][valid], values[valid], batch["label"][valid], batch["index"][valid]))
-            begin = begin or time.monotonic()  # the first batch was compiled
-            if time.monotonic() - begin > seconds:
-                break
-    if not columns or not sum(len(column[0]) for column in columns):
-        raise UserError(f"the {split} split of {session.source.description} has no image that can be read")
-    raw, values, labels, index = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return Images(to_rgb(raw / np.float32(255)), values.astype(np.float32), labels, index, raw)
+            yield batch["image"][valid], values[valid], batch["label"][valid], batch["index"][valid]
 
 
 def embedded(session: Session, images: np.ndarray, compute: Callable[[jax.Array], jax.Array]) -> np.ndarray:
@@ -108,13 +117,14 @@ def accuracies(
         left_out.append("k-NN of the untrained encoder on the same images")
     else:
         random = encoder_lib.open_encoder(session.run, network="random", image_size=session.settings.data.image_size)
-        values = [embedded(session, images.raw, lambda x: compute(random.variables, x)) for images in (held_out, pool)]
+        again = functools.partial(compute, random.variables)
+        values = [embedded(session, images.pixels, again) for images in (held_out, pool)]
         found["untrained"] = accuracy(session, held_out, pool, *values)
-    if pool.raw.size > PIXELS:
+    if pool.pixels.size > PIXELS:
         left_out.append("k-NN of raw pixels: they are too many")
     else:
         preprocess = jax.jit(lambda x: session.encoder.features(session.encoder.variables, x, "pixels"))
-        values = [embedded(session, images.raw, preprocess) for images in (held_out, pool)]
+        values = [embedded(session, images.pixels, preprocess) for images in (held_out, pool)]
         found["raw pixels"] = accuracy(session, held_out, pool, *values)
     return found
 

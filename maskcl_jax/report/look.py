@@ -22,7 +22,7 @@ from maskcl_jax.training.visualize import to_rgb
 
 HELD_OUT, POOL = 480, 2048  # images of the map, and those that neighbors are looked for in
 QUERIES = 8
-SECONDS = 4.0  # of a quick look, for each of the two sets of images, besides compiling
+SECONDS = 2.0  # of a quick look, for each of the two sets of images, besides compiling
 EXPORTS = ("timm", "hf", "torchvision")
 
 
@@ -91,7 +91,7 @@ def look(workdir: str, *, quick: bool = False) -> Look:
     source, encoder = session.source, session.encoder
     split = "test" if source.num_examples("test") else "train"
     compute = jax.jit(lambda variables, images: encoder.features(variables, images, session.feature))
-    seconds = SECONDS if quick else float("inf")
+    seconds = SECONDS if quick else 0.0
 
     def embed(split: str, limit: int) -> Images:
         return images_of(session, lambda images: compute(encoder.variables, images), split, limit, seconds)
@@ -125,7 +125,7 @@ def look(workdir: str, *, quick: bool = False) -> Look:
         queries=queries,
         nearest=nearest,
         similarity=similarity,
-        attention=attention(session, held_out.raw[queries]) if encoder.is_vit else {},
+        attention=attention(session, held_out.pixels[queries]) if encoder.is_vit else {},
         accuracy=accuracy,
         rank=float(losses.effective_rank(jnp.asarray(held_out.features))),
         problem=problem,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jinja2
+import numpy as np
 
 from maskcl_jax import __version__
 from maskcl_jax.errors import UserError, first_line
@@ -256,7 +257,9 @@ def map_of(look: Look | None) -> dict[str, Any] | None:
     """The points of the maps with what hovering shows; None where there are none."""
     if look is None or not look.maps:
         return None
-    images = pixels.shrink(look.held_out.pixels, THUMBNAIL)
+    images = np.concatenate(
+        [pixels.shrink(look.held_out.shown(i)[None], THUMBNAIL) for i in range(len(look.held_out.labels))]
+    )
     sheet = pixels.sprite(images)
     return {
         "maps": {name: points.round(4).tolist() for name, points in look.maps.items()},
@@ -286,12 +289,12 @@ def neighbors_of(look: Look | None) -> list[dict[str, Any]]:
         label = int(look.held_out.labels[query])
         found = [
             {
-                "src": pixels.thumbnail(look.pool.pixels[i]),
+                "src": pixels.thumbnail(look.pool.shown(i)),
                 "label": name(int(look.pool.labels[i])),
                 "cosine": f"{cosine:.3f}",
                 "same": None if label < 0 else bool(look.pool.labels[i] == label),
             }
             for i, cosine in zip(nearest, cosines, strict=True)
         ]
-        rows.append({"src": pixels.thumbnail(look.held_out.pixels[query]), "label": name(label), "nearest": found})
+        rows.append({"src": pixels.thumbnail(look.held_out.shown(query)), "label": name(label), "nearest": found})
     return rows
