@@ -231,7 +231,7 @@ def tiles(run: Record, look: Look | None) -> dict[str, tuple[str, str]]:
         note = f"{wait} waiting for data" if wait else "median"
         found["Throughput"] = f"{values[len(values) // 2]:,.0f}", f"images/s, {note}"
     of = f"of {look.total:,}, " if look else ""
-    found["Steps"] = f"{run.step:,}", f"{of}of {run.config['batch_size']} images each"
+    found["Steps"] = f"{run.step:,}", f"{of}{run.config['batch_size']} images each"
     if look:
         found["Effective rank"] = f"{look.rank:.1f}", f"of {look.held_out.features.shape[1]} dimensions"
     return found
