@@ -13,9 +13,9 @@ import pytest
 from helpers.tiny import tiny
 from helpers.untrained import write_run
 
-from maskcl_jax import export
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import settings
+from maskcl_jax.export import export
 from maskcl_jax.report import charts, commands, embed, film, findings, maps, page, record
 from maskcl_jax.report import look as look_lib
 from maskcl_jax.training import visualize
@@ -138,7 +138,7 @@ def test_the_commands_work_as_they_are_printed(run, look, tmp_path):
         module = words[2] if words[0] == "python" else words[0]
         values = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--"))
         if module == "maskcl_jax.export":
-            export.export(values["workdir"], values["format"], values["out"], check=False)
+            export(values["workdir"], values["format"], values["out"], check=False)
             assert (copy / values["format"] / "README.md").exists()
         if module == "maskcl_jax.evaluate":
             overrides = tuple(word.removeprefix("--config.") for word in words if word.startswith("--config."))
