@@ -157,6 +157,30 @@ def test_a_lost_config_is_known_from_the_checkpoint(tmp_path):
     run_folder.claim(tmp_path, small_config()).close()
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\0", b"", b"{", b"[]", b"null", b"3", b"{}", b'{"seed": [1]}'])
+def test_a_damaged_config_is_read_from_the_checkpoint(content, tmp_path):
+    run_folder.claim(tmp_path, small_config()).close()
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json cannot be read \(.*\): is this the folder of a run"):
+        run_folder.read_config(tmp_path)
+    two_checkpoints(tmp_path)
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()  # of a run that was killed as it saved
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp" / "_CHECKPOINT_METADATA").write_text("{")
+    assert run_folder.read_config(tmp_path) == config.flat(small_config())
+
+
+def test_a_config_that_is_not_the_checkpoints_is_refused(tmp_path):
+    """A turned bit makes another seed of it, which `--workdir` alone would take for the run's."""
+    run_folder.claim(tmp_path, small_config()).close()
+    two_checkpoints(tmp_path)
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(UserError, match=r"the config that the newest checkpoint was made with \(seed: 1 there, 0"):
+        run_folder.read_config(tmp_path)
+    (tmp_path / "config.json").write_text(text.replace('"log.every_steps": ', '"log.every_steps": 1'))
+    run_folder.read_config(tmp_path)  # what may differ
+
+
 def photographs(folder, names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -250,8 +250,9 @@ def test_configs_are_found_by_name_anywhere(name, stem, tmp_path, monkeypatch):
 
 def test_a_file_goes_before_the_config_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "ccmim").write_text("def get_config(argument): return argument")
-    assert config.load("ccmim", "a,b=c") == "a,b=c"
+    text = "import ml_collections\ndef get_config(argument): return ml_collections.ConfigDict({'a': argument})"
+    (tmp_path / "ccmim").write_text(text)
+    assert config.load("ccmim", "a,b=c").a == "a,b=c"
 
 
 @pytest.mark.parametrize(
@@ -260,9 +261,40 @@ def test_a_file_goes_before_the_config_of_that_name(tmp_path, monkeypatch):
         ("x = 1", "has no get_config function"),
         ("def get_config(argument):\n    return 1 / 0", r"fails \(line 2\): ZeroDivisionError: division by zero"),
         ("def get_config(", "fails: SyntaxError"),
+        ("raise SystemExit(3)", r"fails \(line 1\): SystemExit: 3"),
+        ("def get_config(argument):\n    return {'seed': 1}", "get_config returns dict, not a config: return build"),
     ],
 )
 def test_a_config_file_that_fails_is_one_line(text, words, tmp_path):
     (tmp_path / "own.py").write_text(text)
     with pytest.raises(UserError, match=words):
         load(tmp_path / "own.py")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("method.new", object(), r"method\.new=<object .*> is neither a number nor text"),
+        ("method.mask_ratio", None, r"method\.mask_ratio=None is neither a number nor text"),
+        ("method.name", 7, r"method\.name=7 does not fit: it must be a str"),
+        ("data.image_size", 32, r"data\.image_size=32 does not fit: it must be a list, as \[32, 32\]"),
+        ("epochs", 10**400, r"epochs=1000+ is out of range: use at least 0"),
+        ("epochs", True, r"epochs=True does not fit: it must be a int, as 100"),
+    ],
+)
+def test_a_value_that_no_field_can_have_is_one_line(field, value, words):
+    c = config.load("mae", "synthetic")
+    *parents, name = field.split(".")
+    group = c[parents[0]] if parents else c
+    with group.ignore_type(), group.unlocked():
+        group[name] = value
+    with pytest.raises(UserError, match=words):
+        config.check(c)
+
+
+def test_a_config_without_some_fields_is_one_line():
+    c = config.load("mae", "synthetic")
+    with c.unlocked():
+        del c.checkpoint
+    with pytest.raises(UserError, match=r"lacks checkpoint\.every_epochs, checkpoint\.keep_last.* and \d more|make it"):
+        config.check(c)

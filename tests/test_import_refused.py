@@ -16,7 +16,7 @@ from helpers.untrained import made
 from helpers.weights import assert_encoder, mae_encoder, saved
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.interchange import files
+from maskcl_jax.interchange import convert, files, layouts
 from maskcl_jax.interchange.exporting import export_run
 from maskcl_jax.interchange.importing import build_run, import_run
 from maskcl_jax.training import run as run_lib
@@ -192,3 +192,33 @@ def test_the_command_line(tmp_path):
     failed = subprocess.run(line, env=environment(1), cwd=ROOT, capture_output=True, text=True)
     assert failed.returncode == 2
     assert failed.stderr == "error: FILE|DIR is missing: write it before the flags\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (
+            "patch_embed.proj.weight",
+            lambda x: x.reshape(-1),
+            r"patch_embed\.proj\.weight has the shape \(\d+,\)",
+        ),
+        ("blocks.0.mlp.fc1.bias", lambda x: x[0], r"blocks\.0\.mlp\.fc1\.bias has the shape \(\): it must be a vector"),
+        ("blocks.0.mlp.fc1.bias", lambda x: x[:, None], r"fc1\.bias has the shape \(\d+, 1\): it must be a vector"),
+        ("pos_embed", lambda x: x.reshape(-1), r"pos_embed has the shape \(\d+,\), which no position table has"),
+        ("pos_embed", lambda x: x[:, :0], r"pos_embed has the shape \(1, 0, \d+\), which no position table has"),
+    ],
+)
+def test_a_tensor_of_a_shape_that_cannot_be_is_named(name, change, words, tmp_path):
+    state = mae_encoder(tmp_path)
+    state[name] = change(state[name])
+    with pytest.raises(UserError, match=words):
+        build_run(saved(tmp_path, state), "mae", tiny("mae"))
+    assert "\n" not in words
+
+
+def test_parts_of_one_array_must_be_alike():
+    rows = [layouts.Row("params/encoder/qkv/bias", f"q{part}", part=part) for part in range(3)]
+    for shapes in ([(4,), (4,), (5,)], [(4,), (4, 1), (4,)], [(), (), ()]):
+        state = {row.theirs: np.zeros(shape) for row, shape in zip(rows, shapes, strict=True)}
+        with pytest.raises(UserError, match=r"the parts of params/encoder/qkv/bias have the shapes"):
+            convert.from_torch(state, rows, convert.Shape())

@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import ml_collections
+
 from maskcl_jax.config.defaults import DATA, DEFAULTS, encoder_size
 from maskcl_jax.config.fields import SHORT, Config, flat, set_field, suggestion
 from maskcl_jax.errors import UserError, first_line
@@ -97,13 +99,19 @@ def load(file: str | pathlib.Path, argument: str | None = None) -> Config:
         namespace = runpy.run_path(path)
         if "get_config" not in namespace:
             raise UserError(f"--config={file} has no get_config function: give one of configs/")
-        return namespace["get_config"](argument)
+        config = namespace["get_config"](argument)
     except UserError:
         raise
-    except Exception as error:  # whatever a file of the user's does wrong
+    except (Exception, SystemExit) as error:  # whatever a file of the user's does wrong
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         line = f" (line {lines[-1]})" if lines else ""
         raise UserError(f"--config={file} fails{line}: {type(error).__name__}: {first_line(error)}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"--config={file}: get_config returns {type(config).__name__}, not a config: return build(argument, "
+            "method=METHOD, presets=PRESETS)"
+        )
+    return config
 
 
 def find_file(name: str) -> pathlib.Path:

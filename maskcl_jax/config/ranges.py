@@ -7,8 +7,11 @@ from typing import Any
 
 import ml_collections
 
+from maskcl_jax.config.defaults import DEFAULTS
 from maskcl_jax.config.fields import flat, suggestion
 from maskcl_jax.errors import UserError
+
+LARGEST = 2**63 - 1  # of a 64-bit integer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Range:
     ordered: bool = False
 
     def holds(self, number: float) -> bool:
-        """Whether a number is inside; one that is not finite never is."""
+        """Whether a number is inside; one that is not finite, or no 64-bit integer, never is."""
+        if isinstance(number, int) and abs(number) > LARGEST:
+            return False
         over_low = number > self.low if self.above else number >= self.low
         under_high = number < self.high if self.below else number <= self.high
         return over_low and under_high and math.isfinite(number)
@@ -46,7 +51,7 @@ RATIOS = Range(0.0, above=True, ordered=True)
 
 # By name; * stands for anything. A method may check more, above all what goes together.
 RANGES = {
-    "seed": Range(0, 2**63 - 1),
+    "seed": Range(0, LARGEST),
     "epochs": AT_LEAST_0,
     "total_steps": AT_LEAST_0,
     "batch_size": AT_LEAST_1,
@@ -166,7 +171,12 @@ CHOICES = {
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Checks every number and word, before anything is built. Raises UserError that names the first wrong one."""
+    wanted = [*flat(DEFAULTS), "preset", "model.width", "method.name"]
+    if missing := [field for field in wanted if field not in flat(config)]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(f"the config lacks {', '.join(missing[:3])}{more}: make it by `maskcl_jax.config.build`")
     for field, value in flat(config).items():
+        check_type(field, value)
         check_numbers(field, value)
         known = CHOICES.get(field)
         if known is not None and value not in known:
@@ -187,6 +197,17 @@ def check(config: ml_collections.ConfigDict) -> None:
 def range_of(field: str) -> Range:
     """The range of a field; of one that the table does not have, every finite number."""
     return next((found for pattern, found in RANGES.items() if fnmatch.fnmatchcase(field, pattern)), Range())
+
+
+def check_type(field: str, value: Any) -> None:
+    """Raises UserError for a value that a config file sets to what no field can be, or this one cannot."""
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, bool | int | float | str):
+            raise UserError(f"{field}={value!r} is neither a number nor text, true or false, or a tuple of these")
+    default = flat(DEFAULTS).get(field, "" if field == "method.name" else value)
+    kinds = (int, float) if type(default) is float else type(default)
+    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+        raise UserError(f"{field}={value!r} does not fit: it must be a {type(default).__name__}, as {default!r}")
 
 
 def check_numbers(field: str, value: Any) -> None:

@@ -82,7 +82,8 @@ def from_torch(state: dict[str, np.ndarray], rows: Sequence[Row], shape: Shape) 
         {"params": ..., "batch_stats": ...}, nested.
 
     Raises:
-        UserError: listing keys that are missing or left over, and for a fixed position table that is not ours.
+        UserError: listing keys that are missing or left over, for a tensor of a shape that cannot be, and for a fixed
+            position table that is not ours.
     """
     expected = {row.theirs for row in rows}
     missing, extra = sorted(expected - state.keys()), sorted(state.keys() - expected)
@@ -97,12 +98,18 @@ def from_torch(state: dict[str, np.ndarray], rows: Sequence[Row], shape: Shape) 
         if row.transform == "table" and not (shape.learned and network_of(row.ours) == "encoder"):
             check_table(row, value, shape)
             continue
-        value = TRANSFORMS[row.transform][0](value, shape)
+        try:
+            value = TRANSFORMS[row.transform][0](value, shape)
+        except (ValueError, IndexError, TypeError):
+            raise UserError(f"{row.theirs} has the shape {value.shape}, which no such tensor has") from None
         if row.part is None:
             set_path(tree, row.ours, value)
         else:
             parts.setdefault(row.ours, {})[row.part] = value
     for path, values in parts.items():
+        shapes = [value.shape for value in values.values()]
+        if not shapes[0] or any(other != shapes[0] for other in shapes):
+            raise UserError(f"the parts of {path} have the shapes {', '.join(map(str, shapes))}: they must be alike")
         set_path(tree, path, np.concatenate([values[i] for i in sorted(values)], axis=-1))
     return tree
 

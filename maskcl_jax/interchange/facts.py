@@ -65,7 +65,12 @@ def of_tensors(
     width, channels, patch, across = state[keys["params/encoder/patch_embed/kernel"]].shape
     if patch != across:
         raise UserError(f"patches of {patch}x{across} pixels: only square ones are supported")
-    hidden = state[keys["params/encoder/blocks_0/mlp/fc1/bias"]].shape[0]
+    bias = state[keys["params/encoder/blocks_0/mlp/fc1/bias"]]
+    if bias.ndim != 1 or not width:
+        raise UserError(
+            f"{keys['params/encoder/blocks_0/mlp/fc1/bias']} has the shape {bias.shape}: it must be a vector"
+        )
+    hidden = len(bias)
     return {"width": width, "depth": depth, "mlp_ratio": hidden / width, "patch_size": patch}, channels
 
 

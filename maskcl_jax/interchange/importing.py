@@ -125,12 +125,16 @@ def read_weights(path: str, source: str) -> Weights:
     if len(tables) < sum(row.transform == "table" for row in rows):
         missing = [row.theirs for row in rows if row.transform == "table" and row.ours not in tables]
         raise UserError(f"{path} does not fit {source}: missing {convert.comma_separated(missing)}")
+    keys_of = {row.ours: row.theirs for row in rows}
     try:
+        for ours, table in tables.items():
+            if table.ndim != 3 or len(table) != 1 or table.shape[1] < 2:
+                raise UserError(f"{keys_of[ours]} has the shape {table.shape}, which no position table has")
         tree = convert.from_torch(state, [row for row in rows if row.transform != "table"], convert.Shape())
+        model, channels = facts.of_tensors(state, keys_of, depths.encoder, depths.resnet)
     except UserError as error:
         depth = depths.encoder or depths.resnet.depth
         raise UserError(f"{path} does not fit {source} ({kind}, depth {depth}): {error}") from None
-    model, channels = facts.of_tensors(state, {row.ours: row.theirs for row in rows}, depths.encoder, depths.resnet)
     notes = [f"{path}: {len(keys)} tensors, {source}, {KINDS[kind]}"]
     notes += [f"left out: {convert.comma_separated(others)}"] if others else []
     notes += [warning] if (warning := facts.eps_warning(texts)) else []

@@ -75,7 +75,7 @@ def import_class(name: str) -> Any:
         sys.path.append(os.getcwd())  # installed commands, unlike `python -m`, do not look there
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a module can raise anything
+    except (Exception, SystemExit) as error:  # a module can raise anything
         remedy = "correct the module"
         if isinstance(error, ModuleNotFoundError):
             remedy = "start from the directory that holds it, or add that to PYTHONPATH"

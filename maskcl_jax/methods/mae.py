@@ -28,8 +28,8 @@ class MAE(Method):
     def __init__(self, config: Any):
         self.config = config
         self.dtype = jnp.dtype(config.dtype)
-        self.image_size, self.patch = tuple(config.data.image_size), config.model.patch_size
         self.encoder = encoders.vit(config, positions=self.positions)
+        self.image_size, self.patch = tuple(config.data.image_size), config.model.patch_size
         self.decoder = self.new_decoder("decoder", out=self.patch**2 * config.data.channels)
         self.decoders = {"decoder": self.decoder}
         self.num_patches = self.encoder.grid[0] * self.encoder.grid[1]

@@ -118,11 +118,15 @@ def describe_holder(path: pathlib.Path) -> str:
 
 def differences(config, other: dict) -> list[str]:
     """The fields, apart from FREE_FIELDS, in which a config differs from a stored one."""
-    mine, other = config_lib.flat(config), config_lib.with_defaults(other)
+    return differing(config_lib.with_defaults(other), config_lib.flat(config))
+
+
+def differing(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """The fields, apart from FREE_FIELDS, in which two flat configs differ."""
     return [
-        f"{field}: {other.get(field, 'absent')} there, {mine.get(field, 'absent')} here"
-        for field in sorted(mine.keys() | other.keys())
-        if not field.startswith(FREE_FIELDS) and mine.get(field) != other.get(field)
+        f"{field}: {there.get(field, 'absent')} there, {here.get(field, 'absent')} here"
+        for field in sorted(there.keys() | here.keys())
+        if not field.startswith(FREE_FIELDS) and there.get(field) != here.get(field)
     ]
 
 
@@ -170,21 +174,32 @@ def read_config(workdir: str) -> dict[str, Any]:
     """The flat config that a run was started with, from config.json or else from the copy in its newest checkpoint.
 
     Raises:
-        UserError: There is neither.
+        UserError: There is neither, or they differ.
     """
     folder = folder_of(workdir)
-    record = folder / "config.json"
+    record, copy = folder / "config.json", config_of_checkpoint(folder)
     try:
-        return json.loads(record.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        if copy := config_of_checkpoint(folder):
+        config = json.loads(record.read_text())
+        if not (isinstance(config, dict) and isinstance(config.get("method.name"), str)):
+            raise ValueError("it holds no config")
+    except (OSError, ValueError) as error:  # among them what is no JSON, and no text
+        if copy:
             return copy
         raise UserError(f"{record} cannot be read ({first_line(error)}): is this the folder of a run?") from None
+    # Only what both have: either may be of a version without some fields.
+    shared = config.keys() & copy.keys() if copy else set()
+    if copy and (found := differing(*({name: of[name] for name in shared} for of in (config, copy)))):
+        raise UserError(
+            f"{record} is not the config that the newest checkpoint was made with ({'; '.join(found)}): correct it, or "
+            "remove it, and the checkpoint's copy is used"
+        )
+    return config
 
 
 def config_of_checkpoint(folder: pathlib.Path) -> dict[str, Any] | None:
     """The copy of the config that the newest checkpoint of a run keeps; None where there is none."""
-    files = {int(path.parent.name): path for path in folder.glob("checkpoints/[0-9]*/_CHECKPOINT_METADATA")}
+    found = folder.glob("checkpoints/*/_CHECKPOINT_METADATA")
+    files = {int(path.parent.name): path for path in found if path.parent.name.isdecimal()}
     try:
         return json.loads(files[max(files)].read_text())["custom_metadata"]["config"]
     except (OSError, ValueError, KeyError, TypeError):
