@@ -19,7 +19,7 @@ class Diverged(RuntimeError):
     """A loss is not finite any more. The message says at which step and what to try."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an exception's text."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 

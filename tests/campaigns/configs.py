@@ -14,6 +14,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import time
 
 import common
 import numpy as np
@@ -92,6 +93,7 @@ TEXTS = (
     *("9" * 30, "1" + "0" * 400, "1e10", "-9223372036854775809", "2147483648", "4294967296", "0.1.2", "1e", "1j", "½"),
 )
 KINDS = ("a value", "several values", "a number in its range", "argument", "flags", "file", "names")
+LONGEST = 60  # seconds of a CPU core for one
 MEMORY = 12 * 2**30  # bytes that the worker may map; beyond, an attempt is a MemoryError
 
 
@@ -297,7 +299,7 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     if index % 12 == 11 and "\0" not in shown:
         return by_command(outcome, words, folder)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    refusal, log = "", folder / "log"
+    refusal, log, begun = "", folder / "log", time.process_time()
     with common.captured(log):
         try:
             start_of_a_run(words)
@@ -308,7 +310,9 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     printed = log.read_text(errors="replace")
     log.unlink()
     left = {path.name for path in folder.iterdir()} - {"here"} - {path.name for path in folder.glob("*.py")}
-    if not outcome.failure and len(refusal) > 900:
+    if not outcome.failure and time.process_time() - begun > LONGEST:
+        outcome.failure = f"{shown}: took {time.process_time() - begun:.0f} s"
+    elif not outcome.failure and len(refusal) > 900:
         outcome.failure = f"{shown}: too long: {refusal}"
     elif not outcome.failure and "Traceback" in printed:
         outcome.failure = f"{shown}: printed {printed[-1500:]}"
@@ -345,4 +349,4 @@ def by_command(outcome: common.Outcome, words: list[str], folder: pathlib.Path) 
 
 
 if __name__ == "__main__":
-    common.run(attempt, __doc__, count=500, limit=60)
+    common.run(attempt, __doc__, count=500, limit=330)
