@@ -206,7 +206,10 @@ def check_type(field: str, value: Any) -> None:
             raise UserError(f"{field}={value!r} is neither a number nor text, true or false, or a tuple of these")
     default = flat(DEFAULTS).get(field, "" if field == "method.name" else value)
     kinds = (int, float) if type(default) is float else type(default)
-    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+    fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
+    if fits and isinstance(value, list) and default:
+        fits = all(isinstance(item, str) == isinstance(default[0], str) for item in value)
+    if not fits:
         raise UserError(f"{field}={value!r} does not fit: it must be a {type(default).__name__}, as {default!r}")
 
 
