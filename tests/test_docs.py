@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import io
 import pathlib
 import re
@@ -16,9 +17,11 @@ from helpers.tiny import CONFIGS, ROOT
 from helpers.views import batch_of
 from PIL import Image
 
+import maskcl_jax as mc
 from maskcl_jax import cli
 from maskcl_jax import config as config_lib
 from maskcl_jax.__main__ import COMMANDS
+from maskcl_jax.api import fields
 from maskcl_jax.evaluate import recipes, settings
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.methods import METHODS, create
@@ -162,6 +165,48 @@ def test_every_field_in_the_text_exists(page):
 @pytest.mark.parametrize("block", PYTHON, ids=str)
 def test_python_compiles(block):
     compile(f"def page(self):\n{textwrap.indent(block.code, ' ')}", str(block), "exec")
+
+
+def test_calls_of_the_interface_fit_its_signatures():
+    """Names, arguments and config fields of every `mc.NAME(...)`."""
+    called = []
+    for block in PYTHON:
+        names = {}
+        for node in ast.walk(ast.parse(f"async def page(self):\n{textwrap.indent(block.code, ' ')}")):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and block.page == "docs/own_folder.md":
+                names[node.targets[0].id] = ast.literal_eval(node.value)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "mc":
+                assert node.attr in mc.__all__, f"{block}: mc.{node.attr}"
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("mc."):
+                check_call(node, names)
+                called.append(node.func.attr)
+    assert set(called) == {"pretrain", "load", "evaluate", "export"}
+
+
+def check_call(node: ast.Call, names: dict[str, dict]) -> None:
+    """The arguments of one call; of `pretrain` the fields too."""
+    given = {}
+    for keyword in node.keywords:
+        value = names[keyword.value.id] if isinstance(keyword.value, ast.Name) else ast.literal_eval(keyword.value)
+        given |= value if keyword.arg is None else {keyword.arg: value}
+    positional = [argument.value if isinstance(argument, ast.Constant) else argument for argument in node.args]
+    inspect.signature(getattr(mc, node.func.attr)).bind(*positional, **given)
+    if node.func.attr == "pretrain":
+        chosen = fields.choose("embedded", given.pop("preset", "folder" if len(positional) > 1 else ""))
+        config_lib.check(fields.config_of(positional[0], chosen, given))
+
+
+def test_the_training_loop_of_the_page_learns():
+    """On features that tell the class."""
+    labels = np.arange(40) % 10
+    names = {"encoder": lambda images: np.eye(10, dtype=np.float32)[images], "images": labels, "labels": labels}
+    exec(compile(python_block("docs/python.md", "optax.adam"), "docs/python.md", "exec"), names)
+    assert names["loss"] < np.log(10) - 0.05
+
+
+def test_every_public_name_is_in_the_reference():
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"auto(?:class|function):: maskcl_jax\.(\w+)$", text, re.M)) == set(mc.__all__)
 
 
 @pytest.mark.parametrize("where", ["barlow:BarlowTwins", "rotnet:RotNet"])

@@ -162,7 +162,7 @@ class Encoder:
             images: One image or a batch, see `Encoder`.
 
         Returns:
-            (N, blocks, rows, columns) float32; the last block is `[:, -1]`. Without N of one image.
+            (N, blocks, rows, columns) float32, in the order of the blocks. Without N of one image.
 
         Raises:
             UserError: The encoder is a ResNet; or see `__call__`.

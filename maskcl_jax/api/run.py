@@ -113,7 +113,7 @@ class Result(NamedTuple):
     """What an evaluation measured; printed as a Markdown table.
 
     Attributes:
-        records: Of each evaluation, as in the files RUN/evaluate/*.json.
+        records: Of each evaluation, as in the files `RUN/evaluate/*.json`.
     """
 
     records: list[dict[str, Any]]
