@@ -50,7 +50,7 @@ def measure(name: str, *, toy: bool, cifar10: str) -> dict[str, Any]:
 
     def step() -> None:
         tx.zero_grad(set_to_none=True)
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
             value = loss(*views)
         value.backward()
         tx.step()

@@ -89,7 +89,7 @@ def test_a_step_of_pytorchs():
     import torch
     import torch_parts
 
-    row = torch_parts.measure("torch/mae/8", toy=True, cifar10="")
+    row = torch_parts.measure("torch/moco_v2/8", toy=True, cifar10="")
     torch.set_default_device(None)
     assert row["images_per_second"] > 0 and "torch" in row["platform"]
 
