@@ -1,0 +1,56 @@
+"""The notebooks of docs/notebooks run from top to bottom, and hold no output; SimMIM's is examples/simmim.py."""
+
+import importlib.util
+import json
+import os
+
+import pytest
+from helpers.tiny import ROOT
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+NEEDS = {"export": ("torch", "timm")}
+# What a kernel needs of conftest.py: a timm that imports beside any build of torchvision.
+SETUP = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest"
+
+
+def cells_of(path):
+    """The code cells of a notebook, as text."""
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, tmp_path, monkeypatch):
+    """A short run of everything, in a folder of its own; the full length is that of `jupyter execute`."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    for package in ("ipykernel", "matplotlib", *NEEDS.get(path.stem, ())):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the notebook needs {package}")
+    monkeypatch.setenv("MASKCL_JAX_FEW", "1")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    book = nbformat.read(path, as_version=4)
+    if path.stem in NEEDS:
+        book.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
+    nbclient.NotebookClient(
+        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    failed = [output for cell in book.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    assert not failed
+    if path.stem == "own_folder":  # a command that fails does not stop a notebook
+        assert "</html>" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_output_is_kept_and_the_first_cell_installs(path):
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+    assert "%pip install" in "".join(cells[0]["source"])
+
+
+def test_the_notebook_writes_the_example():
+    written = [cell for cell in cells_of(ROOT / "docs" / "notebooks" / "own_method.ipynb") if "%%writefile" in cell]
+    assert [cell.partition("\n")[0] for cell in written] == [
+        "%%writefile examples/simmim.py",
+        *["%%writefile -a examples/simmim.py"] * 3,
+    ]
+    text = "".join(cell.partition("\n")[2] + "\n" for cell in written)
+    assert text == (ROOT / "examples" / "simmim.py").read_text()
