@@ -1,9 +1,12 @@
 """The promises of the pipeline: batch n is a function of (config, seed, n); evaluation sees every image once."""
 
+import io
 import itertools
+import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -259,6 +262,41 @@ def test_batches_may_be_closed_twice():
     next(batches)
     batches.close()
     batches.close()
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_memory_is_flat_over_20_000_files(tmp_path, kind):
+    """15,000 files are read between the two measurements."""
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(content, "BMP")
+    (tmp_path / "0.bmp").write_bytes(content.getvalue())
+    if kind == "folder":
+        for i in range(1, 20_000):
+            os.link(tmp_path / "0.bmp", tmp_path / f"{i}.bmp")
+        config = data_config(source="folder", path=str(tmp_path), threads=2)
+    else:
+        with tarfile.open(tmp_path / "a.tar", "w") as file:
+            for i in range(2_000):
+                file.add(tmp_path / "0.bmp", f"{i}.bmp")
+        for i in range(9):
+            os.link(tmp_path / "a.tar", tmp_path / f"{i}.tar")
+        config = data_config(source="tar", path=str(tmp_path), threads=2)
+    source = open_source(config)
+    assert source.num_examples("train") == 20_000
+    with pipeline.train_batches(source, [view_of((8, 8))], data_config=config, batch_size=500, seed=0) as batches:
+        for _ in range(10):
+            next(batches)
+        before = resident()
+        for _ in range(30):
+            next(batches)
+        grown = resident() - before
+    assert grown < 20 * 2**20  # 15,000 files of 12 kB are 185 MB
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

@@ -7,9 +7,10 @@ import tarfile
 
 import numpy as np
 import pytest
-from helpers.views import data_config
+from helpers.views import data_config, view_of
 from PIL import Image
 
+from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source, records
 from maskcl_jax.errors import UserError
 
@@ -153,6 +154,18 @@ def test_lists_that_cannot_work_are_refused(tmp_path, caplog):
     refuse("the class '5', which is no class of the training images", tmp_path, list=str(file),
            test_list=str(tmp_path / "test.txt"))  # fmt: skip
     assert "names 1 files more than once" in caplog.text
+
+
+def test_files_of_another_number_of_channels_are_left_out_and_named(tmp_path):
+    for i in range(6):
+        np.save(tmp_path / f"{i}.npy", np.full((9, 9, 5 if i in (0, 4) else 7), i, np.uint8))
+    config = data_config(source="folder", path=str(tmp_path), channels=7)
+    source = open_source(config)
+    with pipeline.train_batches(source, [view_of((8, 8))], data_config=config, batch_size=6, seed=0) as batches:
+        batch = next(batches)
+    assert batch["image"].shape == (6, 8, 8, 7) and set(batch["index"]) == {1, 2, 3, 5}
+    reason = "ValueError: 5 channels where data.channels=7"
+    assert source.skipped == {str(tmp_path / f"{i}.npy"): reason for i in (0, 4)}
 
 
 def tar(path, members):

@@ -14,6 +14,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.views.randomness import generator
 
 MAX_CHUNK = 32  # examples: with more, crops are drawn faster, but threads have fewer tasks to share
+CHUNK_OF_WORKER = 128  # likewise of a worker process: a batch that is one chunk comes from it without another copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,9 @@ def local_size(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def chunk_size(local: int) -> int:
-    """The largest divisor of a process's part of a batch that is at most MAX_CHUNK."""
-    return max(n for n in range(1, min(local, MAX_CHUNK) + 1) if local % n == 0)
+def chunk_size(local: int, most: int = MAX_CHUNK) -> int:
+    """The largest divisor of a process's part of a batch that is at most `most`."""
+    return max(n for n in range(1, min(local, most) + 1) if local % n == 0)
 
 
 class TrainOrder:

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from maskcl_jax.data import decode
-from maskcl_jax.data.order import EvalOrder, TrainOrder, chunk_size, local_size, subset
+from maskcl_jax.data.order import CHUNK_OF_WORKER, MAX_CHUNK, EvalOrder, TrainOrder, chunk_size, local_size, subset
 from maskcl_jax.data.sources import Arrays, Source, Split
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.base import IMAGE, View, open_views
@@ -147,13 +147,13 @@ def train_batches(
     """
     steps_per_epoch(source, batch_size)  # raises if there is no whole batch
     examples = source.split("train")
-    chunk = chunk_size(local_size(batch_size, process_count))
+    opened = open_views(views, examples, data_config)
+    workers, threads = processes_and_threads(examples, opened, data_config)
+    chunk = chunk_size(local_size(batch_size, process_count), CHUNK_OF_WORKER if workers else MAX_CHUNK)
     part = {"process_index": process_index, "process_count": process_count, "chunk": chunk}
     order = TrainOrder(len(examples), batch_size=batch_size, seed=seed, start_step=start_step, **part)
-    opened = open_views(views, examples, data_config)
     load = TrainLoader(examples, opened, order, seed=seed, **_decoding(data_config))
     dataset = grain.MapDataset.source(order).map(load)
-    workers, threads = processes_and_threads(examples, opened, data_config)
     return Batches(dataset, source, chunks=order.local // chunk, threads=threads, workers=workers)
 
 
@@ -329,7 +329,8 @@ def cropped(image: np.ndarray, view: View, crop: np.ndarray, shift: Sequence[int
 
 
 def _join(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    joined = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0] if key != SKIPPED}
+    join = np.concatenate if len(chunks) > 1 else lambda arrays: np.asarray(arrays[0])
+    joined = {key: join([chunk[key] for chunk in chunks]) for key in chunks[0] if key != SKIPPED}
     return joined | {SKIPPED: [note for chunk in chunks for note in chunk[SKIPPED]]}
 
 

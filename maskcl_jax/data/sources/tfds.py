@@ -231,26 +231,19 @@ def prepared_folder(name: str, data_dir: str) -> pathlib.Path:
         raise UserError(f"data.name={name!r} is no TFDS name: write name, name/config or name:version, as 'cifar10'")
     base, config, version = match.groups()
     root = pathlib.Path(data_dir or "~/tensorflow_datasets").expanduser()
-    folder = root / base
-    if not folder.exists():
-        raise UserError(_how_to_prepare(name, base, root))
-    configs = [folder] if not config else [folder / config]
-    if not config and not _versions(folder, None):
-        configs = [child for child in folder.iterdir() if child.is_dir() and _versions(child, None)]
-    if len(configs) > 1:
-        names = ", ".join(sorted(f"{base}/{child.name}" for child in configs))
+    wanted = re.compile(re.escape(version or "*.*.*").replace(r"\*", r"\d+"))
+    found: dict[str, list[pathlib.Path]] = {}  # by config, "" for none
+    for depth in ("*", "*/*"):
+        for file in (root / base).glob(f"{depth}/dataset_info.json"):
+            if wanted.fullmatch(file.parent.name):
+                found.setdefault("" if depth == "*" else file.parent.parent.name, []).append(file.parent)
+    if not config and not found.get("") and len(found) > 1:
+        names = ", ".join(sorted(f"{base}/{other}" for other in found))
         raise UserError(f"data.name={name!r} is prepared in several configs: choose one of {names}")
-    found = _versions(configs[0], version) if configs and configs[0].exists() else []
-    if not found:
+    versions = found.get(config or "") or ([] if config else next(iter(found.values()), []))
+    if not versions:
         raise UserError(_how_to_prepare(name, base, root))
-    return max(found, key=lambda path: [int(part) for part in path.name.split(".")])
-
-
-def _versions(folder: pathlib.Path, wanted: str | None) -> list[pathlib.Path]:
-    """The prepared versions in a folder that fit a pattern such as 5.*.*."""
-    pattern = re.escape(wanted or "*.*.*").replace(r"\*", r"\d+")
-    candidates = [child for child in folder.iterdir() if re.fullmatch(pattern, child.name)]
-    return [child for child in candidates if (child / "dataset_info.json").exists()]
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
 def _how_to_prepare(name: str, base: str, root: pathlib.Path) -> str:
