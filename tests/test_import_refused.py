@@ -1,6 +1,7 @@
 """Imports: what is refused, what is said of it, and what is harmless."""
 
 import argparse
+import json
 import pathlib
 import pickle
 import subprocess
@@ -92,7 +93,7 @@ def test_half_precision_becomes_float32(half, tmp_path, without_compiling):
 def test_a_record_of_another_version_is_said(tmp_path):
     export_run(made("mae"), "mae", str(tmp_path / "out"), check=False)
     (tmp_path / "out" / files.RECORD).write_text('{"config": {"model.width": 3}}')
-    with pytest.raises(UserError, match=r"export\.json is of another version"):
+    with pytest.raises(UserError, match=r"export\.json is damaged, or of another version"):
         import_run(str(tmp_path / "out"), "mae", str(tmp_path / "run"))
     (tmp_path / "out" / files.RECORD).write_text("{")
     with pytest.raises(UserError, match=r"export\.json cannot be read"):
@@ -222,3 +223,25 @@ def test_parts_of_one_array_must_be_alike():
         state = {row.theirs: np.zeros(shape) for row, shape in zip(rows, shapes, strict=True)}
         with pytest.raises(UserError, match=r"the parts of params/encoder/qkv/bias have the shapes"):
             convert.from_torch(state, rows, convert.Shape())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        (
+            "augment.crop_scale",
+            [],
+            r"export\.json is damaged, .* \(augment\.crop_scale=\(\) is out of range",
+        ),
+        ("optimizer.name", True, r"export\.json is damaged, or of another version \(optimizer\.name=True does not fit"),
+        ("model.width", None, r"export\.json is damaged, or of another version \(model\.width=None is neither"),
+    ],
+)
+def test_a_damaged_record_of_an_export_is_named(field, value, words, tmp_path):
+    mae_encoder(tmp_path)
+    file = tmp_path / "mae" / files.RECORD
+    record = json.loads(file.read_text())
+    record["config"][field] = value
+    file.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=words):
+        build_run(str(tmp_path / "mae"), "mae")

@@ -190,7 +190,10 @@ def recorded_config(fields: dict[str, Any]) -> ConfigDict:
     """The config that an export of ours records. Raises UserError where this version does not know its fields."""
     try:
         config = config_lib.unflat(fields)
+        config_lib.check(config)
         methods.create(config)
+    except UserError as error:
+        raise UserError(f"{files.RECORD} is damaged, or of another version ({error}): remove it") from None
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{files.RECORD} is of another version ({files.first_line(error)}): remove it") from None
     return config

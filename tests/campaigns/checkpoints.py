@@ -233,7 +233,7 @@ def by_command(outcome: common.Outcome, workdir: pathlib.Path, untouched: list[i
     """The same in a process of its own."""
     command = [sys.executable, "-m", "maskcl_jax.main", f"--workdir={workdir}"]
     options = {"env": common.environment(), "cwd": folder, "capture_output": True, "text": True, "check": False}
-    done = subprocess.run(command, timeout=300, **options)
+    done = subprocess.run(command, timeout=290, **options)
     resumed = next((line for line in done.stdout.splitlines() if line.startswith("resumed from step")), "")
     outcome.result = f"command ends with {done.returncode}"
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -251,4 +251,4 @@ def by_command(outcome: common.Outcome, workdir: pathlib.Path, untouched: list[i
 
 
 if __name__ == "__main__":
-    common.run(attempt, __doc__, count=200, limit=330)
+    common.run(attempt, __doc__, count=200, limit=60)

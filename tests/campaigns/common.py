@@ -48,7 +48,9 @@ Attempt = Callable[[int, int, pathlib.Path], Outcome]  # (seed, index, an empty 
 def environment() -> dict[str, str]:
     """For processes that train: the CPU, programs that are compiled quickly, this checkout."""
     cheap = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": cheap, "PYTHONPATH": str(ROOT)}
+    fixed = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": cheap, "PYTHONPATH": str(ROOT)}
+    fixed |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    return os.environ | fixed
 
 
 @contextlib.contextmanager
@@ -117,35 +119,39 @@ def described(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))[-3000:]
 
 
-def work(attempt: Attempt, seed: int, indices: list[int], folder: str, pipe) -> None:
+def work(attempt: Attempt, seed: int, indices: list[int], folder: str, limit: float, pipe) -> None:
     """In the worker: makes the attempts and sends (index, outcome) of each."""
     for index in indices:
-        own = pathlib.Path(folder) / str(index)
+        own, begun = pathlib.Path(folder) / str(index), time.process_time()
         own.mkdir()
         try:
             outcome = attempt(seed, index, own)
         except BaseException as error:
             outcome = Outcome("campaign", "traceback", described(error))
+        taken = time.process_time() - begun
+        if taken > limit and not outcome.failure:
+            outcome = dataclasses.replace(outcome, result="slow", failure=f"took {taken:.0f} s of a CPU core")
         pipe.send((index, outcome))
     pipe.close()
 
 
 def outcomes(attempt: Attempt, seed: int, indices: list[int], folder: str, limit: float):
-    """Yields (index, outcome) of every attempt. limit: seconds for one."""
+    """Yields (index, outcome) of every attempt. limit: seconds of a CPU core for one, and a fifth of its seconds."""
     context = multiprocessing.get_context("spawn")
+    patience = 5 * limit
     while indices:
         receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(target=work, args=(attempt, seed, indices, folder, sender), daemon=False)
+        worker = context.Process(target=work, args=(attempt, seed, indices, folder, limit, sender), daemon=False)
         worker.start()
         sender.close()
-        wait = limit + START
+        wait = patience + START
         try:
             while indices:
                 if not receiver.poll(wait):
                     yield indices[0], Outcome("campaign", "hang", f"no answer after {wait:.0f} s")
                     break
                 yield receiver.recv()
-                indices, wait = indices[1:], limit
+                indices, wait = indices[1:], patience
         except EOFError:
             worker.join()
             yield indices[0], Outcome("campaign", "died", f"the process ended with status {worker.exitcode}")
@@ -163,7 +169,7 @@ def run(
       attempt: Makes one attempt.
       doc: For --help.
       count: The default of --count.
-      limit: Seconds for one attempt.
+      limit: Seconds of a CPU core for one attempt; one that takes five times as long by the clock is a hang.
       until: With the sum of `Outcome.counts` so far and --count: whether to end. Default: after --count attempts.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,8 +184,10 @@ def run(
     table: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     counts, failures, begun = collections.Counter[str](), [], time.monotonic()
     said = begun
+    os.environ |= environment()
     print(f"{pathlib.Path(sys.argv[0]).name}: seed {flags.seed}, from index {flags.start}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="campaign_") as folder:
+    with tempfile.TemporaryDirectory(prefix="campaign_") as folder, tempfile.TemporaryDirectory() as compiled:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
         for index, outcome in outcomes(attempt, flags.seed, list(range(flags.start, last)), folder, limit):
             table[outcome.kind][outcome.result] += 1
             counts += outcome.counts

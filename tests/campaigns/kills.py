@@ -18,7 +18,6 @@ import re
 import runpy
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -275,10 +274,5 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
 
 
 if __name__ == "__main__":
-    # Compiled programs, of all processes.
-    compiled = tempfile.TemporaryDirectory(prefix="campaign_cache_")
-    os.environ |= common.environment()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled.name)
-    os.environ |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
     enough = lambda counts, wanted: counts["kills"] >= wanted  # noqa: E731
-    common.run(attempt, __doc__, count=200, limit=3600, until=enough)
+    common.run(attempt, __doc__, count=200, limit=1800, until=enough)
