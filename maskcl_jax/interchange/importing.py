@@ -102,7 +102,10 @@ def build_run(path: str, source: str, config: ConfigDict | None = None) -> Impor
     """
     weights = read_weights(path, source)
     config = config_for(weights, source, config)
-    tree, notes = place_tables(weights.tree, weights.tables, weights.facts, config)
+    try:
+        tree, notes = place_tables(weights.tree, weights.tables, weights.facts, config)
+    except UserError as error:
+        raise UserError(f"{path} does not fit {source}: {error}") from None
     state, initialized = complete(tree, config, methods.create(config))
     new = f"new: {', '.join(initialized)}" if initialized else "nothing is new"
     notes = [*weights.notes, *notes, f"{config.method.name} at step 0; {new} (except the optimizer)"]
