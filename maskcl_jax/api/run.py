@@ -149,8 +149,8 @@ def pretrain(
 ) -> Run:
     """Trains a method, as `python -m maskcl_jax.main` does; the same call again continues the run.
 
-    Ctrl-C (or a notebook's stop button) saves a checkpoint before `KeyboardInterrupt` is raised. The run is that of this
-    process alone; several processes are started by the command.
+    Ctrl-C (or a notebook's stop button) saves a checkpoint before `KeyboardInterrupt` is raised. The run is that of
+    this process alone; several processes are started by the command.
 
     Args:
         method: The name of a config ("ccmim"), the path of a config file, or a subclass of `Method`, which is trained
