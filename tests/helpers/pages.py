@@ -11,7 +11,7 @@ FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>.+) -->\n)?^(?P<fence>```+)(?P<language>\S*)[^\n]*\n(?P<code>.*?)^(?P=fence)",
     re.M | re.S,
 )
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]+)?\)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]+)?\)")  # its file and its anchor
 
 
 class Block(NamedTuple):
