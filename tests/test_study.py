@@ -282,6 +282,14 @@ def test_results_say_where_each_figure_is_from_and_no_machine(path):
     assert again["comparisons"] == content["comparisons"]
 
 
+def test_a_difference_has_its_intervals_beside_it():
+    row = {"entry": "a", "other": "b", "figure": "k-NN", "seeds": [0, 1], "difference": 0.92}
+    row |= {"over_images": [-0.51, 2.3], "over_seeds": [-1.04, 2.8]}
+    text = tables.comparisons_table({"comparisons": [row, row | {"figure": "linear", "over_seeds": None}]})
+    cells = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
+    assert cells == ["a - b", "+0.9 (-0.5 to +2.3; -1.0 to +2.8)", "+0.9 (-0.5 to +2.3)", "2"]
+
+
 def test_providers_are_judged_by_where_objects_are():
     objects = np.zeros((2, 4, 4))
     objects[:, :3, :3] = 1.0  # nine of sixteen cells

@@ -113,7 +113,7 @@ class Runner:
             raise Stopped
         log = self.workdir / "logs" / f"{pathlib.Path(piece.run).name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.workdir / "compiled")}
+        environment = {"JAX_COMPILATION_CACHE_DIR": str(self.workdir / "compiled")} | os.environ
         started, used = time.monotonic(), cpu_seconds()
         with log.open("ab") as stream:
             words = [*END_WITH_PARENT, *PYTHON, *self.words(piece)]

@@ -55,23 +55,26 @@ def cost_cell(row: dict[str, Any] | None, figure: str) -> str:
 
 
 def comparisons_table(content: dict[str, Any]) -> str:
-    """Pairs down: the difference, and its 95 % intervals over seeds and over test images, in percent points."""
+    """Pairs down, figures across: the difference in percent points with its 95 % interval over test images.
+
+    Of several seeds the interval over seeds follows after a semicolon.
+    """
+    rows = content["comparisons"]
+    names = list(dict.fromkeys(row["figure"] for row in rows))
     body = []
-    for row in content["comparisons"]:
-        images, seeds = (interval(row[name]) for name in ("over_images", "over_seeds"))
-        difference = f"{row['difference']:+.1f}"
-        body.append([f"{row['entry']} - {row['other']}", row["figure"], difference, images, seeds, len_of(row)])
-    return markdown(["difference", "figure", "points", "95 % over test images", "95 % over seeds", "seeds"], body)
+    for pair in dict.fromkeys((row["entry"], row["other"]) for row in rows):
+        cells = {row["figure"]: row for row in rows if (row["entry"], row["other"]) == pair}
+        seeds = max(len(row["seeds"]) for row in cells.values())
+        body.append([" - ".join(pair), *(difference(cells.get(name)) for name in names), str(seeds)])
+    return markdown(["points", *names, "seeds"], body)
 
 
-def len_of(row: dict[str, Any]) -> str:
-    """How many seeds a comparison is over."""
-    return str(len(row["seeds"]))
-
-
-def interval(limits: list[float] | None) -> str:
-    """`-0.3 to +1.2`."""
-    return "" if limits is None else "{:+.1f} to {:+.1f}".format(*limits)
+def difference(row: dict[str, Any] | None) -> str:
+    """`+0.9 (-0.5 to +2.3; -1.0 to +2.8)`: over test images; over seeds."""
+    if row is None:
+        return ""
+    intervals = ["{:+.1f} to {:+.1f}".format(*row[name]) for name in ("over_images", "over_seeds") if row[name]]
+    return f"{row['difference']:+.1f}" + (f" ({'; '.join(intervals)})" if intervals else "")
 
 
 def facts_table(content: dict[str, Any]) -> str:
