@@ -21,6 +21,7 @@ from maskcl_jax.study import (
     Study,
     definition,
     pieces,
+    plots,
     providers,
     running,
     subset,
@@ -260,6 +261,18 @@ def test_the_convergence_table_compares_at_equal_images_and_at_equal_time():
     cells = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[3:8]] for line in text.splitlines()[2:]}
     assert cells["slow"] == ["12.5", "25.0", "50.0", "100.0", "50.0"]  # half as many images in the time of `fast`
     assert cells["fast"] == ["12.5", "25.0", "50.0", "100.0", "100.0"]
+
+
+def test_plots_show_every_entry_and_every_curve(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e '.[plots]'")
+    figures = rows("trained", [[1, 1, 0, 0], [1, 0, 0, 0]]) + rows("raw pixels", [[1, 0, 0, 0]])
+    curve = [{"step": step, "knn_accuracy": float(step)} for step in (0, 50, 100)]
+    run_row = {"entry": "trained", "images": 800, "steps": 100, "curve": curve, "cpu_seconds_per_image": 0.01}
+    content = {"entries": [{"name": "trained"}, {"name": "raw pixels"}], "figures": figures, "runs": [run_row]}
+    drawn = [path.read_text() for path in plots.draw(content, tmp_path)]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["convergence.svg", "figures.svg"]
+    assert all(text in drawn[0] for text in ("trained", "raw pixels", "k-NN, %"))
+    assert "CPU seconds of the steps" in drawn[1]
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

@@ -2,8 +2,9 @@
 
 Trainings and evaluations that are missing run one after the other, each in a process of its own. Finished ones are
 skipped, also those of results/STUDY-SCALE.json; a killed study goes on with the same command. DIR/results.json is
-written after every one of them, DIR/table.md at the end. Exit status: 0 done, or stopped by --hours; 1 a command
-failed; 2 the study cannot work as written; 143 (130) stopped by SIGTERM (Ctrl-C) and saved.
+written after every one of them; DIR/table.md, and plots where matplotlib is installed, at the end. Exit status: 0 done,
+or stopped by --hours; 1 a command failed; 2 the study cannot work as written; 143 (130) stopped by SIGTERM (Ctrl-C) and
+saved.
 """
 
 import pathlib
@@ -13,7 +14,7 @@ from absl import flags
 
 from maskcl_jax import cli
 from maskcl_jax.errors import UserError
-from maskcl_jax.study import definition, pieces, tables
+from maskcl_jax.study import definition, pieces, plots, tables
 from maskcl_jax.study.book import Book
 from maskcl_jax.study.running import Runner
 from maskcl_jax.training.run_folder import RunLock
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
     content = book.content()
     text = "\n\n".join(table(content) for table in tables.TABLES.values())
     (workdir / "table.md").write_text(text + "\n")
+    plots.draw(content, workdir)
     print(tables.figures_table(content), flush=True)
     sys.exit(status)
 

@@ -1,0 +1,83 @@
+"""Plots of results.json as SVG, where matplotlib is installed (`pip install 'maskcl_jax[plots]'`)."""
+
+import importlib.util
+import pathlib
+from typing import Any
+
+COLOR, BASELINE = "#1f6fb2", "#888888"
+
+
+def draw(content: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes figures.svg, and convergence.svg where runs were evaluated on their way.
+
+    Args:
+        content: Of results.json.
+        folder: Where to.
+
+    Returns:
+        The files; none without matplotlib.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.hashsalt": "maskcl_jax", "svg.fonttype": "none", "font.size": 9})
+    drawn = []
+    for name, plot in (("figures", figures_plot), ("convergence", convergence_plot)):
+        figure = plot(content)
+        if figure is not None:
+            drawn.append(folder / f"{name}.svg")
+            figure.savefig(drawn[-1], metadata={"Date": None})
+    return drawn
+
+
+def figures_plot(content: dict[str, Any]) -> Any:
+    """A matplotlib figure: one panel a figure, entries down, a dot for each seed and a bar at the mean; or None."""
+    from matplotlib import pyplot
+
+    rows = content["figures"]
+    names = [name for name in ("k-NN", "linear", "mIoU") if any(row["figure"] == name for row in rows)]
+    entries = [entry["name"] for entry in content["entries"] if any(row["entry"] == entry["name"] for row in rows)]
+    if not names:
+        return None
+    trained = {row["entry"] for row in content["runs"]}
+    size = (1.8 + 2.6 * len(names), 0.6 + 0.26 * len(entries))
+    figure, panels = pyplot.subplots(1, len(names), sharey=True, squeeze=False, figsize=size, layout="constrained")
+    for panel, name in zip(panels[0], names, strict=True):
+        for place, entry in enumerate(entries):
+            values = [row["value"] for row in rows if (row["entry"], row["figure"]) == (entry, name)]
+            color = COLOR if entry in trained else BASELINE
+            if values:
+                panel.plot(values, [place] * len(values), "o", color=color, markersize=4)
+                panel.plot([sum(values) / len(values)], [place], "|", color=color, markersize=12)
+            if values and entry not in trained:
+                panel.axvline(max(values), color=BASELINE, linewidth=0.6, linestyle=":")
+        panel.set_title(f"{name}, %", fontsize=9)
+        panel.set_yticks(range(len(entries)), entries)
+        panel.grid(axis="y", linewidth=0.3)
+    panels[0][0].invert_yaxis()
+    return figure
+
+
+def convergence_plot(content: dict[str, Any]) -> Any:
+    """A matplotlib figure: online k-NN against images, and against CPU time of the steps; None without curves."""
+    from matplotlib import pyplot
+
+    runs = [run for run in content["runs"] if len(run["curve"]) > 2 and run.get("cpu_seconds_per_image")]
+    if not runs:
+        return None
+    figure, panels = pyplot.subplots(1, 2, sharey=True, figsize=(7, 2.8), layout="constrained")
+    entries = list(dict.fromkeys(run["entry"] for run in runs))
+    for run in runs:
+        images = [point["step"] * run["images"] / run["steps"] for point in run["curve"]]
+        seconds = [count * run["cpu_seconds_per_image"] for count in images]
+        values = [point["knn_accuracy"] for point in run["curve"]]
+        first = run is next(other for other in runs if other["entry"] == run["entry"])
+        style = {"color": f"C{entries.index(run['entry'])}", "linewidth": 1.2}
+        for panel, places in zip(panels, (images, seconds), strict=True):
+            panel.plot(places, values, label=run["entry"] if first else None, **style)
+    panels[0].set(xlabel="images", ylabel="k-NN, %")
+    panels[1].set(xlabel="CPU seconds of the steps")
+    panels[0].legend(frameon=False, fontsize=8)
+    return figure
