@@ -152,6 +152,13 @@ def test_seeds_run_one_after_the_other_and_late_evaluations_last():
     assert {(piece.entry, piece.seed) for piece in chosen} == {("second", 1)}
 
 
+def test_an_entry_can_be_chosen_by_its_folder_as_names_have_commas():
+    study = Study("?", "none", entries=(Entry("MAE, rate x3", "mae"), *TWO.entries), evaluations=TWO.evaluations)
+    assert [piece.entry for piece in pieces.pieces_of(study, only=("mae-rate-x3",))] == ["MAE, rate x3"]
+    with pytest.raises(UserError, match="--only='mae-rate' is unknown: use one of mae-rate-x3, first"):
+        pieces.pieces_of(study, only=("mae rate",))
+
+
 def test_another_command_is_another_piece():
     changed = Study("?", "none", entries=(Entry("first", "mae:synthetic", {"epochs": 3}),), evaluations=TWO.evaluations)
     (before, *_), (after, *_) = pieces.pieces_of(TWO), pieces.pieces_of(changed)

@@ -24,7 +24,7 @@ DATA = flags.DEFINE_string("data", "", "The folder of the data sets, such as cif
 HOURS = flags.DEFINE_float("hours", 0.0, "Stop after so many hours; a run that is training saves itself. 0: never.")
 SCALE = flags.DEFINE_string("scale", "cpu", "cpu | gpu: how long, how large, how many seeds.")
 SEEDS = flags.DEFINE_list("seeds", [], "Only these seeds.")
-ONLY = flags.DEFINE_list("only", [], "Only the entries of these names.")
+ONLY = flags.DEFINE_list("only", [], "Only these entries, by name or folder: mae-rate-x3 for 'MAE, rate x3'.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check everything and print the commands that are missing.")
 
 

@@ -50,15 +50,16 @@ def pieces_of(study: Study, *, only: tuple[str, ...] = (), seeds: tuple[int, ...
 
     Args:
         study: The study.
-        only: Names of entries; () is all.
+        only: Names of entries, or of their folders (`mae-rate-x3`): () is all.
         seeds: () is each entry's.
 
     Raises:
         UserError: For the name of an entry that is not there.
     """
     for name in only:
-        check_choice("--only", name, [entry.name for entry in study.entries])
-    entries = [entry for entry in study.entries if not only or entry.name in only]
+        check_choice("--only", slug(name), [slug(entry.name) for entry in study.entries])
+    chosen = {slug(name) for name in only}
+    entries = [entry for entry in study.entries if not only or slug(entry.name) in chosen]
     found = []
     for late in (False, True):
         for seed in sorted({seed for entry in entries for seed in entry.seeds or study.seeds}):
