@@ -82,7 +82,7 @@ def test_hours_stop_a_run_that_goes_on_later(tmp_path, stand_in):
     begin = time.monotonic()
     status, book, _ = run(tmp_path, hours=0.5 / 3600)
     assert status == 0
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert not book.runs
     assert run(tmp_path)[0] == 0
     first = starts(tmp_path, "first")
@@ -110,7 +110,7 @@ def test_a_killed_study_leaves_no_run_behind_and_loses_nothing(tmp_path, stand_i
     assert steps(tmp_path, "second") == list(range(1, 21))
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=240.0):
     """Waits until something holds."""
     end = time.monotonic() + seconds
     while not condition():

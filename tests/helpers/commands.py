@@ -34,7 +34,7 @@ def main(module: str, *words: str) -> int:
 def train(run: pathlib.Path) -> int:
     """20 steps, from where an earlier attempt stopped."""
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(json.dumps({"batch_size": 8}))
+    (run / "config.json").write_text(json.dumps({"batch_size": 8, "method.name": "mae"}))
     saved, stop = run / "saved", []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     start = int(saved.read_text()) if saved.exists() else 0
