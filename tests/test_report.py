@@ -235,12 +235,12 @@ def test_findings(run, look):
         curves={"loss": rising, "knn_accuracy": [(0, 50.0), (7, 40.0)]},
         summary={"skipped images": "3 could not be read; the log names them"},
     )
-    better = {"accuracy": 0.9, "n_test": 50}
+    mine = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n_test": 50}
     seen = sound._replace(
         total=100,
         rank=1.01,
         shortened_warmup="warning: it is short",
-        accuracy={"this encoder": {"accuracy": 0.5}, "raw pixels": better},
+        accuracy={"this encoder": mine, "raw pixels": mine | {"accuracy": 0.9, "low": 0.7}},
     )
     found = findings.findings(sick, seen)
     words = [
@@ -252,6 +252,9 @@ def test_findings(run, look):
     words += ["not finished: step 19 of 100", "Collapse", "it is short", "raw pixels is better: 90.0 % against 50.0 %"]
     assert len(found) == len(words)
     assert all(word in text for word, text in zip(words, found, strict=True))
+    assert found[-1].endswith("on 50 held-out images.")
+    close = seen._replace(accuracy={"this encoder": mine, "untrained": mine | {"accuracy": 0.55, "low": 0.45}})
+    assert findings.findings(sick, close)[-1].endswith("on 50 held-out images, with intervals that overlap.")
 
 
 def test_what_cannot_be_read_is_one_line(run, tmp_path):

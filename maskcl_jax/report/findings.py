@@ -1,5 +1,7 @@
 """What is wrong with a run, as far as its record and its encoder show; each finding is one sentence or two."""
 
+from collections.abc import Mapping
+
 from maskcl_jax.report.look import Look
 from maskcl_jax.report.record import Points, Record
 
@@ -43,15 +45,20 @@ def look_problems(record: Record, look: Look) -> list[str]:
         )
     if look.shortened_warmup:
         found.append(f"{look.shortened_warmup.removeprefix('warning: ')}.")
-    mine = look.accuracy.get("this encoder", {"accuracy": 1.0})["accuracy"]
-    for other in ("untrained", "raw pixels"):
-        if other in look.accuracy and look.accuracy[other]["accuracy"] > mine:
-            who = "the untrained encoder" if other == "untrained" else other
-            found.append(
-                f"k-NN of {who} is better: {100 * look.accuracy[other]['accuracy']:.1f} % against {100 * mine:.1f} %, "
-                f"on {look.accuracy[other]['n_test']:.0f} held-out images."
-            )
-    return found
+    return found + [better(look.accuracy, other) for other in ("untrained", "raw pixels") if other in look.accuracy]
+
+
+def better(accuracy: Mapping[str, Mapping[str, float]], other: str) -> str:
+    """Says that k-NN of something else is better than that of the encoder; "" where it is not."""
+    mine, theirs = accuracy["this encoder"], accuracy[other]
+    if theirs["accuracy"] <= mine["accuracy"]:
+        return ""
+    who = "the untrained encoder" if other == "untrained" else other
+    within = ", with intervals that overlap" if theirs["low"] <= mine["high"] else ""
+    return (
+        f"k-NN of {who} is better: {100 * theirs['accuracy']:.1f} % against {100 * mine['accuracy']:.1f} %, on "
+        f"{theirs['n_test']:.0f} held-out images{within}."
+    )
 
 
 def loss_problem(points: Points) -> str:
