@@ -190,3 +190,12 @@ def test_reasons_have_no_address_in_memory():
         reason = decode.reason_of(caught.value)
         assert reason and "0x" not in reason and "\n" not in reason
     assert decode.reason_of(OSError("<_io.BytesIO object at 0x7f> is short")) == "OSError: it is short"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "I", "I;16", "F"])
+def test_every_mode_of_a_tiff_is_read(mode, channels):
+    image = Image.new(
+        mode, (6, 5), 100 if mode in ("1", "L", "P", "I", "I;16", "F") else (100,) * len(mode.strip(";16"))
+    )
+    assert decode.decode(saved(image, "TIFF"), channels).shape == (5, 6, channels)

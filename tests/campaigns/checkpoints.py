@@ -170,6 +170,7 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     """One damaged run."""
     import jax
 
+    from maskcl_jax import cli
     from maskcl_jax.errors import UserError
     from maskcl_jax.training import run_folder
 
@@ -184,6 +185,7 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     outcome, said, state, refusal = common.Outcome(kind, ""), [], None, ""
     if index // len(KINDS) % 20 == 19 or index % 20 == 19:
         return by_command(outcome, workdir, untouched, folder)
+    cli.silence_full_disk()  # as every command does
     log = folder / "log"
     with common.captured(log):
         try:

@@ -12,6 +12,7 @@ twelfth one starts `python -m maskcl_jax.main` in a process of its own and must 
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -294,6 +295,9 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
             outcome.result, outcome.failure = "traceback", f"{shown}: {common.described(error)}"
     printed = log.read_text(errors="replace")
     log.unlink()
+    if any("compile_cache" in word for word in words):  # which makes that folder
+        shutil.rmtree(folder / "here")
+        (folder / "here").mkdir()
     left = {path.name for path in folder.iterdir()} - {"here"} - {path.name for path in folder.glob("*.py")}
     if not outcome.failure and len(refusal) > 900:
         outcome.failure = f"{shown}: too long: {refusal}"
