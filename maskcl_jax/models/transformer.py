@@ -12,6 +12,8 @@ from maskcl_jax.models.kernels import LAYER_NORM_EPS
 
 ALL, CLS = slice(None), slice(1)  # positions of a sequence: every one, the cls token
 
+# --- Layers --------------------------------------------------------------------------------------------------
+
 xavier = nn.initializers.xavier_uniform()  # on a fused (D, 3D) kernel: the bound sqrt(6 / 4D) of MAE's fused qkv
 token_init = nn.initializers.normal(0.02)
 
@@ -82,6 +84,9 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, T, D) -> (B, T, D)."""
         return self.fc2(gelu(self.fc1(x), kernels=self.kernels))
+
+
+# --- Attention -----------------------------------------------------------------------------------------------
 
 
 class Attention(nn.Module):
@@ -198,6 +203,9 @@ def cls_weights(q: jax.Array, k: jax.Array) -> jax.Array:
         preferred_element_type=jnp.float32,
     )
     return jax.nn.softmax(scores, axis=-1)[:, :, 0, 1:].mean(axis=1)
+
+
+# --- Blocks --------------------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
