@@ -16,7 +16,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import catalog, convert, layouts
 from maskcl_jax.methods import create
 from maskcl_jax.models.batch_norm import BatchNorm
-from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize
+from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize, convolve, convolve_pointwise
 from maskcl_jax.models.vit import Decoder, ViT, sincos_table
 from maskcl_jax.ops import masking
 from maskcl_jax.performance import flops
@@ -314,3 +314,19 @@ def assert_equal_gradients(a, b):
 def assert_equal_but_for_rounding(a, b):
     """Float32 noise grows with an array's scale: values of 300 are rounded to 3e-5."""
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * (1 + np.sqrt(np.mean(np.float64(b) ** 2))))
+
+
+@pytest.mark.parametrize(("stride", "side"), [(1, 6), (2, 6), (2, 7)])
+def test_the_gradients_of_a_1x1_convolution_are_xlas(stride, side):
+    out = -(-side // stride)
+    shapes = (2, side, side, 3), (1, 1, 3, 5), (2, out, out, 5)
+    x, kernel, target = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+
+    def loss(convolution, x, kernel):
+        return jnp.sum((convolution((stride, stride), x, kernel) - target) ** 2)
+
+    gradient = jax.value_and_grad(loss, argnums=(1, 2))
+    ours, xlas = (gradient(f, x, kernel) for f in (convolve_pointwise, convolve))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, xlas)
+    of_kernel = jax.jit(jax.grad(functools.partial(loss, convolve_pointwise), argnums=1))
+    assert "dot_general" in of_kernel.lower(x, kernel).as_text()  # on a CPU
