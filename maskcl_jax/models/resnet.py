@@ -185,7 +185,7 @@ def pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_, **_
     return convolve_pointwise(strides, x, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def convolve_pointwise(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x (B, H, W, C) * kernel (1, 1, C, D) -> (B, H / stride, W / stride, D).
 
@@ -196,30 +196,27 @@ def convolve_pointwise(strides: tuple[int, int], x: jax.Array, kernel: jax.Array
     return convolve(strides, x, kernel)
 
 
+@convolve_pointwise.defjvp
+def pointwise_derivative(
+    strides: tuple[int, int], primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The output, and its derivative, whose transposition is the gradient."""
+    (x, kernel), (dx, dkernel) = primals, tangents
+    by_kernel = jax.lax.platform_dependent(
+        x, dkernel, cpu=functools.partial(multiply, strides), default=functools.partial(convolve, strides)
+    )
+    return convolve(strides, x, kernel), convolve(strides, dx, kernel) + by_kernel
+
+
 def convolve(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
     """XLA's convolution without padding."""
     return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def pointwise_backward(
-    strides: tuple[int, int], residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of x and the kernel."""
-    x, kernel = residuals
-
-    def by_matrices(x, kernel, gradient):
-        seen = x[:, :: strides[0], :: strides[1]].reshape(-1, x.shape[-1])
-        return (seen.T @ gradient.reshape(-1, gradient.shape[-1])).reshape(kernel.shape)
-
-    def by_convolution(x, kernel, gradient):
-        return jax.vjp(lambda kernel: convolve(strides, x, kernel), kernel)[1](gradient)[0]
-
-    (x_gradient,) = jax.vjp(lambda x: convolve(strides, x, kernel), x)[1](gradient)
-    return x_gradient, jax.lax.platform_dependent(x, kernel, gradient, cpu=by_matrices, default=by_convolution)
-
-
-# Not `convolve_pointwise` itself in the forward pass: the policies of `remat` know convolutions, not custom gradients.
-convolve_pointwise.defvjp(lambda strides, x, kernel: (convolve(strides, x, kernel), (x, kernel)), pointwise_backward)
+def multiply(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same for a 1x1 kernel as a product of matrices."""
+    seen = x[:, :: strides[0], :: strides[1]]
+    return (seen.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*seen.shape[:3], kernel.shape[-1])
 
 
 def average_pool(feature_map: jax.Array) -> jax.Array:
