@@ -5,7 +5,7 @@ The held-out part is 200 images of each class that no run of `cifar10` trains on
 
 import dataclasses
 
-from maskcl_jax.study import Entry, Study, cifar
+from maskcl_jax.study import Entry, Evaluation, Study, cifar
 
 # Of each method the value of its config first; then knobs that its paper or its code names.
 TRIED = {
@@ -14,6 +14,7 @@ TRIED = {
     "MAE, mask ratio 0.5": ("mae", {"method.mask_ratio": 0.5}),
     "MAE, rate x3, mask ratio 0.5": ("mae", {"optimizer.base_lr": 6e-3, "method.mask_ratio": 0.5}),
     "MAE, rate x10": ("mae", {"optimizer.base_lr": 2e-2}),
+    "MAE, 3 times the epochs": ("mae", {"epochs": 60}),
     "ccMIM": ("ccmim", {}),
     "ccMIM, rate x3": ("ccmim", {"optimizer.base_lr": 6e-3}),
     "ccMIM, weight 0.2": ("ccmim", {"method.align_weight": 0.2}),
@@ -38,8 +39,12 @@ def get_study(scale: str) -> Study:
         fields=cifar.FIELDS[scale],
         entries=(
             *(Entry(name, f"{config}:{preset}", fields) for name, (config, fields) in TRIED.items()),
-            cifar.frozen_baseline("raw pixels", "MAE", feature="pixels"),
+            Entry("raw pixels", of="MAE", evaluations=(Evaluation("knn", {"feature": "pixels"}),)),
+            Entry("MAE, cls token", of="MAE", evaluations=(Evaluation("knn", {"feature": "cls"}),)),
         ),
         evaluations=(cifar.FROZEN,),
-        comparisons=tuple((name, name.partition(",")[0]) for name in TRIED if "," in name),
+        comparisons=(
+            *((name, name.partition(",")[0]) for name in TRIED if "," in name),
+            *((name, "raw pixels") for name in TRIED if name.startswith("MAE")),
+        ),
     )
