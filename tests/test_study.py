@@ -211,8 +211,14 @@ def test_every_study_could_run(path, scale):
     pieces.check(study, queue)
     assert all(str(ROOT) not in piece.command for piece in queue)
     for one, other in study.comparisons:
-        shared = [{e.protocol for e in study.entry(name).evaluations or study.evaluations} for name in (one, other)]
+        shared = [protocols(study.entry(name).evaluations or study.evaluations) for name in (one, other)]
         assert shared[0] & shared[1], f"{one} and {other} have no figure in common"
+
+
+def protocols(evaluations) -> set[str]:
+    """The protocols of some evaluations: `all` runs three."""
+    named = {evaluation.protocol for evaluation in evaluations}
+    return named | ({"knn", "logistic", "lowshot"} if "all" in named else set())
 
 
 def test_the_part_of_a_data_set_is_of_every_class_and_its_held_out_images_are_others():
