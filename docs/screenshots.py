@@ -1,4 +1,4 @@
-"""Takes the screenshots of docs/report.md: `python docs/screenshots.py --one=PAGE --three=PAGE`.
+"""Takes the screenshots of docs/report.md and README.md: `python docs/screenshots.py --one=PAGE --three=PAGE`.
 
 The pages are those of `python -m maskcl_jax.report`, of one run and of three, on the embedded photographs;
 docs/report.md has the commands. Needs playwright, and Chromium from the system's packages.
@@ -36,6 +36,7 @@ def main() -> None:
         phone = opened(browser, arguments.one, width=400, scheme="dark")
         save("phone", phone.screenshot(clip=area(phone, "#images", ".map")))
         browser.close()
+    beside_the_masks()
 
 
 def opened(browser: Any, page: str, *, width: int, scheme: str) -> Any:
@@ -61,6 +62,20 @@ def save(name: str, png: bytes) -> None:
     path = FOLDER / f"{name}.png"
     image.save(path, optimize=True)
     print(f"{path}: {path.stat().st_size // 1000} kB")
+
+
+def beside_the_masks(height: int = 470) -> None:
+    """Writes the README's picture: what the methods mask, and the start of a report."""
+    masks = Image.open(FOLDER.with_name("figures") / "overview.png").convert("RGB")
+    report = Image.open(FOLDER / "one_training.png").convert("RGB")
+    report = report.crop((0, 0, report.width, 1150))  # down to the charts
+    report = report.resize((round(report.width * height / report.height), height), Image.Resampling.LANCZOS)
+    both = Image.new("RGB", (masks.width + 16 + report.width, height), "white")
+    both.paste(masks, (0, (height - masks.height) // 2))
+    both.paste(report, (masks.width + 16, 0))
+    png = io.BytesIO()
+    both.save(png, "png")
+    save("readme", png.getvalue())
 
 
 if __name__ == "__main__":

@@ -549,4 +549,49 @@ EVALUATION = [
     ),
 ]
 
-MUTANTS = [*RESUME, *TRAINING, *METHODS, *MODELS, *DATA, *EVALUATION]
+API = [
+    Mutant(
+        "padding-comes-back-as-features",
+        "maskcl_jax/api/encoder.py",
+        "outputs.append(np.asarray(output)[: len(pixels)])",
+        "outputs.append(np.asarray(output))",
+        "tests/test_api.py::test_batches_of_one_shape_are_compiled_once_and_padded",
+    ),
+    Mutant(
+        "the-encoder-shows-the-whole-image",
+        "maskcl_jax/api/images.py",
+        "CenterCrop(size=tuple(data_config.image_size), resize=data_config.eval_resize)",
+        "CenterCrop(size=tuple(data_config.image_size))",
+        "tests/test_api.py::test_large_photographs_are_cropped_as_evaluations_do",
+    ),
+    Mutant(
+        "floats-outside-0-to-1-are-taken",
+        "maskcl_jax/api/images.py",
+        "if not (low >= 0 and high <= 1):",
+        "if low < 0 or high > 1000:",
+        "tests/test_api.py::test_images_that_cannot_be_used_are_named",
+    ),
+    Mutant(
+        "other-images-in-memory-are-accepted",
+        "maskcl_jax/data/sources/npz.py",
+        '| {"pixels": pixels.hexdigest()}',
+        '| {"pixels": ""}',
+        "tests/test_api.py::test_an_interrupted_run_on_arrays_is_continued_by_the_same_call",
+    ),
+    Mutant(
+        "a-module-takes-the-place-of-a-function",
+        "maskcl_jax/__init__.py",
+        "if not (name in _MODULE_OF and isinstance(value, types.ModuleType)):",
+        "if True:",
+        "tests/test_api.py::test_every_name_is_there_and_the_functions_stay_what_they_are",
+    ),
+    Mutant(
+        "a-tracker-begins-anew",
+        "maskcl_jax/training/trackers.py",
+        'kept.get(name, "")',
+        '""',
+        "tests/test_trackers.py::test_a_run_and_its_continuation_are_one_run_there",
+    ),
+]
+
+MUTANTS = [*RESUME, *TRAINING, *METHODS, *MODELS, *DATA, *EVALUATION, *API]
