@@ -1,6 +1,7 @@
 """The command line that every program of the package shares: flags, the config, one-line errors."""
 
 import collections
+import contextlib
 import functools
 import os
 import pathlib
@@ -8,7 +9,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import ml_collections
@@ -68,8 +69,15 @@ def run(main: Callable[[list[str]], None], *, positional: str = "", several: boo
         several: There may be more than one of it.
     """
     parser = functools.partial(parse_flags, positional=positional, several=several)
-    try:
+    with one_line_errors():
         app.run(functools.partial(start, main), flags_parser=parser)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the process with one line instead of a traceback, and the exit status that `run` names."""
+    try:
+        yield
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)

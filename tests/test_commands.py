@@ -43,11 +43,12 @@ def test_every_flag_of_a_docstring_exists():
         assert not unknown, path
 
 
-@pytest.mark.parametrize("flags", ["--config=mae --print_config", "--help"])
-def test_a_reader_that_has_gone_is_no_error(flags):
-    with subprocess.Popen(
-        [sys.executable, "-m", "maskcl_jax.main", *flags.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+@pytest.mark.parametrize(
+    "command", ["main --config=mae --print_config", "main --help", f"verify {PACKAGE}/verify/reference/boxes.npz"]
+)
+def test_a_reader_that_has_gone_is_no_error(command):
+    words = f"-m maskcl_jax.{command}".split()
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()  # as `head` does
         assert process.stderr.read() == b""
     assert process.returncode in (1, 141)  # absl's --help has 1

@@ -9,7 +9,7 @@ import sys
 
 import jax
 
-from maskcl_jax.errors import UserError
+from maskcl_jax import cli
 from maskcl_jax.models.kernels import KERNELS, resolve
 from maskcl_jax.training import compile_cache
 from maskcl_jax.verify import verify_file
@@ -39,8 +39,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with cli.one_line_errors():
         sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
