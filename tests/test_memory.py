@@ -53,9 +53,14 @@ def test_micro_batches_need_less():
 
 
 # A chip's part of a batch of 4096 on 16 chips. By the TPU's compiler (docs/clusters.md) MAE fits a v5e without remat;
-# MoCo v3 fits a v5e with "blocks" only, and a v4 with "cheap".
+# MoCo v3 and SimCLR with a ViT fit a v5e with "blocks" only, and MoCo v3 a v4 with "cheap".
 @pytest.mark.parametrize(
-    ("name", "choices"), [("mae", {15.75: "none"}), ("mocov3", {15.75: "blocks", 30.75: "cheap", 60.0: "none"})]
+    ("name", "choices"),
+    [
+        ("mae", {15.75: "none"}),
+        ("mocov3", {15.75: "blocks", 30.75: "cheap", 60.0: "none"}),
+        ("simclr_vit", {15.75: "blocks"}),
+    ],
 )
 def test_the_imagenet_configs_fit_a_tpu(name, choices, monkeypatch):
     config = config_lib.load(CONFIGS[name], "imagenet,batch_size=256,kernels=plain,image_chunks=1")
