@@ -1,5 +1,6 @@
 """Studies: what is missing runs, what is done is kept, and what is quoted is what was measured."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -130,6 +131,16 @@ def test_finished_figures_come_from_another_machine(tmp_path, stand_in):
     assert starts(tmp_path / "second", "first") == ["0"]
     assert not (tmp_path / "second" / "runs" / "second-s0").exists()
     assert [row["entry"] for row in book.runs] == ["first", "second"]
+
+
+def test_figures_of_commands_that_the_study_no_longer_has_are_left_out(tmp_path, stand_in):
+    _, book, _ = run(tmp_path)
+    changed = Study("?", "none", entries=(Entry("first", "mae:synthetic", {"epochs": 3}), *TWO.entries[1:]))
+    changed = dataclasses.replace(changed, evaluations=TWO.evaluations)
+    content = Book(tmp_path / "results.json", changed, "two", "cpu").content()
+    assert [row["entry"] for row in content["figures"]] == ["second"]
+    assert [row["entry"] for row in content["runs"]] == ["second"]
+    assert len(book.content()["figures"]) == 3
 
 
 def test_what_fails_is_told_and_the_rest_runs(tmp_path, stand_in, capsys):

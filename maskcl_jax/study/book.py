@@ -7,7 +7,7 @@ from typing import Any
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.study.definition import Study
-from maskcl_jax.study.pieces import Piece
+from maskcl_jax.study.pieces import Piece, pieces_of
 from maskcl_jax.study.summary import comparisons, summary
 from maskcl_jax.training import run_folder
 
@@ -36,6 +36,9 @@ class Book:
         self.path, self.study, self.name, self.scale = path, study, name, scale
         self.figures: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
+        # Of the commands that the study has now: rows of others, before its file was changed, are left out.
+        pieces = pieces_of(study)
+        self.keys = {piece.key for evaluation in pieces for piece in (evaluation, evaluation.needs) if piece}
         for file in (path, known):
             if file and file.exists():
                 self.merge(read(file))
@@ -64,18 +67,19 @@ class Book:
     def content(self) -> dict[str, Any]:
         """What the file holds."""
         order = {entry.name: number for number, entry in enumerate(self.study.entries)}
-        known = [row for row in self.figures if row["entry"] in order]
+        known = [row for row in self.figures if row["key"] in self.keys]
         known.sort(key=lambda row: (order[row["entry"]], row["seed"]))
+        runs = [row for row in self.runs if row["key"] in self.keys]
         return {
             "study": self.name,
             "scale": self.scale,
             "question": self.study.question,
             "budget": self.study.budget,
             "entries": [{"name": entry.name, "note": entry.note} for entry in self.study.entries],
-            "summary": summary(known, self.runs),
+            "summary": summary(known, runs),
             "comparisons": comparisons(known, self.study.comparisons),
             "figures": known,
-            "runs": [row for row in self.runs if row["entry"] in order],
+            "runs": runs,
         }
 
 
