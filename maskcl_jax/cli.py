@@ -101,7 +101,7 @@ def start(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs a program, or prints its config with --print_config."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax reports every file that it writes
-    silence_full_disk()
+    silence_arrays()
     if "print_config" in flags.FLAGS and flags.FLAGS.print_config:
         if CONFIG.value is None:
             raise UserError("--print_config without --config: give one of configs/")
@@ -132,14 +132,19 @@ def poll_output() -> list[tuple[int, int]]:
         return []
 
 
-def silence_full_disk() -> None:
-    """Drops what orbax, asyncio and tensorstore print for each array when the disk is full; `run` prints one line."""
+def silence_arrays() -> None:
+    """Drops what orbax, asyncio and tensorstore print for each array of a checkpoint; one line is printed for all.
+
+    That is where the disk is full, and where a checkpoint is damaged.
+    """
     logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and disk_full_line(record.exc_info[1])))
     default = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        # Writes that are still pending when a save has failed find its event loop gone; the save itself raises.
-        if str(unraisable.exc_value) != "Event loop is closed":
+        # Reads and writes that are still pending when another has failed find its event loop gone, or fail with
+        # nobody waiting for them; the restore or the save itself raises.
+        text = str(unraisable.exc_value)
+        if text != "Event loop is closed" and "TensorStore details" not in text:
             default(unraisable)
 
     sys.unraisablehook = hook

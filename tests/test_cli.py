@@ -135,3 +135,30 @@ def test_print_config_needs_a_config():
         [sys.executable, "-m", "maskcl_jax.main", "--print_config"], env=environment(1), capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (2, "error: --print_config without --config: give one of configs/\n")
+
+
+LATER = """
+from maskcl_jax import cli
+async def read(text):
+    try:
+        await never()
+    finally:
+        raise Exception(text)
+class never:
+    def __await__(self):
+        yield
+cli.silence_arrays()
+for text in ({texts}):
+    coroutine = read(text)
+    coroutine.send(None)
+    del coroutine
+"""
+
+
+def test_reads_of_a_damaged_checkpoint_that_nobody_waits_for_say_nothing():
+    """Orbax waits for the first array that fails; Python prints the others when it finds them, most often later."""
+    texts = ["Encountered error. See full TensorStore details: <it>", "Event loop is closed", "something else"]
+    code = LATER.format(texts=texts)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(1), capture_output=True, text=True, check=False)
+    assert done.stderr.count("Exception ignored in") == 1
+    assert done.stderr.rstrip().endswith("something else")
