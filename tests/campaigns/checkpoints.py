@@ -223,7 +223,7 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     if not outcome.failure and any("checkpoints/" not in line for line in said):
         outcome.failure = f"the folder is not named: {said}"
     if not outcome.failure and "Traceback" in printed:
-        outcome.failure = f"printed {printed[-1500:]}"
+        outcome.failure = f"printed {printed[:1500]}"
     if not outcome.failure and {path.name for path in folder.iterdir()} != {"run"}:
         outcome.failure = f"wrote {list(folder.iterdir())}"
     changed = [step for step, digest in before.items() if digest_of(workdir / "checkpoints" / str(step)) != digest]
