@@ -53,7 +53,7 @@ def test_training_sees_scenes_and_evaluation_their_quadrants():
 
 def test_scenes_that_cannot_be_made_are_refused(tmp_path):
     for parts in ("scenes", "folder", "imagenet"):
-        with pytest.raises(UserError, match=f"parts='{parts}' is unknown: use one of embedded, tfds, synthetic"):
+        with pytest.raises(UserError, match=f"parts='{parts}' is unknown: use one of embedded, tfds, npz, synthetic"):
             open_source(scenes(parts=parts))
     with pytest.raises(UserError, match=r"'cifar10' is not prepared in .*: run `tfds build"):
         open_source(scenes(parts="tfds", name="cifar10", data_dir=str(tmp_path)))

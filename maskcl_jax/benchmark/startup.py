@@ -1,4 +1,4 @@
-"""A start from the command to the end of the first step, by phase; run as a module it is the process that is timed."""
+"""A start from the command to the end of the first step, by phase."""
 
 import contextlib
 import itertools
@@ -55,7 +55,7 @@ def once(config: Any, cache: str) -> dict[str, Phase]:
     config.compile_cache = cache
     fields = {name: list(v) if isinstance(v, tuple) else v for name, v in config_lib.flat(config).items()}
     done = subprocess.run(
-        [sys.executable, "-m", "maskcl_jax.benchmark.startup", repr(time.time())],
+        [sys.executable, "-c", f"from maskcl_jax.benchmark import startup; startup.timed_process({time.time()!r})"],
         input=json.dumps(fields),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
@@ -116,5 +116,10 @@ def as_text(first: dict[str, Phase], again: dict[str, Phase]) -> str:
     return summary_table(rows | {"all": f"{cell(totals[0])}  again {cell(totals[1])}"})
 
 
-if __name__ == "__main__":
-    print(json.dumps(phases(config_lib.unflat(json.load(sys.stdin)), float(sys.argv[1]))))
+def timed_process(started: float) -> None:
+    """Prints the phases of the config that stands on the standard input; in a process of its own.
+
+    Args:
+        started: When the process was started, in seconds of `time.time`.
+    """
+    print(json.dumps(phases(config_lib.unflat(json.load(sys.stdin)), started)))
