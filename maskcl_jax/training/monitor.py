@@ -23,7 +23,7 @@ class Monitor:
     """Evaluates the encoder online: before the first step, and then every few epochs.
 
     Attributes:
-        problem: Why the last evaluation measured nothing; "" if it did.
+        problem: Why the last evaluation measured nothing, before it: why the data allow none; "" if it did.
         k: Neighbors that voted in it.
     """
 
@@ -52,7 +52,7 @@ class Monitor:
         self.config = config
         self.say = say
         self.said: set[str] = set()
-        self.problem = ""
+        self.problem = data_problem(source)
         self.k = config.eval.k
         self.folder = pathlib.Path(workdir)
         self.source = source
@@ -82,10 +82,8 @@ class Monitor:
         Returns:
             `knn_accuracy` and perhaps `linear_accuracy`, in percent; {} if nothing can be measured.
         """
-        if self.source.num_classes == 0:
-            return self.not_measured("the data has no labels")
-        if self.source.num_examples("test") == 0:
-            return self.not_measured("there are no test images (data.test_path)")
+        if problem := data_problem(self.source):
+            return self.not_measured(problem)
         e = self.config.eval
         splits = []
         for split, limit in (("train", e.train_examples), ("test", e.test_examples)):
@@ -179,6 +177,13 @@ class Monitor:
             return {name: value[:rows] for name, value in batch.items() if name != "index"}
 
         return jax.jit(first, out_shardings=sharding.replicated(self.mesh))(self.images, index)
+
+
+def data_problem(source: Source) -> str:
+    """Why k-NN cannot be measured on some data, as far as is known before an image is read; "" where it can."""
+    if source.num_classes == 0:
+        return "the data has no labels"
+    return "" if source.num_examples("test") else "there are no test images (data.test_path)"
 
 
 def history(workdir: str, name: str) -> list[tuple[int, float]]:
