@@ -3,6 +3,7 @@
 import html.parser
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -283,6 +284,17 @@ def test_the_end_of_a_run_writes_its_page_and_never_fails(run, tmp_path, monkeyp
     line = page.after_training(config, str(run))
     assert line.startswith(f"report: {run}/report.html (") and "left out: everything that needs the encoder" in line
     assert "The whole page: <code>python -m maskcl_jax.report &#39;" in (run / "report.html").read_text()
+
+
+def test_a_run_that_was_finished_before_keeps_its_page(run, tmp_path):
+    config, folder = tiny("ccmim", **{"log.report": True}), tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / "report.html").write_text("a whole page")
+    assert page.after_training(config, str(folder)).endswith("(left as it was: nothing was trained since)")
+    assert (folder / "report.html").read_text() == "a whole page"
+    os.utime(folder / "report.html", (0, 0))  # before the closing table: steps were trained since
+    assert "MB" in page.after_training(config, str(folder))
+    assert "</html>" in (folder / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")

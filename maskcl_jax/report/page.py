@@ -18,6 +18,7 @@ from maskcl_jax.report import charts, commands, film, findings, pixels, record
 from maskcl_jax.report import look as look_lib
 from maskcl_jax.report.look import Look
 from maskcl_jax.report.record import Record
+from maskcl_jax.training import run_folder
 
 QUICK_BYTES = 2**29  # a larger checkpoint takes more than a few seconds to read
 THUMBNAIL = 40  # pixels of an image in the sheet that the map's hover shows
@@ -96,6 +97,8 @@ def joined(records: Sequence[Record], problems: Sequence[list[str]]) -> list[str
 def after_training(config: Any, workdir: str) -> str:
     """Writes RUN/report.html quickly, where `log.report` wants it; never fails.
 
+    A page that is newer than the run's closing table stays as it is: nothing was trained since, and it may be a whole one.
+
     Args:
         config: The run's.
         workdir: The run's folder.
@@ -106,7 +109,10 @@ def after_training(config: Any, workdir: str) -> str:
     if not config.log.report or jax.process_index() != 0:
         return ""
     try:
-        return str(write([workdir], pathlib.Path(workdir) / "report.html", quick=True))
+        page, summary = (pathlib.Path(workdir) / name for name in ("report.html", run_folder.SUMMARY))
+        if page.exists() and summary.exists() and page.stat().st_mtime_ns >= summary.stat().st_mtime_ns:
+            return f"report: {page} (left as it was: nothing was trained since)"
+        return str(write([workdir], page, quick=True))
     except Exception as error:  # the run is done: nothing that goes wrong here may end it with an error
         return f"report: not written ({type(error).__name__}: {first_line(error)})"
 

@@ -1,7 +1,7 @@
 """The training loop, read top to bottom: checks, state, step, loop, closing table."""
 
 import contextlib
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -71,8 +71,9 @@ def train(config: Any, workdir: str) -> dict[str, str]:
         stack.enter_context(contextlib.closing(batches))
         shown = {"to": log.to, "config": config_lib.flat(config)}
         writers = stack.enter_context(contextlib.closing(logging.Writers(workdir, resume_step=start, **shown)))
-        # Compiled here, once: a batch of other shapes is an error instead of a second compilation.
-        train_step = program.compile()
+        # Compiled here, once: a batch of other shapes is an error instead of a second compilation. A run that is done
+        # makes no step.
+        train_step: Callable[..., Any] = program.compile() if start < plan.total else program.step
 
         # --- The loop -----------------------------------------------------------------------------------------
         flops, peak = program.flops_per_image(), devices.peak_flops()
