@@ -8,6 +8,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from helpers.untrained import write_run
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import settings
+from maskcl_jax.evaluate.encoder import default_feature, open_encoder
 from maskcl_jax.export import export
 from maskcl_jax.report import charts, commands, embed, film, findings, maps, page, record
 from maskcl_jax.report import look as look_lib
 from maskcl_jax.training import visualize
+from maskcl_jax.training.run import restore_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RNG = np.random.default_rng(0)
@@ -29,7 +32,8 @@ def write_history(folder: pathlib.Path, *, losses=(3.0, 2.0, 1.5), knn=(20.0, 30
     """What a run leaves besides checkpoints: metrics, figures, an evaluation, the closing table."""
     rows = [{"step": 0, "knn_accuracy": knn[0]}]
     rows += [
-        {"step": i + 1, "loss": loss, "learning_rate": 0.1, "images_per_second": 9.0} for i, loss in enumerate(losses)
+        {"step": i + 1, "loss": loss, "learning_rate": rate, "images_per_second": 9.0}
+        for i, (loss, rate) in enumerate(zip(losses, (0.1, 0.2, 6.5e-10), strict=True))
     ]
     rows += [{"step": len(losses), "knn_accuracy": knn[1]}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9, "lo')
@@ -154,6 +158,75 @@ def test_the_commands_work_as_they_are_printed(run, look, tmp_path):
         ("maskcl_jax.export", "hf"),
         ("tensorboard", None),
     ]
+    assert [purpose for purpose, _ in commands.commands(record.read(str(copy), ""), look)][3:] == [
+        "Look at all scalars"
+    ]
+    for name in ("features-step3-0a.npz", "data-step7-0a.npz", "features-step7-0a.npz"):
+        assert "Embeddings of every image as a file" in dict(commands.commands(record.read(str(copy), ""), look))
+        (copy / "evaluate" / name).touch()
+    done = [{"protocol": name, "step": 7} for name in ("knn", "logistic", "lowshot", "finetune")]
+    for step, purposes in ((7, []), (3, ["Measure it: k-NN, logistic regression, few labels", "Fine-tune it"])):
+        evaluated = record.read(str(copy), "")._replace(evaluations=[content | {"step": step} for content in done])
+        assert [purpose for purpose, _ in commands.commands(evaluated, look)] == [*purposes, "Look at all scalars"]
+
+
+def test_exports_are_named_as_their_libraries(run, look):
+    purposes = [purpose for purpose, _ in commands.commands(record.read(str(run), ""), look)]
+    assert {"Use it in timm", "Use it in transformers (Hugging Face)"} <= set(purposes)
+
+
+@pytest.fixture(scope="module")
+def unlabeled(tmp_path_factory):
+    """A run on a few images without labels, which has embeddings and no figure."""
+    folder, images = tmp_path_factory.mktemp("unlabeled"), tmp_path_factory.mktemp("images")
+    for i in range(12):
+        visualize.save_png(images / f"{i:02d}.png", RNG.random((32, 32, 3)))
+    write_run(folder, "ccmim", **{"data.source": "folder", "data.path": str(images)})
+    (folder / "evaluate").mkdir()
+    (folder / "evaluate" / "features-step7-0a.npz").touch()
+    return folder
+
+
+def test_a_page_without_labels_compares_with_the_untrained_encoder(unlabeled):
+    seen, of_run = look_lib.look(str(unlabeled)), record.read(str(unlabeled), "run")
+    restored = restore_run(str(unlabeled))
+    random = open_encoder(restored, network="random", image_size=restored.config.data.image_size)
+    values = np.asarray(random.features(random.variables, seen.pool.pixels, default_feature(restored)))
+    _, similarity = embed.neighbors(*[seen.pool._replace(features=values)] * 2, seen.queries)
+    eigenvalues = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2
+    np.testing.assert_allclose(seen.initial.rank, eigenvalues.sum() ** 2 / (eigenvalues**2).sum(), rtol=1e-3)
+    np.testing.assert_allclose(seen.initial.similarity[:, 0], similarity[:, 0], atol=1e-3)
+    assert seen.initial.rank != pytest.approx(seen.rank, rel=1e-2)
+    text = page.render(page.context([of_run], [seen], seen.left_out, quick=False, out="x.html"))
+    assert f"{seen.initial.rank:.1f} untrained, of 32 dimensions" in text
+    assert text.count('<div class="row initial">') == len(seen.queries)
+    assert "What this page shows: all 12 training images (no images are held out)." in text
+    assert "No evaluation with figures yet" in text and "features-step7-0a.npz</code>" in text
+    checked, not_checked = text.split("No warnings. Checked: ")[1].split("</p>")[0].split("Not checked: ")
+    assert "collapse" in checked and "k-NN" not in checked
+    assert "k-NN against the untrained encoder (the data have no labels)" in not_checked
+    assert "k-NN against raw pixels (the data have no labels)" in not_checked
+
+
+def test_a_page_lists_the_checks_that_were_made(run, look):
+    of_run = record.read(str(run), "run")
+    problems = {what: problem for what, problem in findings.checks(of_run, look).items() if problem}
+    assert problems == {"the loss": "the log has 3 of the 10 rows that this needs"}
+    long = of_run._replace(curves={"loss": [(i, 1.0) for i in range(10)]})
+    assert not any(findings.checks(long, look).values())
+    quick = look._replace(accuracy={"this encoder": look.accuracy["this encoder"]})
+    assert findings.checks(long, quick)["k-NN against the untrained encoder"] == "left out of this page"
+    bare = findings.checks(of_run._replace(curves={}, summary={}), None)
+    assert all(bare.values())
+
+
+def test_a_part_of_the_images_is_said(look):
+    counts = types.SimpleNamespace(num_examples=lambda split: {"train": 300, "test": len(look.held_out.where)}[split])
+    train = look.pool._replace(where=np.arange(96))
+    assert look_lib.shown_of(counts, "train", train, train) == "96 of the 300 training images (no images are held out)"
+    count = len(look.held_out.where)
+    words = f"all {count} held-out images and 96 of the 300 training images"
+    assert look_lib.shown_of(counts, "test", look.held_out, train) == words
 
 
 def test_a_look_compares_the_encoder_with_raw_pixels(look):
@@ -370,6 +443,8 @@ def test_hovering_tabs_slider_and_folds_work(opened):
     assert tab.locator(".film img:visible").get_attribute("data-step") == "0"
     tab.locator("#config summary").click()
     assert tab.locator("#config .groups").is_visible()
+    rate = tab.locator(".chart").filter(has_text="Learning rate")
+    assert rate.locator("output").text_content() == "peak0.2"
     loss = tab.locator(".chart").first
     loss.locator(".u-over").hover(position={"x": 2, "y": 50})
     assert loss.locator("output").text_content().startswith("step 1")

@@ -15,6 +15,7 @@ FIRST = (
     ("Learning rate", "learning_rate", ""),
     ("Throughput", "images_per_second", "images/s"),
 )
+PEAK = "Learning rate"  # its last value is next to 0
 NOT_SHOWN = ("images_per_second_per_device",)  # the same curve as throughput
 
 
@@ -22,9 +23,9 @@ def charts(records: Sequence[Record]) -> tuple[list[dict[str, Any]], list[dict[s
     """Makes the charts of some runs.
 
     Returns:
-        (the first ones, those of all other metrics). Each is {title, unit, x: [steps], series: [{label, color,
+        (the first ones, those of all other metrics). Each is {title, unit, peak, x: [steps], series: [{label, color,
         values, points}]}; `values` has None where a series has no point, `points` says whether they are few enough to
-        be marked.
+        be marked, `peak` whether the largest value stands above the chart instead of the last.
     """
     shown = {metric for _, metric, _ in FIRST} | set(NOT_SHOWN)
     others = sorted({metric for record in records for metric in record.curves} - shown)
@@ -51,7 +52,7 @@ def chart(title: str, unit: str, curves: Sequence[tuple[str, int, Points]]) -> d
         }
         for label, color, points in thinned
     ]
-    return {"title": title, "unit": unit, "x": steps, "series": series}
+    return {"title": title, "unit": unit, "peak": title == PEAK, "x": steps, "series": series}
 
 
 def thin(points: Points) -> Points:

@@ -1,36 +1,58 @@
 """What to type next: commands that work as they are printed, from the directory where the page was made."""
 
+import json
+import pathlib
 import shlex
 from collections.abc import Sequence
 
+from maskcl_jax.evaluate.recipes import CHEAP
+from maskcl_jax.interchange.files import RECORD
 from maskcl_jax.report.look import Look
 from maskcl_jax.report.record import Record
 
+# What the formats of `export` are for.
+LIBRARIES = {"timm": "timm", "hf": "transformers (Hugging Face)", "torchvision": "torchvision"}
+
 
 def commands(record: Record, look: Look | None) -> list[tuple[str, str]]:
-    """Returns (what for, command) for one run."""
-    run = shlex.quote(record.workdir)
+    """Returns (what for, command) for one run, of what its folder does not hold yet."""
+    run, done = shlex.quote(record.workdir), record.evaluated
     rows = []
     if look is None or record.step < look.total:
         rows.append(("Continue the run", f"python -m maskcl_jax.main --workdir={run}"))
     if look is not None:
         labeled = bool(look.class_names) and look.split == "test"
-        if labeled:
+        if labeled and not done.issuperset(CHEAP):
             rows.append(
                 (
                     "Measure it: k-NN, logistic regression, few labels",
                     f"python -m maskcl_jax.evaluate --workdir={run} --protocol=all",
                 )
             )
+        if labeled and "finetune" not in done:
             rows.append(("Fine-tune it", f"python -m maskcl_jax.evaluate --workdir={run} --protocol=finetune"))
-        rows.append(
-            (
-                "Embeddings of every image as a file",
-                f"python -m maskcl_jax.evaluate --workdir={run} --protocol=features --config.split={look.split}",
+        if "features" not in done:
+            rows.append(
+                (
+                    "Embeddings of every image as a file",
+                    f"python -m maskcl_jax.evaluate --workdir={run} --protocol=features --config.split={look.split}",
+                )
             )
-        )
-        rows += [(f"Use it in {format}", export(record, format)) for format in look.exports]
+        rows += [
+            (f"Use it in {LIBRARIES[format]}", export(record, format))
+            for format in look.exports
+            if not exported(record, format)
+        ]
     return [*rows, ("Look at all scalars", f"tensorboard --logdir={run}")]
+
+
+def exported(record: Record, format: str) -> bool:
+    """Whether the folder that `export` writes holds the newest checkpoint."""
+    try:
+        made_of = json.loads((pathlib.Path(record.workdir) / format / RECORD).read_text())["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return made_of == max(record.checkpoints, default=-1)
 
 
 def export(record: Record, format: str) -> str:

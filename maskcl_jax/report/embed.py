@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from maskcl_jax.data import pipeline
+from maskcl_jax.data.sources import Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import checks, features, knn
 from maskcl_jax.evaluate import encoder as encoder_lib
@@ -97,29 +98,32 @@ def spread_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
     return np.array([np.flatnonzero(labels == label)[0] for label in chosen])
 
 
+def untrained(
+    session: Session, held_out: Images, pool: Images, compute: Callable[[Any, jax.Array], jax.Array]
+) -> tuple[Images, Images]:
+    """(held_out, pool) with the features of the encoder's initial values; one and the same where they are that."""
+    random = encoder_lib.open_encoder(session.run, network="random", image_size=session.settings.data.image_size)
+    again = functools.partial(compute, random.variables)
+    first = held_out._replace(features=embedded(session, held_out.pixels, again))
+    return first, first if pool is held_out else pool._replace(features=embedded(session, pool.pixels, again))
+
+
+def comparison_problem(source: Source, held_out: Images, pool: Images) -> str:
+    """Why k-NN of these images cannot be measured; "" where it can."""
+    if source.num_classes == 0:
+        return "the data have no labels"
+    if held_out is pool:
+        return "the data have no held-out images"
+    return checks.labels_problem(pool.labels, "train") or checks.labels_problem(held_out.labels, "test")
+
+
 def accuracies(
-    session: Session,
-    held_out: Images,
-    pool: Images,
-    *,
-    problem: str,
-    quick: bool,
-    compute: Callable[[Any, jax.Array], jax.Array],
-    left_out: list[str],
+    session: Session, held_out: Images, pool: Images, *, initial: tuple[Images, Images] | None, left_out: list[str]
 ) -> dict[str, dict[str, float]]:
-    """k-NN of the trained and the untrained encoder and of raw pixels, all on the same images."""
-    if problem or held_out is pool:
-        return {}
-    if checks.labels_problem(pool.labels, "train") or checks.labels_problem(held_out.labels, "test"):
-        return {}
+    """k-NN of the encoder, of the untrained one where `initial` is given, and of raw pixels, all on the same images."""
     found = {"this encoder": accuracy(session, held_out, pool, held_out.features, pool.features)}
-    if quick:
-        left_out.append("k-NN of the untrained encoder on the same images")
-    else:
-        random = encoder_lib.open_encoder(session.run, network="random", image_size=session.settings.data.image_size)
-        again = functools.partial(compute, random.variables)
-        values = [embedded(session, images.pixels, again) for images in (held_out, pool)]
-        found["untrained"] = accuracy(session, held_out, pool, *values)
+    if initial:
+        found["untrained"] = accuracy(session, held_out, pool, *(images.features for images in initial))
     if pool.pixels.size > PIXELS:
         left_out.append("k-NN of raw pixels: they are too many")
     else:

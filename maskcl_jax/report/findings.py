@@ -6,10 +6,7 @@ from maskcl_jax.report.look import Look
 from maskcl_jax.report.record import Points, Record
 
 RANK = 1.1  # effective rank of the features below which hardly one direction is left
-CHECKED = (
-    "collapse, values that are not finite, the loss, k-NN against the untrained encoder and raw pixels, images that "
-    "could not be read, the warm-up"
-)
+FEW = 10  # rows of the log: the loss of fewer is not judged
 
 
 def findings(record: Record, look: Look | None) -> list[str]:
@@ -29,6 +26,26 @@ def findings(record: Record, look: Look | None) -> list[str]:
     if look is not None:
         found += look_problems(record, look)
     return [text for text in found if text]
+
+
+def checks(record: Record, look: Look | None) -> dict[str, str]:
+    """Returns what `findings` checks -> why it could not be checked on this run; "" where it was."""
+    log = "" if record.curves or record.not_finite else "the run has no log"
+    rows, knn = len(record.curves.get("loss", [])), record.curves.get("knn_accuracy", [])
+    encoder = "" if look else "its encoder was not opened"
+    compared = set(look.accuracy) if look else set()
+    missing = encoder or (look.not_compared if look else "") or "left out of this page"
+    during = len(knn) > 1 and knn[0][0] == 0
+    return {
+        "values that are not finite": log,
+        "the loss": log or ("" if rows >= FEW else f"the log has {rows} of the {FEW} rows that this needs"),
+        "images that could not be read": "" if record.summary else "the run has no closing table",
+        "whether the run is finished": encoder,
+        "collapse": encoder,
+        "the warm-up": encoder,
+        "k-NN against the untrained encoder": "" if during or "untrained" in compared else missing,
+        "k-NN against raw pixels": "" if "raw pixels" in compared else missing,
+    }
 
 
 def look_problems(record: Record, look: Look) -> list[str]:
@@ -63,7 +80,7 @@ def better(accuracy: Mapping[str, Mapping[str, float]], other: str) -> str:
 
 def loss_problem(points: Points) -> str:
     """Compares the means of the first and the last tenth of the loss; a run of a few rows is not judged."""
-    if len(points) < 10:
+    if len(points) < FEW:
         return ""
     tenth = len(points) // 10
     first, last = (sum(value for _, value in part) / tenth for part in (points[:tenth], points[-tenth:]))

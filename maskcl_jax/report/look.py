@@ -1,12 +1,13 @@
 """What a run's encoder makes of held-out images: their map, their neighbors, its attention, how well k-NN does."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from maskcl_jax.data import pipeline
+from maskcl_jax.data.sources import Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import checks, features, results, settings
 from maskcl_jax.evaluate.session import Session, open_session
@@ -14,7 +15,15 @@ from maskcl_jax.interchange.product import product_of
 from maskcl_jax.interchange.writing import check_fits
 from maskcl_jax.ops import losses
 from maskcl_jax.report import maps as maps_lib
-from maskcl_jax.report.embed import Images, accuracies, images_of, neighbors, spread_over_classes
+from maskcl_jax.report.embed import (
+    Images,
+    accuracies,
+    comparison_problem,
+    images_of,
+    neighbors,
+    spread_over_classes,
+    untrained,
+)
 from maskcl_jax.training import optimizer
 from maskcl_jax.training.run import Run, restore_run
 from maskcl_jax.training.step import Plan
@@ -24,6 +33,20 @@ HELD_OUT, POOL = 480, 2048  # images of the map, and those that neighbors are lo
 QUERIES = 8
 SECONDS = 2.0  # of a quick look, for each of the two sets of images, besides compiling
 EXPORTS = ("timm", "hf", "torchvision")
+
+
+class Initial(NamedTuple):
+    """What the same images are to the encoder's initial values.
+
+    Attributes:
+        rank: Effective rank of the centered features.
+        nearest: (queries, k) indices in the pool.
+        similarity: (queries, k) cosines.
+    """
+
+    rank: float
+    nearest: np.ndarray
+    similarity: np.ndarray
 
 
 class Look(NamedTuple):
@@ -45,10 +68,13 @@ class Look(NamedTuple):
         nearest: (queries, k) indices in the pool.
         similarity: (queries, k) cosines.
         attention: {title: (queries, H, W, 3) uint8}; {} for an encoder without a cls token.
-        accuracy: Whose features -> {accuracy, low, high, n_test, n_train, k}; {} without labels.
+        accuracy: Whose features -> {accuracy, low, high, n_test, n_train, k}; {} where it cannot be measured,
+        not_compared: and why; "" where it is.
         rank: Effective rank of the centered features.
+        initial: The same of the untrained encoder: its rank and neighbors; None for a quick look.
         problem: Why features cannot tell images apart; "" where they can.
         exports: Formats that hold this encoder.
+        embedded: How many images of which split are shown.
         left_out: What is not shown, and why.
     """
 
@@ -68,9 +94,12 @@ class Look(NamedTuple):
     similarity: np.ndarray
     attention: dict[str, np.ndarray]
     accuracy: dict[str, dict[str, float]]
+    not_compared: str
     rank: float
+    initial: Initial | None
     problem: str
     exports: list[str]
+    embedded: str
     left_out: list[str]
 
 
@@ -104,10 +133,12 @@ def look(workdir: str, *, quick: bool = False) -> Look:
     problem = checks.features_problem(held_out.features, split)
     if not problem and len(held_out.features) > 2:
         maps["PCA"], explained = maps_lib.pca(held_out.features)
-    left_out = limits(source, split, held_out, pool, quick=quick)
+    left_out = limits(quick=quick)
+    first = None if quick else untrained(session, held_out, pool, compute)
     if maps_lib.umap_is_there() and maps and not quick:
         maps["UMAP"] = maps_lib.umap(held_out.features)
-    accuracy = accuracies(session, held_out, pool, problem=problem, quick=quick, compute=compute, left_out=left_out)
+    not_compared = problem or comparison_problem(source, held_out, pool)
+    accuracy = {} if not_compared else accuracies(session, held_out, pool, initial=first, left_out=left_out)
     per_epoch = pipeline.steps_per_epoch(source, run.config.batch_size)
     total = Plan.from_config(run.config, per_epoch).total
     return Look(
@@ -127,22 +158,36 @@ def look(workdir: str, *, quick: bool = False) -> Look:
         similarity=similarity,
         attention=attention(session, held_out.pixels[queries]) if encoder.is_vit else {},
         accuracy=accuracy,
-        rank=float(losses.effective_rank(jnp.asarray(held_out.features))),
+        not_compared=not_compared,
+        rank=rank_of(held_out),
+        initial=Initial(rank_of(first[0]), *neighbors(*first, queries)) if first else None,
         problem=problem,
         exports=[format for format in EXPORTS if holds(run, format)],
+        embedded=shown_of(source, split, held_out, pool),
         left_out=left_out,
     )
 
 
-def limits(source: Any, split: str, held_out: Images, pool: Images, *, quick: bool) -> list[str]:
-    """What part of the images is shown, where it is not all of them."""
-    said = []
-    for name, images in {split: held_out, "train": pool}.items():
-        count = source.num_examples(name)
-        if len(images.where) < count:
-            said.append(f"{len(images.where)} of {count} {name} images are embedded")
+def rank_of(images: Images) -> float:
+    """Effective rank of the features."""
+    return float(losses.effective_rank(jnp.asarray(images.features)))
+
+
+def shown_of(source: Source, split: str, held_out: Images, pool: Images) -> str:
+    """How many images of each split are embedded, in words."""
+
+    def part(name: str, images: Images) -> str:
+        count, words = source.num_examples(name), "held-out" if name == "test" else "training"
+        return f"{'all' if len(images.where) == count else f'{len(images.where)} of the'} {count} {words} images"
+
     if split == "train":
-        said.append("the data have no held-out images: these are training images")
+        return f"{part('train', pool)} (no images are held out)"
+    return f"{part('test', held_out)} and {part('train', pool)}"
+
+
+def limits(*, quick: bool) -> list[str]:
+    """What a look leaves out, as far as is known before it."""
+    said = ["the untrained encoder: its effective rank, neighbors and k-NN on the same images"] if quick else []
     if not maps_lib.umap_is_there():
         said.append("UMAP is not installed (pip install umap-learn): the map is PCA")
     elif quick:

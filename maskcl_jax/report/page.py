@@ -85,10 +85,10 @@ def write(workdirs: Sequence[str], out: str | pathlib.Path, *, quick: bool = Fal
     return Report(path, time.monotonic() - start, left_out)
 
 
-def joined(records: Sequence[Record], problems: Sequence[list[str]]) -> list[str]:
-    """What is left out of any run, each with the names of the runs, unless it is of all."""
+def joined(records: Sequence[Record], texts_of: Sequence[list[str]]) -> list[str]:
+    """What is said of any run, each text with the names of the runs, unless it is said of all."""
     runs: dict[str, list[str]] = {}
-    for run, texts in zip(records, problems, strict=True):
+    for run, texts in zip(records, texts_of, strict=True):
         for text in texts:
             runs.setdefault(text, []).append(run.name)
     return [text if len(names) == len(records) else f"{', '.join(names)}: {text}" for text, names in runs.items()]
@@ -97,7 +97,7 @@ def joined(records: Sequence[Record], problems: Sequence[list[str]]) -> list[str
 def after_training(config: Any, workdir: str) -> str:
     """Writes RUN/report.html quickly, where `log.report` wants it; never fails.
 
-    A page that is newer than the run's closing table stays as it is: nothing was trained since, and it may be a whole one.
+    A page that is newer than the run's closing table stays as it is: nothing was trained since, and it may be whole.
 
     Args:
         config: The run's.
@@ -157,6 +157,7 @@ def context(
     """Everything that the template shows."""
     first, others = charts.charts(records)
     several = len(records) > 1
+    checks = [findings.checks(run, look) for run, look in zip(records, looks, strict=True)]
     runs = [
         run_context(i, run, look, several=several) for i, (run, look) in enumerate(zip(records, looks, strict=True))
     ]
@@ -170,10 +171,14 @@ def context(
         "differing": record.differing(records) if several else {},
         "charts": first,
         "other_charts": others,
+        "embedded": joined(records, [[look.embedded] if look else [] for look in looks]),
         "left_out": left_out,
         "quick": quick,
         "again": commands.again(records, out),
-        "checked": findings.CHECKED,
+        "checked": joined(records, [[what for what, problem in made.items() if not problem] for made in checks]),
+        "not_checked": joined(
+            records, [[f"{what} ({problem})" for what, problem in made.items() if problem] for made in checks]
+        ),
         "date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         "version": __version__,
         "data": {"charts": first + others, "maps": [run["map"] for run in runs]},
@@ -193,7 +198,7 @@ def run_context(i: int, run: Record, look: Look | None, *, several: bool) -> dic
         "findings": findings.findings(run, look),
         "film": film.film(run, images=IMAGES_OF_SEVERAL if several else IMAGES),
         "map": map_of(look),
-        "neighbors": neighbors_of(look),
+        "neighbors": neighbors_of(look, initial=not several),
         "attention": {
             title: [pixels.thumbnail(image) for image in images[: IMAGES_OF_SEVERAL if several else IMAGES]]
             for title, images in (look.attention.items() if look else ())
@@ -204,6 +209,7 @@ def run_context(i: int, run: Record, look: Look | None, *, several: bool) -> dic
             (who, look_lib.interval(entry), bar(entry)) for who, entry in (look.accuracy.items() if look else ())
         ],
         "evaluations": evaluations(run),
+        "embeddings": [str(path) for path in run.embeddings],
         "commands": commands.commands(run, look),
         "summary": run.summary,
     }
@@ -239,7 +245,8 @@ def tiles(run: Record, look: Look | None) -> dict[str, tuple[str, str]]:
     of = f"of {look.total:,}, " if look else ""
     found["Steps"] = f"{run.step:,}", f"{of}{run.config['batch_size']} images each"
     if look:
-        found["Effective rank"] = f"{look.rank:.1f}", f"of {look.held_out.features.shape[1]} dimensions"
+        first = f"{look.initial.rank:.1f} untrained, " if look.initial else ""
+        found["Effective rank"] = f"{look.rank:.1f}", f"{first}of {look.held_out.features.shape[1]} dimensions"
     return found
 
 
@@ -282,18 +289,16 @@ def map_of(look: Look | None) -> dict[str, Any] | None:
     }
 
 
-def neighbors_of(look: Look | None) -> list[dict[str, Any]]:
-    """Each query with its nearest images."""
+def neighbors_of(look: Look | None, *, initial: bool) -> list[dict[str, Any]]:
+    """Each query with its nearest images; initial: with those of the untrained encoder, too, where they are known."""
     if look is None:
         return []
 
     def name(label: int) -> str:
         return look.class_names[label] if look.class_names and label >= 0 else ""
 
-    rows = []
-    for query, nearest, cosines in zip(look.queries, look.nearest, look.similarity, strict=True):
-        label = int(look.held_out.labels[query])
-        found = [
+    def found(label: int, nearest: np.ndarray, cosines: np.ndarray) -> list[dict[str, Any]]:
+        return [
             {
                 "src": pixels.thumbnail(look.pool.shown(i)),
                 "label": name(int(look.pool.labels[i])),
@@ -302,5 +307,16 @@ def neighbors_of(look: Look | None) -> list[dict[str, Any]]:
             }
             for i, cosine in zip(nearest, cosines, strict=True)
         ]
-        rows.append({"src": pixels.thumbnail(look.held_out.shown(query)), "label": name(label), "nearest": found})
+
+    first, rows = look.initial if initial else None, []
+    for i, query in enumerate(look.queries):
+        label = int(look.held_out.labels[query])
+        rows.append(
+            {
+                "src": pixels.thumbnail(look.held_out.shown(query)),
+                "label": name(label),
+                "nearest": found(label, look.nearest[i], look.similarity[i]),
+                "initial": found(label, first.nearest[i], first.similarity[i]) if first else [],
+            }
+        )
     return rows

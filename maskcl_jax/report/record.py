@@ -26,6 +26,7 @@ class Record(NamedTuple):
         not_finite: and counted here, by metric.
         summary: The closing table of a run that came to its end; {} for others.
         evaluations: Records of `evaluate`, by date.
+        embeddings: Files of `evaluate --protocol=features`.
         figures: (step, file) of the figures, by step.
         checkpoints: Their steps.
     """
@@ -37,6 +38,7 @@ class Record(NamedTuple):
     not_finite: dict[str, int]
     summary: dict[str, str]
     evaluations: list[dict[str, Any]]
+    embeddings: list[pathlib.Path]
     figures: list[tuple[int, pathlib.Path]]
     checkpoints: list[int]
 
@@ -44,6 +46,13 @@ class Record(NamedTuple):
     def method(self) -> str:
         """The name of its method."""
         return self.config["method.name"]
+
+    @property
+    def evaluated(self) -> set[str]:
+        """The protocols that were run on the newest checkpoint."""
+        newest = max(self.checkpoints, default=-1)
+        found = {content["protocol"] for content in self.evaluations if content["step"] == newest}
+        return found | ({"features"} if any(f"-step{newest}-" in path.name for path in self.embeddings) else set())
 
     @property
     def step(self) -> int:
@@ -67,8 +76,8 @@ def read(workdir: str, name: str) -> Record:
     with contextlib.suppress(OSError, json.JSONDecodeError):
         summary = json.loads((folder / run_folder.SUMMARY).read_text())
     figures = sorted((int(path.stem.removeprefix("step_")), path) for path in folder.glob("pictures/step_*.png"))
-    evaluations = results.records(workdir)
-    return Record(workdir, name, config, curves, not_finite, summary, evaluations, figures, checkpoints)
+    evaluations, embeddings = results.records(workdir), sorted(folder.glob("evaluate/features-*.npz"))
+    return Record(workdir, name, config, curves, not_finite, summary, evaluations, embeddings, figures, checkpoints)
 
 
 def read_curves(path: pathlib.Path) -> tuple[dict[str, Points], dict[str, int]]:

@@ -18,9 +18,9 @@ const number = (value) => {
 
 function readout(output, chart, plot) {
   const at = plot?.cursor.idx;
-  const parts = at == null ? [] : [element("span", {}, `step ${chart.x[at].toLocaleString("en")}`)];
+  const parts = at == null ? (chart.peak ? [element("span", {}, "peak")] : []) : [element("span", {}, `step ${chart.x[at].toLocaleString("en")}`)];
   for (const { label, color, values } of chart.series) {
-    let i = at ?? values.length - 1;
+    let i = at ?? (chart.peak ? values.indexOf(Math.max(...values.filter((value) => value != null))) : values.length - 1);
     while (i >= 0 && values[i] == null) i -= 1;
     if (i < 0) continue;
     const part = element("span");
