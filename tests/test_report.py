@@ -180,7 +180,7 @@ def unlabeled(tmp_path_factory):
     """A run on a few images without labels, which has embeddings and no figure."""
     folder, images = tmp_path_factory.mktemp("unlabeled"), tmp_path_factory.mktemp("images")
     for i in range(12):
-        visualize.save_png(images / f"{i:02d}.png", RNG.random((32, 32, 3)))
+        visualize.save_png(images / f"{i:02d}.png", RNG.integers(0, 256, (32, 32, 3), np.uint8))
     write_run(folder, "ccmim", **{"data.source": "folder", "data.path": str(images)})
     (folder / "evaluate").mkdir()
     (folder / "evaluate" / "features-step7-0a.npz").touch()
