@@ -59,6 +59,13 @@ def write_history(folder: pathlib.Path, *, losses=(3.0, 2.0, 1.5), knn=(20.0, 30
     (folder / "summary.json").write_text(json.dumps({"data wait": "2.5% of the time of the steps"}))
 
 
+def write_embeddings(folder: pathlib.Path, name: str, **origin) -> None:
+    """What `evaluate --protocol=features` leaves, as far as a report reads it."""
+    (folder / "evaluate").mkdir(exist_ok=True)
+    text = json.dumps({"step": 7, "network": "online", "split": "train"} | origin)
+    np.savez(folder / "evaluate" / f"features-step7-{name}.npz", origin=text)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A tiny run with a history; its name has a space and a bracket, as a folder may."""
@@ -161,12 +168,14 @@ def test_the_commands_work_as_they_are_printed(run, look, tmp_path):
     assert [purpose for purpose, _ in commands.commands(record.read(str(copy), ""), look)][3:] == [
         "Look at all scalars"
     ]
-    for name in ("features-step3-0a.npz", "data-step7-0a.npz", "features-step7-0a.npz"):
+    for name, origin in (("a", {"step": 3}), ("b", {"network": "random"}), ("c", {})):
         assert "Embeddings of every image as a file" in dict(commands.commands(record.read(str(copy), ""), look))
-        (copy / "evaluate" / name).touch()
-    done = [{"protocol": name, "step": 7} for name in ("knn", "logistic", "lowshot", "finetune")]
-    for step, purposes in ((7, []), (3, ["Measure it: k-NN, logistic regression, few labels", "Fine-tune it"])):
-        evaluated = record.read(str(copy), "")._replace(evaluations=[content | {"step": step} for content in done])
+        write_embeddings(copy, name, **origin)
+    (copy / "evaluate" / "features-step7-damaged.npz").touch()
+    done = [{"protocol": name, "step": 7, "network": "online"} for name in ("knn", "logistic", "lowshot", "finetune")]
+    again = ["Measure it: k-NN, logistic regression, few labels", "Fine-tune it"]
+    for other, purposes in (({}, []), ({"step": 3}, again), ({"network": "random"}, again)):
+        evaluated = record.read(str(copy), "")._replace(evaluations=[content | other for content in done])
         assert [purpose for purpose, _ in commands.commands(evaluated, look)] == [*purposes, "Look at all scalars"]
 
 
@@ -182,8 +191,7 @@ def unlabeled(tmp_path_factory):
     for i in range(12):
         visualize.save_png(images / f"{i:02d}.png", RNG.integers(0, 256, (32, 32, 3), np.uint8))
     write_run(folder, "ccmim", **{"data.source": "folder", "data.path": str(images)})
-    (folder / "evaluate").mkdir()
-    (folder / "evaluate" / "features-step7-0a.npz").touch()
+    write_embeddings(folder, "0a")
     return folder
 
 
@@ -201,7 +209,8 @@ def test_a_page_without_labels_compares_with_the_untrained_encoder(unlabeled):
     assert f"{seen.initial.rank:.1f} untrained, of 32 dimensions" in text
     assert text.count('<div class="row initial">') == len(seen.queries)
     assert "What this page shows: all 12 training images (no images are held out)." in text
-    assert "No evaluation with figures yet" in text and "features-step7-0a.npz</code>" in text
+    assert "No evaluation with figures yet" in text
+    assert "train images, network online, step 7 in <code>" in text and "features-step7-0a.npz</code>" in text
     checked, not_checked = text.split("No warnings. Checked: ")[1].split("</p>")[0].split("Not checked: ")
     assert "collapse" in checked and "k-NN" not in checked
     assert "k-NN against the untrained encoder (the data have no labels)" in not_checked

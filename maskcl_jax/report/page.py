@@ -209,7 +209,7 @@ def run_context(i: int, run: Record, look: Look | None, *, several: bool) -> dic
             (who, look_lib.interval(entry), bar(entry)) for who, entry in (look.accuracy.items() if look else ())
         ],
         "evaluations": evaluations(run),
-        "embeddings": [str(path) for path in run.embeddings],
+        "embeddings": run.embeddings,
         "commands": commands.commands(run, look),
         "summary": run.summary,
     }

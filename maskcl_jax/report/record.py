@@ -4,8 +4,11 @@ import contextlib
 import json
 import math
 import pathlib
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
@@ -26,7 +29,7 @@ class Record(NamedTuple):
         not_finite: and counted here, by metric.
         summary: The closing table of a run that came to its end; {} for others.
         evaluations: Records of `evaluate`, by date.
-        embeddings: Files of `evaluate --protocol=features`.
+        embeddings: {file, step, network, split} of what `evaluate --protocol=features` wrote.
         figures: (step, file) of the figures, by step.
         checkpoints: Their steps.
     """
@@ -38,7 +41,7 @@ class Record(NamedTuple):
     not_finite: dict[str, int]
     summary: dict[str, str]
     evaluations: list[dict[str, Any]]
-    embeddings: list[pathlib.Path]
+    embeddings: list[dict[str, Any]]
     figures: list[tuple[int, pathlib.Path]]
     checkpoints: list[int]
 
@@ -49,10 +52,10 @@ class Record(NamedTuple):
 
     @property
     def evaluated(self) -> set[str]:
-        """The protocols that were run on the newest checkpoint."""
+        """The protocols that were run on the newest checkpoint; those of initial values do not count."""
+        made = self.evaluations + [{"protocol": "features"} | file for file in self.embeddings]
         newest = max(self.checkpoints, default=-1)
-        found = {content["protocol"] for content in self.evaluations if content["step"] == newest}
-        return found | ({"features"} if any(f"-step{newest}-" in path.name for path in self.embeddings) else set())
+        return {each["protocol"] for each in made if each["step"] == newest and each["network"] != "random"}
 
     @property
     def step(self) -> int:
@@ -76,8 +79,18 @@ def read(workdir: str, name: str) -> Record:
     with contextlib.suppress(OSError, json.JSONDecodeError):
         summary = json.loads((folder / run_folder.SUMMARY).read_text())
     figures = sorted((int(path.stem.removeprefix("step_")), path) for path in folder.glob("pictures/step_*.png"))
-    evaluations, embeddings = results.records(workdir), sorted(folder.glob("evaluate/features-*.npz"))
+    evaluations, embeddings = results.records(workdir), embeddings_in(folder / "evaluate")
     return Record(workdir, name, config, curves, not_finite, summary, evaluations, embeddings, figures, checkpoints)
+
+
+def embeddings_in(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """{file, step, network, split} of the embeddings in a folder; files that cannot be read are left out."""
+    found = []
+    for path in sorted(folder.glob("features-*.npz")):
+        with contextlib.suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile), np.load(path) as file:
+            origin = json.loads(str(file["origin"]))
+            found.append({"file": str(path)} | {name: origin[name] for name in ("step", "network", "split")})
+    return found
 
 
 def read_curves(path: pathlib.Path) -> tuple[dict[str, Points], dict[str, int]]:
