@@ -98,6 +98,31 @@ def test_features_are_those_of_the_command(place, encoder, tmp_path):
     np.testing.assert_allclose(encoder(images[saved["index"]]), saved["features"], rtol=1e-5, atol=1e-6)
 
 
+def test_a_result_names_the_files_that_hold_the_embeddings(place, encoder, tmp_path):
+    result = mc.evaluate(place / "runs" / "example", protocol="features", folder=tmp_path, pictures=2)
+    assert [file.suffix for file in result.files] == [".npz", ".png", ".png"]
+    assert set(result.files) == set((tmp_path / "evaluate").iterdir())
+    assert repr(result) == "\n".join(["wrote", *map(str, result.files)])
+    exported = mc.export(encoder, "timm", tmp_path / "timm", check=False)
+    images = {"train_images": NOISE, "test_images": NOISE}
+    unkept = mc.evaluate(exported, images, "features", pictures=0)
+    assert unkept.files == () and repr(unkept) == "nothing measured, and no file kept"
+
+
+def test_an_export_that_cannot_be_checked_says_why(encoder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # cannot be imported
+    folder = mc.export(encoder, "timm", tmp_path / "timm")
+    assert capsys.readouterr().out.startswith(f"{folder}: not checked: torch cannot be imported (ModuleNotFoundError")
+    mc.export(encoder, "timm", tmp_path / "other", check=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_weights_have_no_step(encoder, tmp_path):
+    folder = mc.export(encoder, "timm", tmp_path / "timm", check=False)
+    assert repr(encoder).endswith(f"online network, step 7 of {encoder.run.workdir})")
+    assert repr(mc.load(folder)).endswith(f"feature mean, weights of {folder})")
+
+
 def test_features_are_those_of_timm(place, encoder, tmp_path):
     torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
     folder = mc.export(encoder, "timm", tmp_path / "timm", check=False)
@@ -150,7 +175,8 @@ def test_kinds_of_images_give_the_same_features(encoder, tmp_path):
         Image.fromarray(pixels).save(file)
     pictures = [Image.fromarray(pixels) for pixels in NOISE]
     gone_through_float = NOISE.astype(np.float64) / 255
-    for batch in (files, list(map(str, files)), pictures, list(NOISE), gone_through_float, jnp.asarray(NOISE)):
+    as_paths = (files, list(map(str, files)), tmp_path, str(tmp_path))
+    for batch in (*as_paths, pictures, list(NOISE), gone_through_float, jnp.asarray(NOISE)):
         np.testing.assert_array_equal(encoder(batch), expected)
     np.testing.assert_array_equal(encoder([files[0], pictures[1], NOISE[2]]), encoder(NOISE[:3]))
     for one in (files[0], str(files[0]), files[0].read_bytes(), pictures[0], NOISE[0]):
@@ -340,6 +366,7 @@ def test_slips_are_one_line(call, words, place, monkeypatch):
         ([NOISE[0], 3], r"image 1 cannot be read \(it is of type int"),
         ([NOISE[0], NOISE[1, :, :, :2]], r"image 1 cannot be read \(images of shape \(1, 32, 32, 2\) have not 3"),
         ("nowhere.jpg", r"image nowhere\.jpg cannot be read \(FileNotFoundError"),
+        (str(ROOM), r"^folder .*api has no images \(\.jpg"),
         (b"no image", r"image 0 cannot be read \(not an image of a format that Pillow knows\)"),
     ],
 )

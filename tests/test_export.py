@@ -54,7 +54,7 @@ def exports(run, formats, tmp_path, **options) -> list[pathlib.Path]:
     """The run in each of the formats, checked."""
     folders = [tmp_path / f"to_{format}" for format in formats]
     for format, folder in zip(formats, folders, strict=True):
-        said = export_run(run, format, str(folder), check=True, **options)
+        said = export_run(run, format, str(folder), check=True, **options).readme
         assert "largest difference" in said
         assert said == (folder / "README.md").read_text()
     return folders
@@ -121,7 +121,7 @@ def test_a_resnet_gives_our_feature_everywhere(depth, strict, tmp_path):
 def test_the_detectron2_settings(tmp_path):
     yaml = pytest.importorskip("yaml")
     run = made("moco_v2", **STOCK, **{"model.depth": 18})
-    said = export_run(run, "detectron2", str(tmp_path / "out"), check=False)
+    said = export_run(run, "detectron2", str(tmp_path / "out"), check=False).readme
     settings = yaml.safe_load((tmp_path / "out/detectron2.yaml").read_text())
     assert settings["MODEL"]["PIXEL_MEAN"] == [123.675, 116.28, 103.53]
     assert settings["MODEL"]["PIXEL_STD"] == [58.395, 57.12, 57.375]
@@ -219,7 +219,7 @@ def test_timm_preprocesses_images_that_are_not_square(tmp_path):
 )
 def test_preprocessing_that_transformers_cannot_express_is_not_claimed(fields, tmp_path):
     """A shorter side of 40 pixels does not cover 40x60; no processor takes two channels."""
-    said = export_run(made("mae", **fields), "hf", str(tmp_path / "out"), check=False)
+    said = export_run(made("mae", **fields), "hf", str(tmp_path / "out"), check=False).readme
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["config.json", "export.json"]
     assert "No image processor of transformers does this run's preprocessing" in said
     assert "AutoImageProcessor" not in said
@@ -343,7 +343,7 @@ def test_a_library_that_is_installed_and_broken_is_a_reason_in_one_line(tmp_path
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
         monkeypatch.delitem(sys.modules, name)
     run = made("mae")
-    said = export_run(run, "hf", str(tmp_path / "out"))
+    said = export_run(run, "hf", str(tmp_path / "out")).readme
     reason = "transformers.ViTModel cannot be imported (RuntimeError: operator torchvision::nms does not exist)"
     assert f"| checked | not checked: {reason} |" in said
     with pytest.raises(UserError, match=re.escape(f"--check: {reason}: install it")):

@@ -98,6 +98,12 @@ def test_the_summary_is_aligned():
     assert lines[2] == "images/s  2"
 
 
+def test_parameters_are_counted_by_network():
+    encoder = {"norm": {"scale": np.zeros(3)}, "dense": {"kernel": np.zeros((30, 40))}}
+    params = {"encoder": encoder, "decoder": {"kernel": np.zeros((2, 5))}}
+    assert logging.parameter_overview(params) == "1,213 parameters: encoder 1,203, decoder 10"
+
+
 def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 

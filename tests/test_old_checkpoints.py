@@ -72,6 +72,6 @@ def test_the_run_is_finished_from_step_3(workdir, capsys):
 
 
 def test_its_encoder_is_exported(workdir, tmp_path):
-    said = export_run(restore_run(str(workdir)), "torchvision", str(tmp_path / "out"), check=False)
+    said = export_run(restore_run(str(workdir)), "torchvision", str(tmp_path / "out"), check=False).readme
     assert said
     assert (tmp_path / "out").is_dir()

@@ -25,8 +25,8 @@ from maskcl_jax.training import sharding
 class Encoder:
     """A pre-trained encoder: images in, features out.
 
-    Images are a path, an encoded image, a PIL image, an array (H, W, C), or a batch: a list of these, or an array
-    (N, H, W, C). Arrays are uint8, or floating point numbers in 0..1, which are rounded to 8 bits. Images of another
+    Images are a path, an encoded image, a PIL image, an array (H, W, C), or a batch: a list of these, an array
+    (N, H, W, C), or a folder: all images below it, sorted by path. Arrays are uint8, or floating point numbers in 0..1, which are rounded to 8 bits. Images of another
     size than the encoder's are resized and cropped as evaluations do (`config.data.eval_resize`); files and PIL images
     are converted to its number of channels, arrays must have it.
 
@@ -76,6 +76,8 @@ class Encoder:
         if size is not None:
             self._data.image_size = tuple(size)
         self._batch_size = self._whole(batch_size)
+        origin = f"{network} network, step {run.step} of" if weights.is_run(pathlib.Path(run.workdir)) else "weights of"
+        self._origin = f"{origin} {run.workdir}"
         self._compiled: dict[str, Callable[..., jax.Array]] = {}
 
     @property
@@ -224,10 +226,7 @@ class Encoder:
     def __repr__(self) -> str:
         kind = "ViT" if self._encoder.is_vit else "ResNet"
         size = "x".join(map(str, (*self.image_size, self.channels)))
-        return (
-            f"Encoder({self.config.method.name}, {kind}, images {size}, feature {self.feature}, "
-            f"{self.network} network, step {self.run.step} of {self.run.workdir})"
-        )
+        return f"Encoder({self.config.method.name}, {kind}, images {size}, feature {self.feature}, {self._origin})"
 
     def _apply(self, name: str, function: Callable[..., jax.Array], images: Any) -> np.ndarray:
         """Runs a function of (variables, uint8 images) on batches of images."""

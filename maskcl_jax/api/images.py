@@ -1,4 +1,4 @@
-"""From whatever is given as images (paths, PIL images, arrays, lists of them) to the pixels that an encoder takes."""
+"""From whatever is given as images (paths, folders, PIL images, arrays, lists of them) to the pixels that an encoder takes."""
 
 import concurrent.futures
 import os
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from maskcl_jax.data import decode, pipeline
+from maskcl_jax.data.sources.folder import find_images
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.base import IMAGE, View
 from maskcl_jax.views.batches import HostBatch
@@ -22,8 +23,13 @@ def as_list(images: Any, channels: int) -> tuple[Any, bool]:
     """(a sequence of images, whether a single image was given instead of a batch).
 
     Raises:
-        UserError: There is no image, or it is an array of another shape, dtype or range than images have.
+        UserError: There is no image, or there is an array of another shape, dtype or range than images have.
     """
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+        files = find_images(pathlib.Path(images))
+        if not files:
+            raise UserError(f"folder {os.fspath(images)} has no images ({', '.join(decode.EXTENSIONS)})")
+        return files, False
     if isinstance(images, str | bytes | os.PathLike | Image.Image):
         return [images], True
     if hasattr(images, "__array__"):

@@ -18,7 +18,7 @@ from maskcl_jax import methods
 from maskcl_jax.api import arrays, fields, weights
 from maskcl_jax.api.encoder import Encoder, load
 from maskcl_jax.errors import UserError, check_choice
-from maskcl_jax.evaluate import results, settings
+from maskcl_jax.evaluate import features, results, settings
 from maskcl_jax.evaluate.evaluation import evaluate_run
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.exporting import export_run
@@ -114,9 +114,11 @@ class Result(NamedTuple):
 
     Attributes:
         records: Of each evaluation, as in the files `RUN/evaluate/*.json`.
+        files: The files of embeddings and figures that "features" wrote; none of other protocols.
     """
 
     records: list[dict[str, Any]]
+    files: tuple[pathlib.Path, ...] = ()
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -132,7 +134,9 @@ class Result(NamedTuple):
         return found[0]
 
     def __repr__(self) -> str:
-        return results.table(self.records) if self.records else "nothing measured"
+        if self.records:
+            return results.table(self.records)
+        return "\n".join(["wrote", *map(str, self.files)]) if self.files else "nothing measured, and no file kept"
 
     def _repr_markdown_(self) -> str:
         return repr(self)
@@ -246,7 +250,11 @@ def evaluate(
         preset, written = data_settings(data, pathlib.Path(place))
         texts = tuple(f"{name}={value}" for name, value in (written | wanted).items())
         evaluations = settings.create(protocol, run.config, data=preset, overrides=texts)
-        return Result(evaluate_run(run._replace(workdir=str(place)), evaluations, command="maskcl_jax.evaluate()"))
+        placed = run._replace(workdir=str(place))
+        records = evaluate_run(placed, evaluations, command="maskcl_jax.evaluate()")
+        written = [file for chosen in evaluations for file in features.files_of(placed, chosen)]
+    # Outside: what was written for weights without a `folder` is gone here.
+    return Result(records, tuple(file for file in written if file.exists()))
 
 
 def data_settings(data: Any, folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
@@ -284,7 +292,8 @@ def export(
         out: The new folder; its README.md has the lines that load it.
         network: "online" or "target" (the EMA); default: the encoder's, or "online".
         full: The whole pre-training model, where the format has names for it.
-        check: Whether to load the export as a user would and compare it; default: where the libraries are installed.
+        check: Whether to load the export as a user would and compare it; default: where the libraries can be imported.
+            A printed line says what the check found, or why there was none.
 
     Returns:
         The folder.
@@ -305,5 +314,7 @@ def export(
         run, network = model.run, network or model.network
     else:
         run = weights.open_run(pathlib.Path(model), network=network, step=None, layout="")
-    export_run(run, format, os.fspath(out), network=network or "online", full=full, check=check)
+    verdict = export_run(run, format, os.fspath(out), network=network or "online", full=full, check=check).verdict
+    if check is not False:  # who left the check out need not be told
+        print(f"{os.fspath(out)}: {verdict}", flush=True)
     return pathlib.Path(out)

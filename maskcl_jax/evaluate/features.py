@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.data.sources import SPLITS
 from maskcl_jax.errors import UserError, check_choice
-from maskcl_jax.evaluate import checks, knn, subsets
+from maskcl_jax.evaluate import checks, knn, settings, subsets
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import run_folder, sharding, visualize
+from maskcl_jax.training.run import Run
 
 PART = 64  # batches a file, until all are computed
 
@@ -30,7 +32,7 @@ def run_features(session: Session) -> None:
     check_choice("split", s.split, SPLITS)
     if not session.source.num_examples(s.split):
         raise UserError(f"split={s.split!r} of {session.source.description} has no image: choose another")
-    path = pathlib.Path(s.out or session.folder / f"{session.name}.npz").with_suffix(".npz")
+    path, neighbors, attention = files_of(session.run, s)
     origin = origin_of(session)
     if not exists(path):
         check_origin(path.with_suffix(".parts") / "origin.json", origin)
@@ -41,9 +43,18 @@ def run_features(session: Session) -> None:
         if problem := checks.features_problem(saved["features"], s.split):
             print(f"warning: {problem}", flush=True)
         print(f"{path}: {saved['features'].shape[0]} embeddings of width {saved['features'].shape[1]}", flush=True)
-        draw_neighbors(session, saved, path.with_name(f"{path.stem}-neighbours.png"))
+        draw_neighbors(session, saved, neighbors)
         if session.encoder.is_vit:
-            draw_attention(session, saved["index"], path.with_name(f"{path.stem}-attention.png"))
+            draw_attention(session, saved["index"], attention)
+
+
+def files_of(run: Run, chosen: ConfigDict) -> tuple[pathlib.Path, ...]:
+    """The files of an evaluation by `run_features`: embeddings, neighbors, attention (of a ViT); () of others."""
+    if chosen.protocol != "features":
+        return ()
+    name = settings.name_of(chosen, run.step)
+    path = pathlib.Path(chosen.out or pathlib.Path(run.workdir, "evaluate", f"{name}.npz")).with_suffix(".npz")
+    return path, path.with_name(f"{path.stem}-neighbours.png"), path.with_name(f"{path.stem}-attention.png")
 
 
 def origin_of(session: Session) -> dict[str, Any]:

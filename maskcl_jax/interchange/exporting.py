@@ -1,7 +1,7 @@
 """Exports a run: one function for the command and for programs."""
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange.check import check as check_export
@@ -10,6 +10,18 @@ from maskcl_jax.interchange.files import new_folder
 from maskcl_jax.interchange.product import Product, product_of
 from maskcl_jax.interchange.writing import check_fits, readme, write_files
 from maskcl_jax.training.run import Run, restore_run
+
+
+class Exported(NamedTuple):
+    """What an export tells its user.
+
+    Attributes:
+        readme: the text of the folder's README.md.
+        verdict: what the check says, or why there was none; a line of the README.
+    """
+
+    readme: str
+    verdict: str
 
 
 def export(workdir: str, format: str, out: str, *, step: int | None = None, **options: Any) -> str:
@@ -30,12 +42,12 @@ def export(workdir: str, format: str, out: str, *, step: int | None = None, **op
     """
     if pathlib.Path(out).exists():
         raise UserError(f"--out={out} exists: give another, or remove it")
-    return export_run(restore_run(workdir, step), format, out, **options)
+    return export_run(restore_run(workdir, step), format, out, **options).readme
 
 
 def export_run(
     run: Run, format: str, out: str, *, network: str = "online", full: bool = False, check: bool | None = None
-) -> str:
+) -> Exported:
     """Exports a run.
 
     Args:
@@ -47,7 +59,7 @@ def export_run(
         check: load it and compare; None: where the libraries can be imported.
 
     Returns:
-        The README.
+        The README, and what the check says.
 
     Raises:
         UserError: and leaves nothing, where something does not fit or the check fails.
@@ -58,9 +70,10 @@ def export_run(
     check_fits(product)
     with new_folder(out) as folder:
         write_files(product, folder)
-        text = readme(product, out, verdict_of(product, str(folder), check))
+        verdict = verdict_of(product, str(folder), check)
+        text = readme(product, out, verdict)
         (folder / "README.md").write_text(text)
-    return text
+    return Exported(text, verdict)
 
 
 def verdict_of(product: Product, folder: str, wanted: bool | None) -> str:
