@@ -26,9 +26,9 @@ class Encoder:
     """A pre-trained encoder: images in, features out.
 
     Images are a path, an encoded image, a PIL image, an array (H, W, C), or a batch: a list of these, an array
-    (N, H, W, C), or a folder: all images below it, sorted by path. Arrays are uint8, or floating point numbers in 0..1, which are rounded to 8 bits. Images of another
-    size than the encoder's are resized and cropped as evaluations do (`config.data.eval_resize`); files and PIL images
-    are converted to its number of channels, arrays must have it.
+    (N, H, W, C), or a folder: all images below it, sorted by path. Arrays are uint8, or floating point numbers in
+    0..1, which are rounded to 8 bits. Images of another size than the encoder's are resized and cropped as evaluations
+    do (`config.data.eval_resize`); files and PIL images are converted to its number of channels, arrays must have it.
 
     One image gives arrays without the batch dimension. The last batch is padded, so every batch size is compiled once.
     All devices of this process share each batch.

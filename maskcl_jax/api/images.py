@@ -1,4 +1,4 @@
-"""From whatever is given as images (paths, folders, PIL images, arrays, lists of them) to the pixels that an encoder takes."""
+"""From whatever is given as images (paths, folders, PIL images, arrays, lists) to the pixels that an encoder takes."""
 
 import concurrent.futures
 import os
