@@ -252,9 +252,9 @@ def evaluate(
         evaluations = settings.create(protocol, run.config, data=preset, overrides=texts)
         placed = run._replace(workdir=str(place))
         records = evaluate_run(placed, evaluations, command="maskcl_jax.evaluate()")
-        written = [file for chosen in evaluations for file in features.files_of(placed, chosen)]
+        files = [file for chosen in evaluations for file in features.files_of(placed, chosen)]
     # Outside: what was written for weights without a `folder` is gone here.
-    return Result(records, tuple(file for file in written if file.exists()))
+    return Result(records, tuple(file for file in files if file.exists()))
 
 
 def data_settings(data: Any, folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
