@@ -5,8 +5,8 @@ import types
 
 from helpers.tiny import tiny
 
-from maskcl_jax.training import loop
-from maskcl_jax.training.monitor import closing_rows
+from maskcl_jax.training import loop, sharding
+from maskcl_jax.training.monitor import Monitor, closing_rows
 from maskcl_jax.training.throughput import Throughput
 
 
@@ -26,3 +26,10 @@ def test_an_empty_folder_has_neither_pictures_nor_tensorboard_files(tmp_path):
         tiny("mae"), str(tmp_path), rate=Throughput(8), skipped=0, monitor=types.SimpleNamespace(problem="", k=20)
     )
     assert not {"pictures", "next"} & rows.keys()
+
+
+def test_a_finished_run_without_labels_says_so_though_it_evaluates_nothing(tmp_path):
+    source, mesh = types.SimpleNamespace(num_classes=0), sharding.create_mesh()
+    monitor = Monitor(tiny("mae"), str(tmp_path), source=source, method=None, mesh=mesh)
+    rows = closing_rows(tiny("mae"), str(tmp_path), rate=Throughput(8), skipped=0, monitor=monitor)
+    assert rows["k-NN"] == "not measured: the data has no labels"
