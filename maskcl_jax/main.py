@@ -24,7 +24,6 @@ def main(argv: list[str]) -> None:
     """Trains the config of the command line, or that of the run, in its workdir."""
     # Imported after the flags are parsed, so that a wrong flag is reported at once.
     from maskcl_jax.config import unflat
-    from maskcl_jax.report import after_training
     from maskcl_jax.training.loop import train
     from maskcl_jax.training.run_folder import read_config
 
@@ -36,8 +35,12 @@ def main(argv: list[str]) -> None:
         raise UserError("--config is missing: give one of configs/, or the --workdir of a run to continue")
     distributed.join(distributed.process_info_from_flags(), config, workdir)
     train(config, workdir)
-    if line := after_training(config, workdir):
-        print(line, flush=True)
+    if config.log.report:
+        # Imported now: a run should not wait at its start for what only its report needs.
+        from maskcl_jax.report import after_training
+
+        if line := after_training(config, workdir):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
