@@ -183,6 +183,7 @@ BROKEN = {
     "def get_study(scale:\n": "SyntaxError",
     "x = 1\n": "has no get_study function",
     HEAD + "return 1 / 0\n": r"fails \(line 3\): ZeroDivisionError",
+    HEAD + "raise SystemExit(3)\n": r"fails \(line 3\): SystemExit",
     HEAD + "return 3\n": "returns a int: it must return a Study",
     f"{HEAD}return Study('', '', entries=({ENTRY}, {ENTRY}))\n": "entry 'a' is there twice",
     HEAD + "return Study('', '', entries=(Entry('a', of='b'),))\n": "of='b' is no entry",

@@ -17,7 +17,7 @@ from maskcl_jax.config.fields import (
     unflat,
     with_defaults,
 )
-from maskcl_jax.config.loading import build, find_file, load
+from maskcl_jax.config.loading import build, call_in_file, find_file, load
 from maskcl_jax.config.ranges import check
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "VIT_SIZES",
     "Config",
     "build",
+    "call_in_file",
     "check",
     "encoder_size",
     "find_file",

@@ -94,24 +94,41 @@ def load(file: str | pathlib.Path, argument: str | None = None) -> Config:
     Raises:
         UserError: There is no such file, it has no `get_config`, it fails, or the argument is not understood.
     """
-    path = str(find_file(str(file)))
-    try:
-        namespace = runpy.run_path(path)
-        if "get_config" not in namespace:
-            raise UserError(f"--config={file} has no get_config function: give one of configs/")
-        config = namespace["get_config"](argument)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever a file of the user's does wrong
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        line = f" (line {lines[-1]})" if lines else ""
-        raise UserError(f"--config={file} fails{line}: {type(error).__name__}: {first_line(error)}") from error
+    what = f"--config={file}"
+    config = call_in_file(find_file(str(file)), "get_config", argument, what=what, remedy="give one of configs/")
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(
             f"--config={file}: get_config returns {type(config).__name__}, not a config: return build(argument, "
             "method=METHOD, presets=PRESETS)"
         )
     return config
+
+
+def call_in_file(path: str | pathlib.Path, function: str, argument: Any, *, what: str, remedy: str) -> Any:
+    """Executes a Python file of the user's and returns what one of its functions makes of an argument.
+
+    Args:
+        path: Of the file.
+        function: The name of the function.
+        argument: Its only argument.
+        what: What a message calls the file.
+        remedy: What to do where it has no such function.
+
+    Raises:
+        UserError: The file has no such function, or fails.
+    """
+    try:
+        namespace = runpy.run_path(str(path))
+        if function not in namespace:
+            raise UserError(f"{what} has no {function} function: {remedy}")
+        return namespace[function](argument)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever such a file does wrong
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = f" (line {lines[-1]})" if lines else ""
+        raise UserError(f"{what} fails{line}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def find_file(name: str) -> pathlib.Path:

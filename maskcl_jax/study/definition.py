@@ -2,13 +2,11 @@
 
 import dataclasses
 import pathlib
-import runpy
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.errors import UserError, check_choice, first_line
+from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import settings
 
 SCALES = ("cpu", "gpu")
@@ -128,21 +126,12 @@ def load(file: str, scale: str) -> Study:
     check_choice("--scale", scale, SCALES)
     if not pathlib.Path(file).is_file():
         raise UserError(f"study {file} is not a file: give one of studies/")
-    try:
-        namespace = runpy.run_path(file)
-        if "get_study" not in namespace:
-            raise UserError(f"study {file} has no get_study function: see studies/cifar10.py")
-        study = namespace["get_study"](scale)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a file of the user's does wrong
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        line = f" (line {lines[-1]})" if lines else ""
-        raise UserError(f"study {file} fails{line}: {type(error).__name__}: {first_line(error)}") from error
+    what = f"study {file}"
+    study = config_lib.call_in_file(file, "get_study", scale, what=what, remedy="see studies/cifar10.py")
     if not isinstance(study, Study):
-        raise UserError(f"study {file}: get_study returns a {type(study).__name__}: it must return a Study")
+        raise UserError(f"{what}: get_study returns a {type(study).__name__}: it must return a Study")
     for problem in problems(study):
-        raise UserError(f"study {file}: {problem}")
+        raise UserError(f"{what}: {problem}")
     return study
 
 
