@@ -6,6 +6,7 @@ one level of Pillow's pixels (its weights have 16 bits where Pillow's have 22: a
 100,000 is two levels off). Where one is not installed, Pillow does its work.
 """
 
+import contextlib
 import functools
 import io
 import re
@@ -98,10 +99,8 @@ def _decode(encoded: bytes, channels: int) -> np.ndarray:
     if channels not in COLORSPACE and encoded[:4] in TIFF:
         return _exactly(_planes_of_tiff(encoded), channels)
     if channels in COLORSPACE and _plain_jpeg(encoded) is not None:
-        try:
+        with contextlib.suppress(ValueError):  # damaged: Pillow decides whether it can be read all the same
             return simplejpeg.decode_jpeg(encoded, COLORSPACE[channels], strict=True)
-        except ValueError:
-            pass  # damaged: Pillow knows what can be saved
     return decode_with_pillow(encoded, channels)
 
 
