@@ -16,7 +16,8 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import catalog, convert, layouts
 from maskcl_jax.methods import create
 from maskcl_jax.models.batch_norm import BatchNorm
-from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize, convolve, convolve_pointwise
+from maskcl_jax.models.kernels import convolve, convolve_pointwise
+from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize
 from maskcl_jax.models.vit import Decoder, ViT, sincos_table
 from maskcl_jax.ops import masking
 from maskcl_jax.performance import flops
@@ -329,4 +330,21 @@ def test_the_gradients_of_a_1x1_convolution_are_xlas(stride, side):
     ours, xlas = (gradient(f, x, kernel) for f in (convolve_pointwise, convolve))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, xlas)
     of_kernel = jax.jit(jax.grad(functools.partial(loss, convolve_pointwise), argnums=1))
-    assert "dot_general" in of_kernel.lower(x, kernel).as_text()  # on a CPU
+    assert "dot_general" in of_kernel.lower(x, kernel).as_text()
+
+
+def test_a_resnet_has_the_kernels_that_are_asked_for():
+    """Fused and plain are the same function, and only fused multiplies matrices for the gradient."""
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    found = {}
+    for kernels in ("plain", "fused"):
+        model = ResNet(stages=(1, 1), bottleneck=True, width=4, stem="small", kernels=kernels)
+        variables = model.init(jax.random.key(1), images, train=False)
+
+        def loss(params, model=model, variables=variables):
+            return jnp.sum(model.apply({**variables, "params": params}, images, train=False) ** 2)
+
+        gradient = jax.jit(jax.grad(loss))
+        assert ("dot_general" in gradient.lower(variables["params"]).as_text()) == (kernels == "fused")
+        found[kernels] = gradient(variables["params"])
+    jax.tree.map(assert_equal_gradients, found["fused"], found["plain"])

@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     # the outputs of its matrix products (little is computed twice); blocks: the block's input only; auto: the first of
     # them that fits into the devices' memory by an estimate (training/memory.py), and none where that is unknown.
     "remat": "auto",
-    # Of transformers. plain: what flax and jax.nn offer; fused: gradients written by hand (models/kernels.py), the same
+    # Of networks. plain: what flax and jax.nn offer; fused: gradients written by hand (models/kernels.py), the same
     # up to rounding; auto: fused on a CPU, plain elsewhere. May change when a run is resumed.
     "kernels": "auto",
     # The folder that keeps compiled programs, so that the next start does not compile again. "": JAX's own setting

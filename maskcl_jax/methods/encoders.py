@@ -76,7 +76,8 @@ def resnet(config: Any, *, bn_group_size: int = 0) -> ResNet:
     if config.scan:
         raise UserError("scan=True is for the blocks of a ViT, which are alike; a ResNet's are not: set it to False")
     size = {"stages": stages, "bottleneck": RESNETS[m.depth].bottleneck, "width": m.width, "stem": m.stem}
-    return ResNet(**size, dtype=jnp.dtype(config.dtype), remat=_remat(config), bn_group_size=bn_group_size)
+    options = {"dtype": jnp.dtype(config.dtype), "remat": _remat(config), "kernels": _kernels(config)}
+    return ResNet(**size, **options, bn_group_size=bn_group_size)
 
 
 def features(encoder: nn.Module, variables: dict[str, Any], images: jax.Array, *, kind: str) -> jax.Array:
@@ -151,8 +152,12 @@ def check_vit(config: Any) -> None:
 
 def _compiled_as(config: Any) -> dict[str, Any]:
     """The options of a transformer that change time and memory only."""
-    kernels = resolve(getattr(config, "kernels", "auto"))  # runs of earlier versions do not have the field
-    return {"remat": _remat(config), "scan": config.scan, "attention": _attention(config), "kernels": kernels}
+    options = {"remat": _remat(config), "scan": config.scan, "attention": _attention(config)}
+    return options | {"kernels": _kernels(config)}
+
+
+def _kernels(config: Any) -> str:
+    return resolve(getattr(config, "kernels", "auto"))  # runs of earlier versions do not have the field
 
 
 def _remat(config: Any) -> str:

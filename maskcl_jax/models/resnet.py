@@ -1,12 +1,12 @@
 """ResNets (He et al., CVPR 2016) as torchvision and timm build them, with their paddings and initial values."""
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from maskcl_jax.models import kernels as fused
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.transformer import REMAT_POLICIES
 
@@ -64,6 +64,7 @@ class Block(nn.Module):
         stride: By which the sides are divided.
         bn_group_size: See `BatchNorm`.
         dtype: Of the computation.
+        kernels: See `conv`.
     """
 
     width: int
@@ -71,6 +72,7 @@ class Block(nn.Module):
     stride: int = 1
     bn_group_size: int = 0
     dtype: Any = jnp.float32
+    kernels: str = "plain"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -78,7 +80,7 @@ class Block(nn.Module):
         out = 4 * self.width if self.bottleneck else self.width
 
         def conv_bn(x, name, channels, size, stride=1):
-            x = conv(channels, size, stride, self.dtype, name=f"conv{name}")(x)
+            x = conv(channels, size, stride, self.dtype, kernels=self.kernels, name=f"conv{name}")(x)
             return BatchNorm(group_size=self.bn_group_size, name=f"bn{name}")(x, train=train)
 
         if self.bottleneck:
@@ -109,6 +111,7 @@ class ResNet(nn.Module):
         bn_group_size: See `BatchNorm`.
         dtype: Of the computation; parameters are float32.
         remat: What is kept of each block for the backward pass, see `transformer.run_blocks`.
+        kernels: See `conv`.
     """
 
     stages: tuple[int, ...] = (3, 4, 6, 3)
@@ -118,6 +121,7 @@ class ResNet(nn.Module):
     bn_group_size: int = 0
     dtype: Any = jnp.float32
     remat: str = "none"
+    kernels: str = "plain"
 
     @property
     def size(self) -> ResNetSize:
@@ -139,7 +143,8 @@ class ResNet(nn.Module):
         """Normalized images (B, H, W, C) -> [stem, stage 1, stage 2, ...], each (B, h, w, c)."""
         x = images.astype(self.dtype)
         small = self.stem == "small"
-        x = conv(self.width, 3 if small else 7, 1 if small else 2, self.dtype, name="conv1")(x)
+        side, stride = (3, 1) if small else (7, 2)
+        x = conv(self.width, side, stride, self.dtype, kernels=self.kernels, name="conv1")(x)
         x = nn.relu(BatchNorm(group_size=self.bn_group_size, name="bn1")(x, train=train))
         if not small:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -155,6 +160,7 @@ class ResNet(nn.Module):
                     stride=2 if stage and i == 0 else 1,
                     bn_group_size=self.bn_group_size,
                     dtype=self.dtype,
+                    kernels=self.kernels,
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
             outputs.append(x)
@@ -165,8 +171,17 @@ class ResNet(nn.Module):
         return self.stage_outputs(images, train=train)[-1]
 
 
-def conv(channels: int, size: int, stride: int, dtype: Any, *, name: str) -> nn.Conv:
-    """A convolution without bias, padded as in torch, with torchvision's initial values (He et al. 2015, fan-out)."""
+def conv(channels: int, size: int, stride: int, dtype: Any, *, kernels: str, name: str) -> nn.Conv:
+    """A convolution without bias, padded as in torch, with torchvision's initial values (He et al. 2015, fan-out).
+
+    Args:
+        channels: Of the output.
+        size: Sides of the kernel.
+        stride: By which the sides are divided.
+        dtype: Of the computation.
+        kernels: "plain" or "fused" (`kernels.pointwise`, of 1x1 kernels).
+        name: Of the parameters.
+    """
     return nn.Conv(
         channels,
         (size, size),
@@ -176,47 +191,8 @@ def conv(channels: int, size: int, stride: int, dtype: Any, *, name: str) -> nn.
         kernel_init=kaiming,
         dtype=dtype,
         name=name,
-        conv_general_dilated=pointwise if size == 1 else None,
+        conv_general_dilated=fused.pointwise if size == 1 and kernels == "fused" else None,
     )
-
-
-def pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_, **__) -> jax.Array:
-    """What `nn.Conv` takes as its `conv_general_dilated`: `convolve_pointwise`, for 1x1 kernels without padding."""
-    return convolve_pointwise(strides, x, kernel)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def convolve_pointwise(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x (B, H, W, C) * kernel (1, 1, C, D) -> (B, H / stride, W / stride, D).
-
-    On a CPU the kernel's gradient is a product of matrices: XLA's convolution takes 6 to 9 times as long for it (154,
-    125 and 185 instead of 17, 23 and 21 ms of CPU time for 32 maps of 32 x 32 and 64 to 256, 256 to 64, and with stride
-    2 256 to 512 channels; November 2026, JAX 0.10.2). Elsewhere it is XLA's.
-    """
-    return convolve(strides, x, kernel)
-
-
-@convolve_pointwise.defjvp
-def pointwise_derivative(
-    strides: tuple[int, int], primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    """The output, and its derivative, whose transposition is the gradient."""
-    (x, kernel), (dx, dkernel) = primals, tangents
-    by_kernel = jax.lax.platform_dependent(
-        x, dkernel, cpu=functools.partial(multiply, strides), default=functools.partial(convolve, strides)
-    )
-    return convolve(strides, x, kernel), convolve(strides, dx, kernel) + by_kernel
-
-
-def convolve(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """XLA's convolution without padding."""
-    return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def multiply(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same for a 1x1 kernel as a product of matrices."""
-    seen = x[:, :: strides[0], :: strides[1]]
-    return (seen.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*seen.shape[:3], kernel.shape[-1])
 
 
 def average_pool(feature_map: jax.Array) -> jax.Array:
