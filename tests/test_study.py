@@ -29,7 +29,7 @@ from maskcl_jax.study import (
     summary,
     tables,
 )
-from maskcl_jax.study.book import Book, dumps
+from maskcl_jax.study.results import Results, dumps
 
 STAND_IN = (sys.executable, str(ROOT / "tests" / "helpers" / "commands.py"))
 STUDIES = sorted((ROOT / "studies").glob("*.py"))
@@ -49,10 +49,10 @@ def stand_in(monkeypatch):
 
 
 def run(workdir, study=TWO, *, hours=0.0, known=None):
-    """(exit status, the book, the runner) of a study."""
-    book = Book(workdir / "results.json", study, "two", "cpu", known)
-    runner = running.Runner(workdir, data="", hours=hours, book=book)
-    return runner.run(pieces.pieces_of(study)), book, runner
+    """(exit status, the results, the runner) of a study."""
+    results = Results(workdir / "results.json", study, "two", "cpu", known)
+    runner = running.Runner(workdir, data="", hours=hours, results=results)
+    return runner.run(pieces.pieces_of(study)), results, runner
 
 
 def starts(workdir, name):
@@ -67,12 +67,12 @@ def steps(workdir, name):
 
 
 def test_a_study_runs_what_is_missing_and_nothing_twice(tmp_path, stand_in):
-    status, book, _ = run(tmp_path)
+    status, results, _ = run(tmp_path)
     assert status == 0
-    assert [row["entry"] for row in book.figures] == ["first", "second", "again"]
-    assert all(row["value"] == 50.0 and row["figure"] == "k-NN" for row in book.figures)
-    assert [(row["entry"], row["images"]) for row in book.runs] == [("first", 160), ("second", 160)]
-    assert all(row[name] for row in book.figures + book.runs for name in ("command", "date", "commit"))
+    assert [row["entry"] for row in results.figures] == ["first", "second", "again"]
+    assert all(row["value"] == 50.0 and row["figure"] == "k-NN" for row in results.figures)
+    assert [(row["entry"], row["images"]) for row in results.runs] == [("first", 160), ("second", 160)]
+    assert all(row[name] for row in results.figures + results.runs for name in ("command", "date", "commit"))
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["comparisons"][0]["difference"] == 0.0
     assert run(tmp_path)[0] == 0
@@ -81,10 +81,10 @@ def test_a_study_runs_what_is_missing_and_nothing_twice(tmp_path, stand_in):
 
 def test_hours_stop_a_run_that_goes_on_later(tmp_path, stand_in):
     begin = time.monotonic()
-    status, book, _ = run(tmp_path, hours=0.5 / 3600)
+    status, results, _ = run(tmp_path, hours=0.5 / 3600)
     assert status == 0
     assert time.monotonic() - begin < 30
-    assert not book.runs
+    assert not results.runs
     assert run(tmp_path)[0] == 0
     first = starts(tmp_path, "first")
     assert len(first) == 2
@@ -121,36 +121,36 @@ def wait_for(condition, seconds=240.0):
 
 def test_finished_figures_come_from_another_machine(tmp_path, stand_in):
     """The results that the repository keeps count as done: only what they lack is run."""
-    _, book, _ = run(tmp_path / "first")
-    content = book.content()
+    _, results, _ = run(tmp_path / "first")
+    content = results.content()
     content["figures"] = content["figures"][1:]
     (tmp_path / "known.json").write_text(dumps(content))
-    status, book, _ = run(tmp_path / "second", known=tmp_path / "known.json")
+    status, results, _ = run(tmp_path / "second", known=tmp_path / "known.json")
     assert status == 0
-    assert len(book.figures) == 3
+    assert len(results.figures) == 3
     assert starts(tmp_path / "second", "first") == ["0"]
     assert not (tmp_path / "second" / "runs" / "second-s0").exists()
-    assert [row["entry"] for row in book.runs] == ["first", "second"]
+    assert [row["entry"] for row in results.runs] == ["first", "second"]
 
 
 def test_figures_of_commands_that_the_study_no_longer_has_are_left_out(tmp_path, stand_in):
-    _, book, _ = run(tmp_path)
+    _, results, _ = run(tmp_path)
     changed = Study("?", "none", entries=(Entry("first", "mae:synthetic", {"epochs": 3}), *TWO.entries[1:]))
     changed = dataclasses.replace(changed, evaluations=TWO.evaluations)
-    content = Book(tmp_path / "results.json", changed, "two", "cpu").content()
+    content = Results(tmp_path / "results.json", changed, "two", "cpu").content()
     assert [row["entry"] for row in content["figures"]] == ["second"]
     assert [row["entry"] for row in content["runs"]] == ["second"]
-    assert len(book.content()["figures"]) == 3
+    assert len(results.content()["figures"]) == 3
 
 
 def test_what_fails_is_told_and_the_rest_runs(tmp_path, stand_in, capsys):
     entries = (Entry("bad", "mae:synthetic", {"fails": 1}), *TWO.entries)
     study = Study("?", "none", entries=entries, evaluations=TWO.evaluations)
-    status, book, runner = run(tmp_path, study)
+    status, results, runner = run(tmp_path, study)
     assert status == 1
     assert list(runner.failed.values()) == ["error: it fails"]
     assert "error: it fails" in capsys.readouterr().out
-    assert {row["entry"] for row in book.figures} == {"first", "second", "again"}
+    assert {row["entry"] for row in results.figures} == {"first", "second", "again"}
 
 
 def test_seeds_run_one_after_the_other_and_late_evaluations_last():
@@ -314,8 +314,8 @@ def test_results_say_where_each_figure_is_from_and_no_machine(path):
     assert not stale, f"of these the study has other commands now: {stale}"
     figures = content["figures"]
     assert all(row["command"].startswith("python -m maskcl_jax.") and row["date"] and row["commit"] for row in figures)
-    book = Book(pathlib.Path("nowhere"), study, name, scale, path)
-    again = book.content()
+    results = Results(pathlib.Path("nowhere"), study, name, scale, path)
+    again = results.content()
     assert again["summary"] == content["summary"]
     assert again["comparisons"] == content["comparisons"]
 
@@ -362,10 +362,10 @@ def test_a_study_runs_the_real_commands(tmp_path):
         entries=(Entry("MAE", "mae"),),
         evaluations=(Evaluation("knn", {"k": 20}),),
     )
-    book = Book(tmp_path / "study" / "results.json", study, "noise", "cpu")
-    runner = running.Runner(tmp_path / "study", data=str(tmp_path), hours=0, book=book)
+    results = Results(tmp_path / "study" / "results.json", study, "noise", "cpu")
+    runner = running.Runner(tmp_path / "study", data=str(tmp_path), hours=0, results=results)
     assert runner.run(pieces.pieces_of(study)) == 0, runner.failed
-    (row,) = book.figures
+    (row,) = results.figures
     assert row["n_test"] == 32
     assert row["value"] == pytest.approx(100 * unpack_bits(row["correct"], 32).mean(), abs=1e-3)
-    assert book.runs[0]["images"] == 8
+    assert results.runs[0]["images"] == 8

@@ -21,7 +21,7 @@ import time
 import numpy as np
 
 from maskcl_jax.evaluate import knn
-from maskcl_jax.study.book import commit
+from maskcl_jax.study.results import commit
 
 METHODS = ("mae", "simclr", "moco_v2")
 HERE = pathlib.Path(__file__).parent

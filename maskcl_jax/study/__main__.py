@@ -15,7 +15,7 @@ from absl import flags
 from maskcl_jax import cli
 from maskcl_jax.errors import UserError
 from maskcl_jax.study import definition, pieces, plots, tables
-from maskcl_jax.study.book import Book
+from maskcl_jax.study.results import Results
 from maskcl_jax.study.running import Runner
 from maskcl_jax.training.run_folder import RunLock
 
@@ -39,19 +39,19 @@ def main(argv: list[str]) -> None:
     pieces.check(study, queue)
     workdir = pathlib.Path(WORKDIR.value or f"runs/study-{name}-{SCALE.value}")
     known = pathlib.Path(tables.RESULTS.value) / f"{name}-{SCALE.value}.json"
-    book = Book(workdir / "results.json", study, name, SCALE.value, known)
+    results = Results(workdir / "results.json", study, name, SCALE.value, known)
     if DRY_RUN.value:
         print(f"{study.question}\nBudget: {study.budget}")
-        missing = [piece for piece in queue if not book.has(piece)]
+        missing = [piece for piece in queue if not results.has(piece)]
         trainings = [piece.needs for piece in missing if piece.needs]
         for piece in dict.fromkeys([*trainings, *missing]):
             print(piece.command)
         return
     workdir.mkdir(parents=True, exist_ok=True)
     lock = RunLock(workdir)
-    status = Runner(workdir, data=DATA.value, hours=HOURS.value, book=book).run(queue)
+    status = Runner(workdir, data=DATA.value, hours=HOURS.value, results=results).run(queue)
     lock.close()
-    content = book.content()
+    content = results.content()
     text = "\n\n".join(table(content) for table in tables.TABLES.values())
     (workdir / "table.md").write_text(text + "\n")
     plots.draw(content, workdir)

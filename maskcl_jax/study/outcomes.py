@@ -8,8 +8,8 @@ from typing import Any
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import results
-from maskcl_jax.study.book import commit
 from maskcl_jax.study.pieces import Piece
+from maskcl_jax.study.results import commit
 from maskcl_jax.training import run_folder
 
 

@@ -20,7 +20,7 @@ from maskcl_jax import cli
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate.encoder import open_encoder
 from maskcl_jax.ops import cells
-from maskcl_jax.study.book import commit
+from maskcl_jax.study.results import commit
 from maskcl_jax.study.tables import providers_table
 from maskcl_jax.training import run_folder, visualize
 from maskcl_jax.training.run import restore_run

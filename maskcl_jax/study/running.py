@@ -14,8 +14,8 @@ from typing import Any
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.study import outcomes, subset
-from maskcl_jax.study.book import Book
 from maskcl_jax.study.pieces import Piece
+from maskcl_jax.study.results import Results
 from maskcl_jax.training import run_folder
 
 PYTHON = (sys.executable, "-m")  # what starts a command of the package
@@ -37,11 +37,11 @@ class Runner:
         workdir: Of the study; holds runs/, data/, logs/, costs/ and results.json.
         data: The folder of --data.
         hours: After which the study stops; 0: never.
-        book: Where results go.
+        results: Where results go.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, data: str, hours: float, book: Book):
-        self.workdir, self.data, self.book = workdir.absolute(), data, book
+    def __init__(self, workdir: pathlib.Path, *, data: str, hours: float, results: Results):
+        self.workdir, self.data, self.results = workdir.absolute(), data, results
         self.deadline = time.monotonic() + 3600 * hours if hours else float("inf")
         self.failed: dict[str, str] = {}  # a piece's command -> why
         self.signal: signal.Signals | None = None
@@ -55,10 +55,12 @@ class Runner:
         Raises:
             UserError: The images are not there.
         """
-        missing = [piece for piece in pieces if not self.book.has(piece)]
-        print(f"{self.book.name}, scale {self.book.scale}: {len(missing)} of {len(pieces)} evaluations are missing")
-        if missing and self.book.study.data:
-            subset.prepare(self.book.study.data, self.data, self.workdir / "data")
+        missing = [piece for piece in pieces if not self.results.has(piece)]
+        print(
+            f"{self.results.name}, scale {self.results.scale}: {len(missing)} of {len(pieces)} evaluations are missing"
+        )
+        if missing and self.results.study.data:
+            subset.prepare(self.results.study.data, self.data, self.workdir / "data")
         previous = {number: signal.signal(number, self.receive) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             for number, piece in enumerate(missing):
@@ -71,7 +73,7 @@ class Runner:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            self.book.write()
+            self.results.write()
         if self.signal:
             return 128 + self.signal
         return 1 if self.failed else 0
@@ -81,7 +83,7 @@ class Runner:
         self.signal = signal.Signals(number)
 
     def work(self, piece: Piece, place: str) -> None:
-        """Runs one piece unless it is done, or what it needs has failed; its results go into the book."""
+        """Runs one piece unless it is done, or what it needs has failed; its results are recorded."""
         if piece.command in self.failed or (piece.needs and piece.needs.command in self.failed):
             return
         if piece.kind == "train" and self.cost(piece)["finished"]:
@@ -97,10 +99,10 @@ class Runner:
         cost = self.cost(piece)
         if piece.kind == "train":
             row = outcomes.run_row(piece, self.workdir / piece.run, cost)
-            self.book.add([], [] if self.book.has(piece) else [row])
+            self.results.add([], [] if self.results.has(piece) else [row])
         else:
             rows = outcomes.figure_rows(piece, self.workdir / piece.run, self.words(piece))
-            self.book.add(rows, [])
+            self.results.add(rows, [])
             print("  " + ", ".join(f"{row['figure']} {row['value']:.1f}" for row in rows), flush=True)
 
     def execute(self, piece: Piece) -> int:

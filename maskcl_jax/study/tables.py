@@ -17,7 +17,7 @@ from absl import flags
 
 from maskcl_jax import cli
 from maskcl_jax.errors import UserError
-from maskcl_jax.study.book import read
+from maskcl_jax.study.results import read
 
 RESULTS = flags.DEFINE_string("results", "results", "The folder of the results that pages quote.")
 BLOCK = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -594,4 +594,70 @@ API = [
     ),
 ]
 
-MUTANTS = [*RESUME, *TRAINING, *METHODS, *MODELS, *DATA, *EVALUATION, *API]
+AROUND = [
+    Mutant(
+        "a-study-runs-again-what-is-done",
+        "maskcl_jax/study/results.py",
+        'return any(row["key"] == piece.key for row in self.figures + self.runs)',
+        "return False",
+        "tests/test_study.py::test_a_study_runs_what_is_missing_and_nothing_twice",
+    ),
+    Mutant(
+        "a-worse-encoder-is-no-finding",
+        "maskcl_jax/report/findings.py",
+        'if theirs["accuracy"] <= mine["accuracy"]:',
+        'if theirs["accuracy"] >= 0:',
+        "tests/test_report.py::test_findings",
+    ),
+    Mutant(
+        "checks-are-claimed-that-were-not-made",
+        "maskcl_jax/report/findings.py",
+        '"k-NN against raw pixels": "" if "raw pixels" in compared else missing,',
+        '"k-NN against raw pixels": "",',
+        "tests/test_report.py::test_a_page_lists_the_checks_that_were_made",
+    ),
+    Mutant(
+        "every-remat-fits",
+        "maskcl_jax/training/memory.py",
+        "if estimate(chosen, mesh) <= MARGIN * memory:",
+        "if True:",
+        "tests/test_memory.py::test_the_first_that_fits_is_chosen_and_said",
+    ),
+    Mutant(
+        "the-newest-programs-go",
+        "maskcl_jax/training/compile_cache.py",
+        "in sorted(entries):",
+        "in sorted(entries, reverse=True):",
+        "tests/test_compile_cache.py::test_the_programs_that_were_not_read_for_longest_go",
+    ),
+    Mutant(
+        "a-ResNet-is-never-fused",
+        "maskcl_jax/models/resnet.py",
+        'fused.pointwise if size == 1 and kernels == "fused" else None',
+        "None",
+        "tests/test_models.py::test_a_resnet_has_the_kernels_that_are_asked_for",
+    ),
+    Mutant(
+        "every-device-computes-all-keys",
+        "maskcl_jax/methods/mocov2.py",
+        "shuffled, images = shard_alike(images[order], images)",
+        "shuffled = images[order]",
+        "tests/test_compile_check.py::test_shuffled_keys_are_computed_once_not_on_every_device",
+    ),
+    Mutant(
+        "the-width-is-always-resized-first",
+        "maskcl_jax/data/decode.py",
+        "return height - size[0] > max(0, 2 * (width - size[1]))",
+        "return False",
+        "tests/test_decode.py::test_resizing_is_pillows",
+    ),
+    Mutant(
+        "the-solarize-threshold-is-ignored",
+        "maskcl_jax/ops/color.py",
+        'return images_of(solarize(planes, p["solarize"], threshold))',
+        'return images_of(solarize(planes, p["solarize"]))',
+        "tests/test_color.py::test_the_solarize_threshold_of_the_config_holds_on_device_and_host",
+    ),
+]
+
+MUTANTS = [*RESUME, *TRAINING, *METHODS, *MODELS, *DATA, *EVALUATION, *API, *AROUND]

@@ -12,7 +12,7 @@ from maskcl_jax.study.summary import comparisons, summary
 from maskcl_jax.training import run_folder
 
 
-class Book:
+class Results:
     """The results of one study at one scale, written whole after every change.
 
     Attributes:
@@ -44,7 +44,7 @@ class Book:
                 self.merge(read(file))
 
     def merge(self, content: dict[str, Any]) -> None:
-        """Takes over the figures and the runs whose piece this book does not have."""
+        """Takes over the figures and the runs whose piece is not here."""
         for mine, theirs in ((self.figures, content["figures"]), (self.runs, content["runs"])):
             keys = {row["key"] for row in mine}
             mine += [row for row in theirs if row["key"] not in keys]
