@@ -30,7 +30,7 @@ sys.path.insert(0, str(common.ROOT / "tests"))
 
 METHODS = ("ccmim", "cmae", "mocov3", "moco_v2", "maskco")
 STEPS, KILLS = 40, 5
-SPEED = ("images_per_second", "images_per_second_per_device", "data_wait", "mfu")
+SPEED = ("images_per_second", "images_per_second_per_device", "cpu_seconds_per_image", "data_wait", "mfu")
 LIMIT = 300  # seconds for one process
 
 
