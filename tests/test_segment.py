@@ -84,7 +84,7 @@ def test_mean_iou_is_scikit_learns():
 
 def test_only_counted_pixels_are_counted(run, tmp_path):
     s = opened(run, tmp_path, *write_folders(tmp_path))
-    head = segment.Head(s, batches.Budget(21, 8, 3, 2))
+    head = segment.Segmentation(s, batches.Budget(21, 8, 3, 2))
     state = jax.jit(head.new_state)(jax.random.key(0), s.encoder.variables)
     feed = s.source.eval_batches("test", batch_size=8, process_index=0, process_count=1)
     batch = next(feed)
@@ -94,6 +94,48 @@ def test_only_counted_pixels_are_counted(run, tmp_path):
     assert counts.sum() == (batch["mask"][batch["valid"]] >= 0).sum()
     for label in range(3):
         assert counts[label].sum() == (batch["mask"] == label).sum()
+
+
+@pytest.mark.parametrize("name", ["mae", "moco_v2"])
+def test_an_encoder_that_is_not_frozen_is_trained_with_the_head(name, tmp_path):
+    """One step of SGD follows the gradient of the loss as it is written here, and the moved encoder is tested."""
+    size = {"model.patch_size": 4} if name == "mae" else {}
+    other = made(name, **{"data.image_size": (16, 16), **size})
+    sgd = ("optimizer.name=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "optimizer.warmup_epochs=0")
+    s = opened(other, tmp_path, *write_folders(tmp_path), "frozen=False", *sgd, "optimizer.base_lr=3.2")
+    trainer = segment.Segmentation(s, batches.Budget(21, 8, 3, 2))  # the rate is 3.2 * 8 / 256 = 0.1
+    state = jax.jit(trainer.new_state)(jax.random.key(0), s.encoder.variables)
+    feed = s.source.train_batches(batch_size=8, start=0, process_index=0, process_count=1)
+    batch = next(feed)
+    feed.close()
+
+    def loss(encoder):
+        images, module = s.encoder.preprocess(batch["image"]), s.encoder.module
+        old, statistics = state["stats"]["encoder"], {}
+        if name == "moco_v2":
+            features, statistics = module.apply(
+                {"params": encoder, "batch_stats": old}, images, train=True, mutable=["batch_stats"]
+            )
+        else:
+            features = module.apply({"params": encoder}, images)[:, 1:].reshape(8, 4, 4, -1)
+        head = {"params": state["params"]["head"], "batch_stats": state["stats"]["head"]}
+        logits, _ = trainer.model.apply(head, features, (16, 16), train=True, mutable=["batch_stats"])
+        picked = jax.nn.log_softmax(logits)[batch["mask"] >= 0]
+        right = batch["mask"][batch["mask"] >= 0]
+        return -picked[np.arange(len(right)), right].mean(), statistics
+
+    (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"]["encoder"])
+    new, metrics = jax.jit(trainer.step)(state, s.encoder.variables, batch, 0)
+    assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state["params"]["encoder"], gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), new["params"]["encoder"], expected)
+    moved = statistics.get("batch_stats", {})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), new["stats"]["encoder"], moved)
+    # What is counted does not depend on the encoder that the run has.
+    nothing = jax.tree.map(np.zeros_like, s.encoder.variables)
+    tested = batch | {"valid": np.ones(8, bool)}
+    found = (trainer.confusion(new, variables, tested) for variables in (s.encoder.variables, nothing))
+    np.testing.assert_array_equal(*found)
 
 
 def test_the_decoder_draws_finer_than_the_patches():

@@ -5,7 +5,7 @@
   lowshot:finetune          all weights on 1 % and 10 % of the labels
   linear:sweep|mae|mocov3|mocov2            a linear classifier on frozen features of augmented images
   finetune:mae_b|mae_l|mae_h|cmae_b|cmae_l|resnet|small     all weights
-  segment:linear|decoder    semantic segmentation on frozen patch tokens, or the last map of a ResNet
+  segment:linear|decoder    semantic segmentation on patch tokens, or the last map of a ResNet (--config.frozen=False)
   features                  embeddings to .npz, nearest neighbors and attention as PNG
   all                       knn, logistic and lowshot
   table                     all results of the run so far

@@ -157,10 +157,11 @@ FINETUNE = {
 
 
 def segment(head: str, *, epochs: int) -> dict:
-    """Semantic segmentation on a frozen encoder (our choice throughout)."""
+    """Semantic segmentation (our choice throughout)."""
     fields = {
         "batch_size": 16,
         "head": head,
+        "frozen": True,  # False: the encoder is trained with the head; with network=random that is supervised only
         "width": 256,  # of the small decoder's convolutions
         "crop_scale": (0.25, 1.0),
         "mask_key": "",  # tfds: the feature that holds the masks

@@ -1,4 +1,4 @@
-"""Semantic segmentation on frozen patch tokens, or on the last feature map of a ResNet: mean IoU."""
+"""Semantic segmentation on patch tokens, or on the last feature map of a ResNet: mean IoU."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -29,7 +29,7 @@ def run_segment(session: Session) -> dict[str, Any]:
     s, pairs = session.settings, session.source
     check_choice("head", s.head, SEGMENTERS)
     budget = batches.budget_of(s, pairs.num_examples("train"), session.mesh)
-    head = Head(session, budget)
+    head = Segmentation(session, budget)
     part = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     session.check_encoder(pairs.eval_batches("test", batch_size=s.eval_batch_size, **part), head.feature_map)
     state = fit(
@@ -41,6 +41,7 @@ def run_segment(session: Session) -> dict[str, Any]:
     confusion, images = head.count(state, pairs.eval_batches("test", batch_size=s.eval_batch_size, **part))
     entry = scores(confusion) | {"n_test": images, "n_train": budget.n_train, "classes": pairs.num_classes}
     entry |= {"batch_size": budget.batch_size, "epochs": budget.epochs, "ignored": pairs.ignored("test")}
+    entry |= {"frozen": s.frozen}
     return {"entries": [entry]}
 
 
@@ -70,12 +71,12 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
     return {"miou": sum(present) / len(present), "pixel_accuracy": float(correct.sum() / confusion.sum()), "iou": iou}
 
 
-class Head:
-    """The state and the step of a segmenter on a frozen encoder.
+class Segmentation:
+    """The state and the step of a segmenter on an encoder, which is frozen or trained with it.
 
     Args:
         session: the evaluation; its source are images with masks.
-        budget: how long the head is trained.
+        budget: how long it is trained.
     """
 
     def __init__(self, session: Session, budget: batches.Budget):
@@ -90,29 +91,52 @@ class Head:
         """(B, h, w, D) float32, without a gradient."""
         return jax.lax.stop_gradient(self.session.encoder.feature_map(variables, images))
 
+    def trained_feature_map(self, variables: Any, images: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        """((B, h, w, D) float32, the new BatchNorm statistics, {} of a ViT), with a gradient."""
+        encoder = self.session.encoder
+        if encoder.is_vit:
+            return encoder.feature_map(variables, images), {}
+        features, new = encoder.module.apply(variables, encoder.preprocess(images), train=True, mutable=["batch_stats"])
+        return features.astype(jnp.float32), new["batch_stats"]
+
     def new_state(self, key: jax.Array, variables: Any) -> dict[str, Any]:
-        """A new head."""
+        """A new head; and the encoder's `variables`, unless it is frozen."""
         images = jnp.zeros((1, *self.size, self.session.settings.data.channels), jnp.uint8)
         new = self.model.init(key, self.feature_map(variables, images), self.size, train=True)
-        return {"params": new["params"], "stats": new["batch_stats"], "opt_state": self.tx.init(new["params"])}
+        params, stats = new["params"], new["batch_stats"]
+        if not self.session.settings.frozen:
+            params = {"head": params, "encoder": variables["params"]}
+            stats = {"head": stats, "encoder": variables.get("batch_stats", {})}
+        return {"params": params, "stats": stats, "opt_state": self.tx.init(params)}
+
+    def parts(self, state: dict[str, Any], variables: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(the head's variables, the encoder's) of a state."""
+        params, stats = state["params"], state["stats"]
+        if self.session.settings.frozen:
+            return {"params": params, "batch_stats": stats}, variables
+        encoder = {"params": params["encoder"]} | ({"batch_stats": stats["encoder"]} if stats["encoder"] else {})
+        return {"params": params["head"], "batch_stats": stats["head"]}, encoder
+
+    def logits(self, state: dict[str, Any], variables: Any, images: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        """(logits (B, H, W, C), the new BatchNorm statistics) of a training batch."""
+        frozen = self.session.settings.frozen
+        head, encoder = self.parts(state, variables)
+        features, moved = (
+            (self.feature_map(encoder, images), {}) if frozen else self.trained_feature_map(encoder, images)
+        )
+        logits, new = self.model.apply(head, features, self.size, train=True, mutable=["batch_stats"])
+        return logits, new["batch_stats"] if frozen else {"head": new["batch_stats"], "encoder": moved}
 
     def step(
         self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array], number: int
     ) -> tuple[dict[str, Any], dict[str, jax.Array]]:
         """One step on the pixels that are counted."""
-        features = self.feature_map(variables, batch["image"])
         counted = batch["mask"] >= 0
 
         def loss_of(params):
-            logits, new = self.model.apply(
-                {"params": params, "batch_stats": state["stats"]},
-                features,
-                self.size,
-                train=True,
-                mutable=["batch_stats"],
-            )
+            logits, stats = self.logits(state | {"params": params}, variables, batch["image"])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(batch["mask"], 0))
-            return jnp.sum(losses * counted) / jnp.maximum(counted.sum(), 1), new["batch_stats"]
+            return jnp.sum(losses * counted) / jnp.maximum(counted.sum(), 1), stats
 
         (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state["params"])
         updates, opt_state = self.tx.update(grads, state["opt_state"], state["params"])
@@ -121,8 +145,8 @@ class Head:
 
     def confusion(self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
         """(C, C) int32 counts of a batch's pixels, rows true and columns predicted."""
-        features = self.feature_map(variables, batch["image"])
-        head = {"params": state["params"], "batch_stats": state["stats"]}
+        head, encoder = self.parts(state, variables)
+        features = self.feature_map(encoder, batch["image"])
         predicted = self.model.apply(head, features, self.size, train=False).argmax(axis=-1)
         counted = (batch["mask"] >= 0) & batch["valid"][:, None, None]
         cell = jnp.maximum(batch["mask"], 0) * self.classes + predicted
