@@ -155,8 +155,9 @@ def outcomes(attempt: Attempt, seed: int, indices: list[int], folder: str, limit
         except EOFError:
             worker.join()
             yield indices[0], Outcome("campaign", "died", f"the process ended with status {worker.exitcode}")
-        worker.kill()
-        worker.join()
+        finally:  # also where the campaign ends before the last attempt
+            worker.kill()
+            worker.join()
         indices = indices[1:]
 
 
