@@ -24,10 +24,12 @@ class Arrays:
     Attributes:
         images: (N, H, W, C) uint8.
         labels: (N,) int32, -1 for none.
+        marks: (N, ...) integers that tell one image from another without its pixels, None where there are none.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    marks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +44,7 @@ class Arrays:
 
     def take(self, indices: np.ndarray) -> "Arrays":
         """The images at `indices`, in that order."""
-        return Arrays(self.images[indices], self.labels[indices])
+        return Arrays(self.images[indices], self.labels[indices], _taken(self.marks, indices))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +55,13 @@ class Encoded:
         payloads: N file paths (str), or a sequence of N encoded images (bytes), which may read them only when indexed.
         labels: (N,) int32, -1 for none.
         is_path: Whether payloads are file paths.
+        marks: As those of `Arrays`; of file paths there are none.
     """
 
     payloads: Sequence[str] | Sequence[bytes]
     labels: np.ndarray
     is_path: bool
+    marks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +80,8 @@ class Encoded:
 
     def take(self, indices: np.ndarray) -> "Encoded":
         """The images at `indices`, in that order; none is read."""
-        return Encoded(Selection(self.payloads, indices), self.labels[indices], self.is_path)
+        payloads, marks = Selection(self.payloads, indices), _taken(self.marks, indices)
+        return Encoded(payloads, self.labels[indices], self.is_path, marks)
 
     def hold_out(self, names: Sequence[str]) -> "tuple[Encoded, Encoded]":
         """(train, test): a tenth of every class, at least one of two, is for testing.
@@ -102,6 +107,10 @@ class Selection(Sequence):
 
     def __getitem__(self, index: Any) -> Any:
         return self._sequence[self._indices[index]]
+
+
+def _taken(marks: np.ndarray | None, indices: np.ndarray) -> np.ndarray | None:
+    return None if marks is None else marks[indices]
 
 
 Split = Arrays | Encoded
@@ -149,18 +158,18 @@ class Source(abc.ABC):
         """What tells this data set from another, wherever its folder lies.
 
         Returns:
-            {train, test: numbers of images, classes, digest: of the training images' labels and of their names below
-            the folder that holds them all}.
+            {train, test: numbers of images, classes, digest and test_digest: of the images' labels and of their names
+            below the folder that holds them all; marks and test_marks: of what else tells images apart, if there are
+            such marks}.
         """
-        split = self.split("train")
-        digest = hashlib.blake2b(np.ascontiguousarray(split.labels, np.int32).tobytes(), digest_size=16)
-        if isinstance(split, Encoded) and split.is_path:
-            names = [split.name(index) for index in range(len(split))]
-            folder = os.path.commonpath([os.path.dirname(name) for name in names])
-            for name in names:
-                digest.update(os.path.relpath(name, folder).encode("utf-8", "surrogateescape") + b"\0")
         counts = {name: self.num_examples(name) for name in SPLITS}
-        return {**counts, "classes": self.num_classes, "digest": digest.hexdigest()}
+        facts: dict[str, int | str] = {**counts, "classes": self.num_classes}
+        for name, prefix in zip(SPLITS, ("", "test_"), strict=True):
+            split = self.split(name)
+            facts[f"{prefix}digest"] = _digest_of_labels_and_names(split)
+            if split.marks is not None:
+                facts[f"{prefix}marks"] = digest_of(split.marks)
+        return facts
 
     def describe(self, what: str) -> str:
         """A `description`: what the data are, and how many."""
@@ -186,3 +195,18 @@ class Source(abc.ABC):
             f"{what} has no readable image: all {len(images)} fail to decode, as {os.path.basename(first)} "
             f"({self.skipped[first]}); give {endings} files of data.channels={data_config.channels}"
         )
+
+
+def digest_of(array: np.ndarray) -> str:
+    """A digest of an array's bytes."""
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
+
+
+def _digest_of_labels_and_names(split: Split) -> str:
+    digest = hashlib.blake2b(np.ascontiguousarray(split.labels, np.int32).tobytes(), digest_size=16)
+    if isinstance(split, Encoded) and split.is_path and len(split):
+        names = [split.name(index) for index in range(len(split))]
+        folder = os.path.commonpath([os.path.dirname(name) for name in names])
+        for name in names:
+            digest.update(os.path.relpath(name, folder).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()

@@ -1,13 +1,12 @@
 """Images of one size and their labels in one .npz file: nothing to decode."""
 
-import hashlib
 import pathlib
 import zipfile
 from typing import Any
 
 import numpy as np
 
-from maskcl_jax.data.sources.base import SPLITS, Arrays, Source
+from maskcl_jax.data.sources.base import SPLITS, Arrays, Source, digest_of
 from maskcl_jax.errors import UserError
 
 
@@ -42,9 +41,9 @@ class NpzSource(Source):
         return self._opened[split]
 
     def facts(self) -> dict[str, int | str]:
-        """Those of every source, and `pixels`: of the training images, which have no names to tell them apart."""
-        pixels = hashlib.blake2b(np.ascontiguousarray(self._opened["train"].images).data, digest_size=16)
-        return super().facts() | {"pixels": pixels.hexdigest()}
+        """Those of every source, and digests of the pixels of both splits, which have no names."""
+        train, test = (digest_of(self._opened[split].images) for split in SPLITS)
+        return super().facts() | {"pixels": train, "test_pixels": test}
 
 
 def _split(path: pathlib.Path, arrays: dict[str, np.ndarray], split: str) -> Arrays:

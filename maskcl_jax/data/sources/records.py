@@ -43,7 +43,7 @@ class Records(Sequence):
 
     Args:
         files: Their paths.
-        entries: (N,) of `ENTRY`.
+        entries: (N,) of `ENTRY`, perhaps with further fields.
     """
 
     def __init__(self, files: Sequence[str], entries: np.ndarray):
@@ -55,7 +55,7 @@ class Records(Sequence):
 
     def __getitem__(self, index: Any) -> Any:
         """The record (bytes) at `index`. Raises OSError where it cannot be read."""
-        file, place, length, _ = self.entries[index].item()
+        file, place, length, *_ = self.entries[index].item()
         if length < 0:
             raise OSError(f"{self.files[file]} is damaged at byte {place}")
         if is_array_record(self.files[file]):

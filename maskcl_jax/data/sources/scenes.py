@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from maskcl_jax.data.sources import open_source
-from maskcl_jax.data.sources.base import Arrays, Source
+from maskcl_jax.data.sources.base import SPLITS, Arrays, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.randomness import generator
 
@@ -38,6 +38,12 @@ class ScenesSource(Source):
 
     def num_examples(self, split: str) -> int:
         return self._parts.num_examples(split)
+
+    def facts(self) -> dict[str, int | str]:
+        """The numbers of images and classes, and what tells the images of `data.parts` from others, as `parts_...`."""
+        facts = self._parts.facts()
+        counts = {name: facts.pop(name) for name in (*SPLITS, "classes")}
+        return counts | {f"parts_{name}": value for name, value in facts.items()}
 
     def load(self, split: str) -> Arrays:
         quadrants, order = self.evaluated(split).images, self.quadrants(split)

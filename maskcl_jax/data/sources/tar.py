@@ -7,6 +7,7 @@ Source: https://github.com/webdataset/webdataset, "The WebDataset Format".
 """
 
 import glob
+import hashlib
 import os
 import pathlib
 import tarfile
@@ -21,6 +22,8 @@ from maskcl_jax.data.sources.base import Encoded, Source
 from maskcl_jax.errors import UserError
 
 LABELS = ("cls", "cls.txt")
+# `name`: a hash of the member's name in the tar file.
+ENTRY = np.dtype([*records.ENTRY.descr, ("name", "<u8")])
 
 
 class TarSource(Source):
@@ -50,7 +53,9 @@ class TarSource(Source):
 
 
 def _encoded(members: records.Records) -> Encoded:
-    return Encoded(members, members.entries["label"].astype(np.int32), is_path=False)
+    entries = members.entries
+    marks = np.stack([entries["name"], entries["length"].astype(np.uint64)], axis=1)
+    return Encoded(members, entries["label"].astype(np.int32), is_path=False, marks=marks)
 
 
 def open_members(path: str, field: str) -> records.Records:
@@ -61,7 +66,7 @@ def open_members(path: str, field: str) -> records.Records:
     if not files:
         raise UserError(f"{field}={path!r} has no .tar file: give a folder, a file, or a pattern such as 'train-*.tar'")
     folder = pathlib.Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
-    entries = records.index_of(folder, files, scan, "tar")
+    entries = records.index_of(folder, files, scan, "tar with names")
     if not len(entries):
         raise UserError(
             f"{field}={path!r} has no image in {len(files)} .tar files: members must end in {EXTENSIONS[0]}, ..."
@@ -70,20 +75,20 @@ def open_members(path: str, field: str) -> records.Records:
 
 
 def scan(path: str) -> np.ndarray:
-    """Where the images of a tar file lie: (N,) of `records.ENTRY`, of length -1 where a member is damaged.
+    """Where the images of a tar file lie: (N,) of `ENTRY`, of length -1 where a member is damaged.
 
     Raises:
         UserError: No tar file, or a label that is no whole number.
     """
     size, end = os.path.getsize(path), 0
-    rows: list[tuple[str, int, int]] = []  # (key, place, length)
+    rows: list[tuple[str, int, int, int]] = []  # (key, place, length, hash of the name)
     labels: dict[str, int] = {}
     try:
         # ignore_zeros: behind a damaged header, goes on with the next whole one.
         with tarfile.open(path, "r:", ignore_zeros=True) as file, open(path, "rb") as data:
             for member in _members(file):
                 if _is_damage(data, end, member.offset):
-                    rows.append(("", end, -1))
+                    rows.append(("", end, -1, 0))
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 # As WebDataset groups members: `a/b.c/000.seg.png` is of `a/b.c/000`, its ending `seg.png`.
                 folder, base = os.path.split(member.name)
@@ -96,14 +101,14 @@ def scan(path: str) -> np.ndarray:
                     labels[key] = _number(data.read(min(member.size, 32)), path, member.name)
                 elif base.lower().endswith(EXTENSIONS):
                     whole = member.offset_data + member.size <= size
-                    rows.append((key, member.offset_data, member.size if whole else -1))
+                    rows.append((key, member.offset_data, member.size if whole else -1, _hash(member.name)))
             if _is_damage(data, end, size) or (end > size and not (rows and rows[-1][2] < 0)):
-                rows.append(("", min(end, size), -1))
+                rows.append(("", min(end, size), -1, 0))
     except tarfile.TarError as error:
         raise UserError(
             f"{path} cannot be read as a tar file ({error}): copy it again; compressed ones must be unpacked"
         ) from None
-    return np.array([(0, place, length, labels.get(key, -1)) for key, place, length in rows], records.ENTRY)
+    return np.array([(0, place, length, labels.get(key, -1), name) for key, place, length, name in rows], ENTRY)
 
 
 def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -122,6 +127,10 @@ def _is_damage(data: BinaryIO, start: int, stop: int) -> bool:
     """Whether something other than zeros lies between two members."""
     data.seek(start)
     return any(data.read(min(max(stop - start, 0), 1 << 20)))
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
 def _number(text: bytes, path: str, name: str) -> int:

@@ -194,14 +194,19 @@ class TfdsSource(Source):
     def load(self, split: str) -> Split:
         found = self._prepared.records(self._instructions[split], field=f"data.{split}_split")
         encoded, labels = Examples(found, [self._image]), found.entries["label"].astype(np.int32)
+        marks = np.ascontiguousarray(found.entries["length"])
         shape = self._prepared.image_shape(self._image)
         if min(shape) < 1 or shape[-1] not in (1, 3) or len(found) * int(np.prod(shape)) > self._cache:
-            return Encoded(encoded, labels, is_path=False)
-        return self._decoded(split, encoded, labels, shape)
+            return Encoded(encoded, labels, is_path=False, marks=marks)
+        return self._decoded(split, Encoded(encoded, labels, is_path=False, marks=marks), shape)
 
-    def _decoded(self, split: str, encoded: Examples, labels: np.ndarray, shape: tuple[int, ...]) -> Arrays:
+    def facts(self) -> dict[str, int | str]:
+        """Those of every source, and `name`: of the data set, with its version."""
+        return super().facts() | {"name": self._prepared.full_name}
+
+    def _decoded(self, split: str, encoded: Encoded, shape: tuple[int, ...]) -> Arrays:
         """All images of one shape in memory, without those that cannot be read."""
-        images, good = np.empty((len(labels), *shape), np.uint8), np.zeros(len(labels), bool)
+        images, good = np.empty((len(encoded), *shape), np.uint8), np.zeros(len(encoded), bool)
 
         def load(index: int) -> str:
             try:
@@ -212,12 +217,13 @@ class TfdsSource(Source):
             return ""
 
         with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
-            for index, reason in enumerate(pool.map(load, range(len(labels)))):
+            for index, reason in enumerate(pool.map(load, range(len(encoded)))):
                 if reason:
                     self.skip(f"{self._prepared.full_name} {split} example {index}", reason)
         if not good.any():
             raise UserError(f"data.name={self._prepared.full_name!r} has no readable image in its {split} split")
-        return Arrays(images, labels) if good.all() else Arrays(images[good], labels[good])
+        arrays = Arrays(images, encoded.labels, encoded.marks)
+        return arrays if good.all() else arrays.take(np.flatnonzero(good))
 
 
 def prepared_folder(name: str, data_dir: str) -> pathlib.Path:
