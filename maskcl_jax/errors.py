@@ -1,11 +1,13 @@
 """Errors that are the user's to fix, shown as one line by the command line (`cli.run`), and checks that raise them."""
 
 import errno
+import importlib
 import pathlib
 import re
 import sysconfig
 import traceback
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -19,9 +21,33 @@ class Diverged(RuntimeError):
     """A loss is not finite any more. The message says at which step and what to try."""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def first_line(error: BaseException, length: int | None = None) -> str:
+    """The first line of an exception's text, at most `length` characters of it, without addresses in memory."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r" at 0x[0-9a-f]+", "", line)[:length]
+
+
+def import_problem(module: str, *names: str) -> str:
+    """Why a library cannot be used: tried with what is needed of it, since a broken one fails late.
+
+    Args:
+        module: To import.
+        *names: Dotted names that must be found in it.
+
+    Returns:
+        A reason in one line; "" where everything can be imported.
+    """
+    attempt = module
+    try:
+        importlib.import_module(module)
+        for name in names:
+            attempt = f"{module}.{name}"
+            value: Any = importlib.import_module(module)
+            for part in name.split("."):
+                value = getattr(value, part)
+    except Exception as error:  # a broken installation raises anything
+        return f"{attempt} cannot be imported ({type(error).__name__}: {first_line(error, 200)})"
+    return ""
 
 
 def place_of(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from maskcl_jax.config import encoder_size
 from maskcl_jax.errors import UserError
-from maskcl_jax.interchange import check, files, hf_format, pickles, timm_format
+from maskcl_jax.interchange import check, hf_format, pickles, timm_format
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.exporting import export_run
 from maskcl_jax.interchange.formats import FORMATS
@@ -349,14 +349,6 @@ def test_a_library_that_is_installed_and_broken_is_a_reason_in_one_line(tmp_path
     with pytest.raises(UserError, match=re.escape(f"--check: {reason}: install it")):
         export_run(run, "hf", str(tmp_path / "other"), check=True)
     sys.modules.pop("transformers")
-
-
-def test_libraries_are_tried_with_what_is_needed_of_them():
-    assert files.import_problem("json", "loads", "decoder.JSONDecoder") == ""
-    assert files.import_problem("json", "nothing").startswith("json.nothing cannot be imported (AttributeError: module")
-    assert files.import_problem("no_such_library") == (
-        "no_such_library cannot be imported (ModuleNotFoundError: No module named 'no_such_library')"
-    )
 
 
 def test_a_library_that_cannot_run_an_export_is_an_error_in_one_line(tmp_path, monkeypatch):

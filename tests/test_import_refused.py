@@ -16,7 +16,7 @@ from helpers.tiny import CONFIGS, ROOT, fields_of, tiny
 from helpers.untrained import made
 from helpers.weights import assert_encoder, mae_encoder, saved
 
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, first_line
 from maskcl_jax.interchange import convert, files, layouts
 from maskcl_jax.interchange.exporting import export_run
 from maskcl_jax.interchange.importing import build_run, import_run
@@ -76,9 +76,9 @@ def test_an_array_of_objects_is_not_harmless(tmp_path):
 
 
 def test_reasons_have_no_addresses_and_are_one_line():
-    reason = files.first_line(ValueError("cannot identify <_io.BytesIO object at 0x7f12ab>\nsecond line"))
+    reason = first_line(ValueError("cannot identify <_io.BytesIO object at 0x7f12ab>\nsecond line"))
     assert reason == "cannot identify <_io.BytesIO object>"
-    assert files.first_line(ValueError()) == "ValueError"
+    assert first_line(ValueError()) == "ValueError"
 
 
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])

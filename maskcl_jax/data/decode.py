@@ -8,38 +8,38 @@ one level of Pillow's pixels (its weights have 16 bits where Pillow's have 22: a
 
 import contextlib
 import functools
+import importlib
 import io
-import re
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from absl import logging
 from PIL import Image, UnidentifiedImageError
 
-try:
-    import simplejpeg
-except ImportError:
-    simplejpeg = None
-try:
-    import cykooz_resizer
-except ImportError:
-    cykooz_resizer = None
+from maskcl_jax.data import depth
+from maskcl_jax.errors import first_line, import_problem
+
+# Why a library that is faster than Pillow cannot be used, "" where it can.
+PROBLEMS = {
+    "simplejpeg": import_problem("simplejpeg", "decode_jpeg", "decode_jpeg_header"),
+    "cykooz_resizer": import_problem(
+        *("cykooz_resizer", "Resizer", "ImageData", "ResizeOptions", "PixelType.U8x3", "FilterType.catmull_rom"),
+        "ResizeAlg.convolution",
+    ),
+}
+simplejpeg: Any
+cykooz_resizer: Any
+simplejpeg, cykooz_resizer = (None if problem else importlib.import_module(name) for name, problem in PROBLEMS.items())
 
 # Of the files that are images: what `decode` reads, as far as the installed Pillow does.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".npy")
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-JPEG, JPEG_END, NPY, TIFF = b"\xff\xd8\xff", b"\xff\xd9", b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG, JPEG_END, NPY = b"\xff\xd8\xff", b"\xff\xd9", b"\x93NUMPY"
 COLORSPACE = {1: "GRAY", 3: "RGB"}
 EXIF_ORIENTATION = 0x0112
-# EXIF orientation: whether rows and columns are exchanged, and which axes are reversed afterwards.
-ORIENTATIONS = {
-    2: (False, (1,)), 3: (False, (0, 1)), 4: (False, (0,)),
-    5: (True, ()), 6: (True, (1,)), 7: (True, (0, 1)), 8: (True, (0,)),
-}  # fmt: skip
 MAX_PIXELS = 2**29  # 1.5 GB as RGB; a file that claims more is an attack or damaged
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow raises at twice this number
-TWELVE_BITS = 4096
 _OF_THREAD = threading.local()
 
 
@@ -48,29 +48,30 @@ def image_size(image: bytes | np.ndarray, *, exif: bool = False) -> tuple[int, i
     if isinstance(image, np.ndarray):
         return image.shape[:2]
     size = _size_in_header(image)
-    return size[::-1] if exif and ORIENTATIONS.get(_orientation(image), (False,))[0] else size
+    return size[::-1] if exif and depth.ORIENTATIONS.get(_orientation(image), (False,))[0] else size
 
 
 def _size_in_header(encoded: bytes) -> tuple[int, int]:
     if (header := _plain_jpeg(encoded)) is not None:
         return header[:2]
     if encoded[:6] == NPY:
-        return _planes_of_npy(encoded).shape[:2]
+        return depth.planes_of_npy(encoded).shape[:2]
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with depth.opened(encoded) as image:
             return image.height, image.width
-    except UnidentifiedImageError:
-        if encoded[:4] not in TIFF:
+    except ValueError:
+        if encoded[:4] not in depth.TIFF:
             raise
-        return _planes_of_tiff(encoded).shape[:2]  # more samples than Pillow knows
+        return depth.planes_of_tiff(encoded).shape[:2]  # more channels than images in color have
 
 
 def decode(image: bytes | np.ndarray, channels: int, *, exif: bool = False) -> np.ndarray:
     """Decodes an image.
 
-    With 1 or 3 channels: of an animation or a file of several pages the first one; transparency is laid over white; 16
-    bits a channel are scaled to 8; CMYK becomes RGB. With any other number the file must have that many: TIFF of so
-    many samples or pages, `.npy` of (H, W, C), or an image of so many bands, which are taken as they are.
+    With 1 or 3 channels: of an animation or a file of several pages the first one; transparency is laid over white;
+    CMYK becomes RGB. With any other number the file must have that many: TIFF of so many samples or pages, `.npy` of
+    (H, W, C), or an image of so many bands, which are taken as they are. `depth` says what becomes of other values than
+    those of 8 bits.
 
     Args:
         image: A file that Pillow knows, or an array in NumPy's format; or (H, W, C) uint8, see `to_channels`.
@@ -81,23 +82,23 @@ def decode(image: bytes | np.ndarray, channels: int, *, exif: bool = False) -> n
         (H, W, channels) uint8. From a JPEG in color to one channel: its own luminance, within 3 levels of Pillow's.
 
     Raises:
-        ValueError: Another number of channels than wanted, among others.
+        ValueError: Another number of channels than wanted, values of which nobody knows what is white, among others.
         Exception: Whatever Pillow raises (OSError, SyntaxError, ...) for a corrupt or truncated file.
     """
     if isinstance(image, np.ndarray):
         return to_channels(image, channels)
     pixels = _decode(image, channels)
-    if exif and (orientation := _orientation(image)) in ORIENTATIONS:
-        transposed, reversed_axes = ORIENTATIONS[orientation]
+    if exif and (orientation := _orientation(image)) in depth.ORIENTATIONS:
+        transposed, reversed_axes = depth.ORIENTATIONS[orientation]
         pixels = np.flip(pixels.transpose(1, 0, 2) if transposed else pixels, reversed_axes)
     return pixels
 
 
 def _decode(encoded: bytes, channels: int) -> np.ndarray:
     if encoded[:6] == NPY:
-        return _exactly(_planes_of_npy(encoded), channels)
-    if channels not in COLORSPACE and encoded[:4] in TIFF:
-        return _exactly(_planes_of_tiff(encoded), channels)
+        return _exactly(depth.planes_of_npy(encoded), channels)
+    if channels not in COLORSPACE and encoded[:4] in depth.TIFF:
+        return _exactly(depth.planes_of_tiff(encoded), channels)
     if channels in COLORSPACE and _plain_jpeg(encoded) is not None:
         with contextlib.suppress(ValueError):  # damaged: Pillow decides whether it can be read all the same
             return simplejpeg.decode_jpeg(encoded, COLORSPACE[channels], strict=True)
@@ -122,22 +123,18 @@ def _plain_jpeg(encoded: bytes):
 
 def decode_with_pillow(encoded: bytes, channels: int) -> np.ndarray:
     """`decode` by Pillow alone."""
-    with Image.open(io.BytesIO(encoded)) as opened:
-        opened.load()
-        return pixels_of(opened, channels)
+    with depth.opened(encoded) as image:
+        return pixels_of(depth.with_alpha(image, encoded) if channels in COLORSPACE else image, channels)
 
 
 def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
     """An image of Pillow's -> (H, W, channels) uint8, by the rules of `decode`. Raises ValueError as that does."""
+    image = depth.with_8_bits(image)
     if channels not in COLORSPACE:
-        return _exactly(_bands(image), channels)
-    if image.mode.startswith("I"):
-        values, transparent = np.asarray(image), image.info.get("transparency")
-        if isinstance(transparent, int):  # of a PNG: this value is laid over white
-            values = np.where(values == transparent, 65535, values)
-        image = Image.fromarray(_to_8_bits(values))
+        return _exactly(np.atleast_3d(depth.to_8_bits(np.asarray(image))), channels)
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
+        # Pillow knows no direct way from gray that is multiplied by its alpha.
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     if image.mode == "LAB":  # for which Pillow knows no direct way to gray
@@ -146,59 +143,15 @@ def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def _bands(image: Image.Image) -> np.ndarray:
-    """(H, W, C) as the image has them."""
-    pixels = np.asarray(image)
-    return _to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
-
-
-def _planes_of_npy(encoded: bytes) -> np.ndarray:
-    """(H, W, C) uint8 of an array (H, W) or (H, W, C) in NumPy's format, of 8 or 16 bits."""
-    pixels = np.load(io.BytesIO(encoded), allow_pickle=False)
-    if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
-            f"an array of {pixels.dtype} {pixels.shape}: it must be uint8 or uint16, (height, width, channels)"
-        )
-    return _to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
-
-
-def _planes_of_tiff(encoded: bytes) -> np.ndarray:
-    """(H, W, C) of a TIFF: its samples, or where it has several pages those of all pages."""
-    import tifffile  # needs a tenth of a second, and few need it
-
-    with tifffile.TiffFile(io.BytesIO(encoded)) as file:
-        series = file.series[0]
-        pixels, axes = series.asarray(), series.axes
-    pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (0, 1))
-    return _to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
-
-
 def _exactly(pixels: np.ndarray, channels: int) -> np.ndarray:
     if pixels.shape[-1] != channels:
         raise ValueError(f"{pixels.shape[-1]} channels where data.channels={channels}")
     return pixels
 
 
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    """0..65535 to 0..255; 8 bits stay as they are."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    if pixels.dtype == bool:
-        return pixels.astype(np.uint8) * 255
-    if pixels.size and 255 < pixels.max() < TWELVE_BITS:
-        logging.log_first_n(
-            logging.WARNING,
-            "an image of 16 bits a channel has no value above %d: perhaps its data have 12 bits, and come out nearly "
-            "black; multiply them by 16 (said once)",
-            1,
-            pixels.max(),
-        )
-    return np.round(np.clip(pixels, 0, 65535) / 257).astype(np.uint8)
-
-
 def _orientation(encoded: bytes) -> int:
     """The EXIF orientation, 1 for none. Of a TIFF, Pillow turns the pixels itself."""
-    if encoded[:4] in TIFF or not any(mark in encoded for mark in (b"Exif", b"eXIf", b"EXIF")):
+    if encoded[:4] in depth.TIFF or not any(mark in encoded for mark in (b"Exif", b"eXIf", b"EXIF")):
         return 1
     try:
         with Image.open(io.BytesIO(encoded)) as image:
@@ -296,5 +249,4 @@ def reason_of(error: Exception) -> str:
     """One line that says why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a format that Pillow knows"
-    text = re.sub(r"<?[\w.]+ object at 0x[0-9a-f]+>?", "it", str(error))
-    return " ".join(f"{type(error).__name__}: {text}".split())[:200]
+    return f"{type(error).__name__}: {first_line(error, 200)}"

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax import methods
+from maskcl_jax import errors, methods
 from maskcl_jax.data.decode import to_channels
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, first_line
 from maskcl_jax.interchange import convert, files, hf_format, timm_format, torchvision_format
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.interchange.formats import FORMATS
@@ -37,7 +37,7 @@ def library_of(p: Product) -> str:
 def import_problem(p: Product) -> str:
     """What this check needs and cannot import, with the reason; "" if nothing."""
     for module, *names in (("torch", "nn.Module"), ("safetensors.torch", "load_file"), LIBRARIES[library_of(p)]):
-        if reason := files.import_problem(module, *names):
+        if reason := errors.import_problem(module, *names):
             return reason
     return ""
 
@@ -80,7 +80,7 @@ def check(p: Product, folder: str) -> str:
     except Exception as error:  # of another library: it raises anything
         raise UserError(
             f"--format={p.format}: {library} cannot load or run the export ({type(error).__name__}: "
-            f"{files.first_line(error)}); write --nocheck to export it all the same"
+            f"{first_line(error, 200)}); write --nocheck to export it all the same"
         ) from error
     if theirs.shape != ours.shape:
         raise UserError(f"--format={p.format}: their feature is of shape {theirs.shape}, ours of {ours.shape}")

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, first_line, import_problem
 from maskcl_jax.interchange import pickles
 
 RECORD = "export.json"  # how an export of ours was made
@@ -56,29 +55,6 @@ def quoted(path: str) -> str:
     return json.dumps(path, ensure_ascii=False)
 
 
-def import_problem(module: str, *names: str) -> str:
-    """Why a library cannot be used: tried with what is needed of it, since a broken one fails late.
-
-    Args:
-        module: to import.
-        *names: dotted names that must be found in it.
-
-    Returns:
-        A reason in one line; "" where everything can be imported.
-    """
-    attempt = module
-    try:
-        importlib.import_module(module)
-        for name in names:
-            attempt = f"{module}.{name}"
-            value: Any = importlib.import_module(module)
-            for part in name.split("."):
-                value = getattr(value, part)
-    except Exception as error:  # a broken installation raises anything
-        return f"{attempt} cannot be imported ({type(error).__name__}: {first_line(error)})"
-    return ""
-
-
 def write_safetensors(state: dict[str, np.ndarray]) -> bytes:
     """A safetensors file; `format` is what transformers asks for."""
     from safetensors.numpy import save
@@ -116,14 +92,10 @@ def read_state(path: str) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     except UserError:
         raise
     except Exception as error:  # truncated or of another kind: the readers raise a dozen types
-        raise UserError(f"{file} cannot be read ({type(error).__name__}: {first_line(error)}): is it whole?") from None
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {first_line(error, 200)}): is it whole?"
+        ) from None
     return arrays_of(content, file), texts
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's text, not too long, without addresses in memory."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r" at 0x[0-9a-f]+", "", line)[:200]
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -131,7 +103,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({first_line(error)})") from None
+        raise UserError(f"{path} cannot be read ({first_line(error, 200)})") from None
     return content if isinstance(content, dict) else {}
 
 

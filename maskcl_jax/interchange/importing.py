@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from maskcl_jax import config as config_lib
 from maskcl_jax import methods
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, first_line
 from maskcl_jax.interchange import convert, facts, files
 from maskcl_jax.interchange.catalog import LAYOUTS, Layout, depths_of
 from maskcl_jax.interchange.positions import place_tables
@@ -198,7 +198,7 @@ def recorded_config(fields: dict[str, Any]) -> ConfigDict:
     except UserError as error:
         raise UserError(f"{files.RECORD} is damaged, or of another version ({error}): remove it") from None
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{files.RECORD} is of another version ({files.first_line(error)}): remove it") from None
+        raise UserError(f"{files.RECORD} is of another version ({first_line(error, 200)}): remove it") from None
     return config
 
 
