@@ -1,20 +1,25 @@
 """Worker processes of the input pipeline: the same batches, no orphans, one line where one dies."""
 
+import concurrent.futures
+import io
 import multiprocessing
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import numpy as np
 import pytest
+from helpers import prepared
 from helpers.views import assert_same, data_config, view_of
 from PIL import Image
 
-from maskcl_jax.data import pipeline
-from maskcl_jax.data.sources import open_source
+from maskcl_jax.api import images
+from maskcl_jax.data import decode, pipeline
+from maskcl_jax.data.sources import open_source, records
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.cell_mask import CellMask, CellRule
 from maskcl_jax.views.color import Color
@@ -160,6 +165,36 @@ def test_no_worker_outlives_its_run(folder, tmp_path, how):
     assert not any(alive(pid) for pid in children)
 
 
+def test_no_pool_has_more_threads_than_wanted(tmp_path, monkeypatch):
+    """Of indices of tar files and of tfds sets, of decoding into memory, and of images from Python."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sizes, executor = [], concurrent.futures.ThreadPoolExecutor
+
+    def noted(threads, *rest):
+        sizes.append(threads)
+        return executor(threads, *rest)
+
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", noted)
+    file = io.BytesIO()
+    Image.new("RGB", (9, 8)).save(file, "PNG")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        info = tarfile.TarInfo("a.png")
+        info.size = len(file.getvalue())
+        tar.addfile(info, io.BytesIO(file.getvalue()))
+    shards = [[{"image": file.getvalue(), "label": 0}]]
+    prepared.write(tmp_path / "tiny", {"train": shards, "test": shards}, shape=(8, 9, 3))
+    for threads in (3, 5):
+        fields = {"threads": threads, "data_dir": str(tmp_path), "name": "tiny"}
+        open_source(data_config(source="tar", path=str(tmp_path / "a.tar"), **fields))
+        assert sizes == [threads]
+        open_source(data_config(source="tfds", **fields)).split("train")
+        images.read([file.getvalue()], data_config(**fields))
+        assert sizes == [threads] * 4
+        sizes.clear()
+    open_source(data_config(source="tar", path=str(tmp_path / "a.tar")))
+    assert sizes == [records.THREADS]
+
+
 def test_who_loads_is_chosen_by_what_the_views_need(folder, monkeypatch):
     config = config_of(folder, workers="auto")
     source = open_source(config)
@@ -170,6 +205,10 @@ def test_who_loads_is_chosen_by_what_the_views_need(folder, monkeypatch):
         assert pipeline.describe_loading(source, plain, config) == f"input by {cores} threads"
         for views in (VIEWS, on_host):
             assert pipeline.describe_loading(source, views, config) == f"input by {heavy}"
+    with monkeypatch.context() as broken:
+        broken.setitem(decode.PROBLEMS, "simplejpeg", "simplejpeg cannot be imported (ValueError: size changed)")
+        said = pipeline.describe_loading(source, plain, config)
+    assert said == "input by 64 threads, by Pillow as simplejpeg cannot be imported (ValueError: size changed)"
     config.workers = "3"
     assert pipeline.describe_loading(source, plain, config) == "input by 3 worker processes"
     for text in ("-1", "many", "1.5"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from maskcl_jax.data import decode, pipeline
+from maskcl_jax.data import decode, loading
 from maskcl_jax.data.sources.folder import find_images
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.base import IMAGE, View
@@ -71,7 +71,7 @@ def as_uint8(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 class Opened(Sequence):
-    """Images as `pipeline.load_views` reads them: encoded, or decoded to (H, W, C) uint8."""
+    """Images as `loading.load_views` reads them: encoded, or decoded to (H, W, C) uint8."""
 
     def __init__(self, images: Sequence[Any], channels: int, *, exif: bool) -> None:
         self.images, self.channels, self.exif = images, channels, exif
@@ -106,7 +106,7 @@ def read(images: Sequence[Any], data_config: Any) -> np.ndarray:
 
     Args:
         images: Paths, encoded images, PIL images or arrays.
-        data_config: `config.data`: size, channels, `eval_resize` and `exif`.
+        data_config: `config.data`: size, channels, `eval_resize`, `exif` and `threads`.
 
     Returns:
         (N, height, width, channels) uint8.
@@ -121,7 +121,7 @@ def read(images: Sequence[Any], data_config: Any) -> np.ndarray:
     def part(start: int) -> np.ndarray:
         indices = np.arange(start, min(start + PART, len(opened)))
         batch = HostBatch([view], seed=0, epoch=0, indices=indices)
-        unreadable = pipeline.load_views(batch, opened, channels=channels, exif=exif)
+        unreadable = loading.load_views(batch, opened, channels=channels, exif=exif)
         for slot, reason in unreadable.items():
             name = opened.name(indices[slot])
             raise UserError(
@@ -129,5 +129,5 @@ def read(images: Sequence[Any], data_config: Any) -> np.ndarray:
             )
         return batch.images[IMAGE]
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(data_config.threads or os.cpu_count()) as pool:
         return np.concatenate(list(pool.map(part, range(0, len(opened), PART))))

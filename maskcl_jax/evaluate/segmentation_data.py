@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from maskcl_jax.data import decode
+from maskcl_jax.data.loading import cropped
 from maskcl_jax.data.order import Chunk, EvalOrder, TrainOrder
-from maskcl_jax.data.pipeline import SKIPPED, Batches, cropped
+from maskcl_jax.data.pipeline import SKIPPED, Batches
 from maskcl_jax.data.sources.folder import find_images
 from maskcl_jax.data.sources.tfds import Examples, Prepared
 from maskcl_jax.errors import UserError
@@ -294,7 +295,7 @@ def match_masks(images: str, masks: str, field: str) -> tuple[list[tuple[Item, I
 
 def tfds_pairs(settings: Any) -> Pairs:
     """A prepared tfds data set with masks; images and masks are read when they are needed."""
-    prepared = Prepared(settings.data.name, settings.data.data_dir)
+    prepared = Prepared(settings.data.name, settings.data.data_dir, threads=settings.data.threads)
     features = prepared.features
     key = settings.mask_key or next((key for key in MASK_KEYS if key in features), "")
     if key not in features:

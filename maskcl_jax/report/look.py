@@ -135,7 +135,7 @@ def look(workdir: str, *, quick: bool = False) -> Look:
         maps["PCA"], explained = maps_lib.pca(held_out.features)
     left_out = limits(quick=quick)
     first = None if quick else untrained(session, held_out, pool, compute)
-    if maps_lib.umap_is_there() and maps and not quick:
+    if maps and not quick and not maps_lib.umap_problem():
         maps["UMAP"] = maps_lib.umap(held_out.features)
     not_compared = problem or comparison_problem(source, held_out, pool)
     accuracy = {} if not_compared else accuracies(session, held_out, pool, initial=first, left_out=left_out)
@@ -187,12 +187,10 @@ def shown_of(source: Source, split: str, held_out: Images, pool: Images) -> str:
 
 def limits(*, quick: bool) -> list[str]:
     """What a look leaves out, as far as is known before it."""
-    said = ["the untrained encoder: its effective rank, neighbors and k-NN on the same images"] if quick else []
-    if not maps_lib.umap_is_there():
-        said.append("UMAP is not installed (pip install umap-learn): the map is PCA")
-    elif quick:
-        said.append("UMAP")
-    return said
+    if quick:
+        return ["the untrained encoder: its effective rank, neighbors and k-NN on the same images", "UMAP"]
+    problem = maps_lib.umap_problem()
+    return [f"UMAP, as {problem} (pip install umap-learn): the map is PCA"] if problem else []
 
 
 def attention(session: Session, images: np.ndarray) -> dict[str, np.ndarray]:

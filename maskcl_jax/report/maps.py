@@ -1,8 +1,8 @@
 """Features on a plane: PCA, and UMAP where it is installed."""
 
-import importlib.util
-
 import numpy as np
+
+from maskcl_jax.errors import import_problem
 
 
 def pca(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
@@ -13,9 +13,9 @@ def pca(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
     return unit_square(left[:, :2] * singular[:2]), (float(variance[0]), float(variance[1]))
 
 
-def umap_is_there() -> bool:
-    """Whether umap-learn is installed."""
-    return importlib.util.find_spec("umap") is not None
+def umap_problem() -> str:
+    """Why umap-learn cannot be used, "" where it can."""
+    return import_problem("umap", "UMAP")
 
 
 def umap(values: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Plots of results.json as SVG, where matplotlib is installed (`pip install 'maskcl_jax[plots]'`)."""
 
-import importlib.util
 import pathlib
 from typing import Any
+
+from maskcl_jax.errors import import_problem
 
 COLOR, BASELINE = "#1f6fb2", "#888888"
 
@@ -15,9 +16,10 @@ def draw(content: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
         folder: Where to.
 
     Returns:
-        The files; none without matplotlib.
+        The files; none where matplotlib cannot be used, which is said.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if reason := import_problem("matplotlib", "use", "rcParams"):
+        print(f"no plots are drawn, as {reason}: pip install 'maskcl_jax[plots]'", flush=True)
         return []
     import matplotlib
 

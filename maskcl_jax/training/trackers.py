@@ -6,7 +6,6 @@ run goes on, it goes on there too: RUN/trackers.json keeps what it is called.
 """
 
 import importlib
-import importlib.util
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from maskcl_jax.config import suggestion
-from maskcl_jax.errors import UserError, first_line
+from maskcl_jax.errors import UserError, first_line, import_problem
 from maskcl_jax.training import run_folder
 from maskcl_jax.training.tensorboard import EventWriter
 
@@ -132,13 +131,13 @@ TRACKERS: dict[str, Any] = {"wandb": WandbWriter, "trackio": TrackioWriter, "mlf
 
 
 def check(names: Sequence[str]) -> None:
-    """Checks `log.to` before a run begins. Raises UserError for a name that is unknown or not installed."""
+    """Checks `log.to` before a run begins. Raises UserError for an unknown name, or a library that cannot be used."""
     known = (TENSORBOARD, *TRACKERS)
     for name in names:
         if name not in known:
             raise UserError(f"log.to={name} is unknown{suggestion(name, known)}: use {', '.join(known)}, or ()")
-        if name in TRACKERS and importlib.util.find_spec(TRACKERS[name].package) is None:
-            raise UserError(f"log.to={name} needs a package that is not installed: pip install 'maskcl_jax[{name}]'")
+        if name in TRACKERS and (reason := import_problem(TRACKERS[name].package)):
+            raise UserError(f"log.to={name}: {reason}: pip install 'maskcl_jax[{name}]'")
 
 
 def open_writers(names: Sequence[str], workdir: str | pathlib.Path, config: Mapping[str, Any]) -> list[Writer]:

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, import_problem
 
 # One entry a record. file: which of the files. place: of a TFRecord file, the record's first byte; of an ArrayRecord
 # file, its number. length: in bytes, 0 where it is not known, -1 of a damaged one. label: -1 for none.
 ENTRY = np.dtype([("file", "<i4"), ("place", "<i8"), ("length", "<i8"), ("label", "<i4")])
 HEADER, FOOTER = 12, 4  # bytes before and after a record
 WINDOW = 4096  # bytes read at once in search of a label; a longer image before it is stepped over, not read
-THREADS = 16  # that make an index: reading a little in many places is waiting
+THREADS = 16  # that make an index where data.threads is 0: reading a little in many places is waiting
 SAY_SECONDS = 15.0  # between two lines on the progress of an index
 VERSION = 2  # of the index files
 VARINT, DELIMITED = 0, 2  # wire types of a protocol buffer
@@ -83,7 +83,9 @@ def is_array_record(path: str) -> bool:
 
 
 def array_records(path: str) -> Sequence[bytes]:
-    """The records of an ArrayRecord file."""
+    """The records of an ArrayRecord file. Raises UserError where the library cannot be used."""
+    if reason := import_problem("array_record.python.array_record_data_source", "ArrayRecordDataSource"):
+        raise UserError(f"{path} needs array_record, and {reason}: install it, or prepare the data set as tfrecord")
     from array_record.python.array_record_data_source import ArrayRecordDataSource  # only where there is such a file
 
     return ArrayRecordDataSource([path])
@@ -151,7 +153,7 @@ def _varint(peek: Peek, at: int) -> tuple[int, int]:
 
 
 def index_of(
-    folder: pathlib.Path, files: Sequence[str], scan_file: Callable[[str], np.ndarray], key: str
+    folder: pathlib.Path, files: Sequence[str], scan_file: Callable[[str], np.ndarray], key: str, *, threads: int = 0
 ) -> np.ndarray:
     """Where all records of some files lie: (N,) of `ENTRY`, in the order of the files.
 
@@ -163,6 +165,7 @@ def index_of(
         files: Their paths.
         scan_file: Finds the records of one.
         key: What else the index depends on.
+        threads: That read files at a time; 0: `THREADS`.
 
     Raises:
         UserError: A file is missing, or what `scan_file` raises.
@@ -172,7 +175,7 @@ def index_of(
         raise UserError(f"{missing[0]} is missing, one of {len(files)} files: copy it, or prepare the data set again")
     parts, start = [], time.monotonic()
     said = start
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(threads or THREADS) as pool:
         for number, part in enumerate(pool.map(lambda file: _index_of(folder, file, scan_file, key), files)):
             part["file"] = number
             parts.append(part)

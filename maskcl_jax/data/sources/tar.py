@@ -35,11 +35,11 @@ class TarSource(Source):
 
     def __init__(self, data_config: Any):
         super().__init__()
-        members = open_members(data_config.path, "data.path")
+        members = open_members(data_config.path, "data.path", threads=data_config.threads)
         train = _encoded(members)
         test = train.take(np.arange(0))
         if data_config.test_path:
-            test = _encoded(open_members(data_config.test_path, "data.test_path"))
+            test = _encoded(open_members(data_config.test_path, "data.test_path", threads=data_config.threads))
         elif train.labels.max() >= 0:
             train, test = train.hold_out(members.names())
         self._opened = {"train": train, "test": test}
@@ -58,7 +58,7 @@ def _encoded(members: records.Records) -> Encoded:
     return Encoded(members, entries["label"].astype(np.int32), is_path=False, marks=marks)
 
 
-def open_members(path: str, field: str) -> records.Records:
+def open_members(path: str, field: str, *, threads: int = 0) -> records.Records:
     """Finds the images. Raises UserError where there is no tar file, or none with an image."""
     path = os.path.expanduser(path)
     pattern = os.path.join(glob.escape(path), "**", "*.tar") if os.path.isdir(path) else path
@@ -66,7 +66,7 @@ def open_members(path: str, field: str) -> records.Records:
     if not files:
         raise UserError(f"{field}={path!r} has no .tar file: give a folder, a file, or a pattern such as 'train-*.tar'")
     folder = pathlib.Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
-    entries = records.index_of(folder, files, scan, "tar with names")
+    entries = records.index_of(folder, files, scan, "tar with names", threads=threads)
     if not len(entries):
         raise UserError(
             f"{field}={path!r} has no image in {len(files)} .tar files: members must end in {EXTENSIONS[0]}, ..."

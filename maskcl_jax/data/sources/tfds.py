@@ -52,7 +52,8 @@ class Prepared:
         class_names: One for each class.
     """
 
-    def __init__(self, name: str, data_dir: str):
+    def __init__(self, name: str, data_dir: str, *, threads: int = 0):
+        self.threads = threads  # that index files, see `records.index_of`
         self.folder = prepared_folder(name, data_dir)
         info, features = (_json(self.folder / file) for file in ("dataset_info.json", "features.json"))
         self.name = info["name"]
@@ -117,7 +118,7 @@ class Prepared:
         for split, first, last in self.ranges(instruction, field=field):
             found = self.splits[split]
             scan = functools.partial(self._scan, dict(zip(*found, strict=True)))
-            index = records.index_of(self.folder, found.files, scan, self.label)[first:last]
+            index = records.index_of(self.folder, found.files, scan, self.label, threads=self.threads)[first:last]
             index["file"] += len(files)
             files += self.splits[split].files
             parts.append(index)
@@ -175,7 +176,7 @@ class TfdsSource(Source):
         super().__init__()
         if data_config.channels not in (1, 3):
             raise UserError(f"data.channels={data_config.channels} is not possible with data.source='tfds': use 1 or 3")
-        self._prepared = Prepared(data_config.name, data_config.data_dir)
+        self._prepared = Prepared(data_config.name, data_config.data_dir, threads=data_config.threads)
         self._instructions = {"train": data_config.train_split, "test": data_config.test_split}
         self._cache, self._threads = data_config.cache_mb * 2**20, data_config.threads or os.cpu_count() or 1
         self._counts = {
