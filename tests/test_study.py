@@ -78,7 +78,9 @@ def test_a_study_runs_what_is_missing_and_nothing_twice(tmp_path, stand_in):
     assert {row["commit"].rstrip("+") for row in results.figures + results.runs} == {head}
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["comparisons"][0]["difference"] == 0.0
-    assert run(tmp_path)[0] == 0
+    status, again, _ = run(tmp_path)
+    assert status == 0
+    assert (again.figures, again.runs) == (content["figures"], content["runs"])
     assert starts(tmp_path, "first") == ["0"]
 
 

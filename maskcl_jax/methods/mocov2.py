@@ -160,10 +160,9 @@ class MoCoV2(Method):
             return jax.lax.stop_gradient(maps), target_stats
         order = jax.random.permutation(rng, images.shape[0])
         # Left alone, the partitioner gives every device all shuffled images, and each computes all keys.
-        shuffled, images = shard_alike(images[order], images)
+        shuffled, _ = shard_alike(images[order], images)
         maps, target_stats = self.maps(target, target_stats, shuffled)
-        in_order, _ = shard_alike(maps[jnp.argsort(order)], maps)
-        return jax.lax.stop_gradient(in_order), target_stats
+        return jax.lax.stop_gradient(maps[jnp.argsort(order)]), target_stats
 
     def project(self, params, feature_map) -> jax.Array:
         """A map of the encoder (B, h, w, C) -> (B, out)."""
