@@ -23,7 +23,9 @@ myst_heading_anchors = 4  # links to headings, as GitHub makes them
 suppress_warnings = ["myst.header"]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # in the signature they make lines of 300 characters; the docstrings name shapes and dtypes
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"  # Encoder, not maskcl_jax.api.encoder.Encoder
+python_maximum_signature_line_length = 100  # longer ones have one argument a line
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 

@@ -14,11 +14,29 @@ class UserError(ValueError):
     """Something the user wrote (a field, a file, a flag) cannot work.
 
     The message is one line that names the culprit and its value and says what to do about it.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> try:
+        ...     mc.load("no/such/run")
+        ... except mc.UserError as error:
+        ...     print(error)
+        no/such/run does not exist: give the folder of a run or of an export, or a file of weights
     """
 
 
 class Diverged(RuntimeError):
-    """A loss is not finite any more. The message says at which step and what to try."""
+    """A loss is not finite any more. The message says at which step and what to try.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.training.throughput import fetch
+        >>> try:
+        ...     fetch(3, {"loss": float("nan")})  # what a run does with the metrics of every step
+        ... except mc.Diverged as error:
+        ...     print(str(error).split(":")[0])
+        loss is nan at step 3
+    """
 
 
 def first_line(error: BaseException, length: int | None = None) -> str:

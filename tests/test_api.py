@@ -50,6 +50,7 @@ def place(tmp_path_factory):
     """A folder with runs/example, a tiny MAE that was never trained."""
     folder = tmp_path_factory.mktemp("place")
     write_run(folder / "runs" / "example", "mae")
+    (folder / "broken.py").write_text("")
     return folder
 
 
@@ -82,15 +83,15 @@ class OutputIfAny(doctest.OutputChecker):
         return not want or super().check_output(want, got, optionflags)
 
 
-def test_the_examples_of_the_interface(place, monkeypatch):
+@pytest.mark.parametrize("name", mc.__all__)
+def test_every_name_has_an_example_that_works(name, place, monkeypatch):
     monkeypatch.chdir(place)
-    runner, count = doctest.DocTestRunner(OutputIfAny(), verbose=False), 0
-    for name in ("pretrain", "load", "evaluate", "export", "Run", "Encoder"):
-        for test in doctest.DocTestFinder().find(getattr(mc, name), name, globs={}):
-            count += bool(test.examples)
-            report = io.StringIO()
-            assert runner.run(test, out=report.write).failed == 0, report.getvalue()
-    assert count >= 8
+    runner = doctest.DocTestRunner(OutputIfAny(), verbose=False)
+    tests = doctest.DocTestFinder().find(getattr(mc, name), name, globs={})
+    assert any(test.name == name and test.examples for test in tests), f"the docstring of {name} has no example"
+    for test in tests:
+        report = io.StringIO()
+        assert runner.run(test, out=report.write).failed == 0, report.getvalue()
 
 
 def test_features_are_those_of_the_command(place, encoder, tmp_path):
@@ -168,6 +169,11 @@ def test_a_resnet(tmp_path):
     np.testing.assert_allclose(encoder.tokens(NOISE).reshape(maps.shape), maps, **CLOSE)
     with pytest.raises(mc.UserError, match="attention is that of a ViT"):
         encoder.attention(NOISE)
+
+
+def test_an_encoder_is_made_of_a_run_or_its_folder(place, encoder):
+    for run in (mc.Run(place / "runs" / "example"), str(place / "runs" / "example"), encoder.run):
+        np.testing.assert_allclose(mc.Encoder(run, batch_size=16)(NOISE), encoder(NOISE), **CLOSE)
 
 
 def test_kinds_of_images_give_the_same_features(encoder, tmp_path):
@@ -326,11 +332,16 @@ def test_weights_are_evaluated_on_arrays(place, encoder, tmp_path):
     [
         (lambda: mc.load("nothing/here"), r"^nothing/here does not exist: give the folder of a run"),
         (lambda: mc.load("."), r"^\. holds neither a run \(config\.json, checkpoints\) nor weights"),
+        (lambda: mc.Encoder("runs/example", network="target"), r"^network='target': mae trains no EMA target"),
+        (lambda: mc.Encoder("nothing/here"), r"^nothing/here does not exist"),
+        (lambda: mc.Encoder(3), r"^run is of type int: give a run, or its folder"),
         (lambda: mc.load("runs/example", step=3), r"no checkpoint of step 3: there are 7"),
         (lambda: mc.load("runs/example", network="target"), r"^network='target': mae trains no EMA target"),
         (lambda: mc.load("runs/example", feature="pool"), r"^feature='pool' is unknown: use one of cls"),
         (lambda: mc.Run("runs"), r"is this the folder of a run\?"),
-        (lambda: mc.pretrain("nothing"), r"^config=nothing is neither a file nor the name of a config"),
+        (lambda: mc.pretrain("nothing"), r"^method=nothing is neither a file nor the name of a config"),
+        (lambda: mc.pretrain("no.such:It"), r"^method=no\.such:It is neither a file"),
+        (lambda: mc.pretrain("broken.py"), r"^method=broken\.py has no get_config function"),
         (lambda: mc.pretrain("mae", "synthetic", **{"method.name": "no.such:It"}), r"importing no\.such failed"),
         (lambda: mc.pretrain(dict), r"^method is <class 'dict'>: give the name of a config"),
         (lambda: mc.pretrain("mae", "photos"), r"^data: preset 'photos' is unknown.*or give a folder that exists"),

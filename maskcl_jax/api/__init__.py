@@ -1,4 +1,4 @@
-"""The Python interface: `import maskcl_jax as mc` offers what this room defines.
+"""The Python interface: `import maskcl_jax as mc` offers what this subpackage defines.
 
 Reading order: `run` (pretrain, evaluate, export), `encoder` (load), `weights` (what lies at a path), `fields` (from
 arguments to a config), `arrays` (data that lie in memory), `images` (from whatever is given to pixels).

@@ -53,14 +53,30 @@ class Encoder:
 
     def __init__(
         self,
-        run: run_lib.Run,
+        run: run_lib.Run | str | os.PathLike[str],
         *,
         network: str = "online",
         image_size: int | tuple[int, int] | None = None,
         feature: str = "",
         batch_size: int = 256,
     ) -> None:
-        """Makes the encoder of a run that was read; `load` reads it first. See there for arguments and errors."""
+        """Makes the encoder of a run.
+
+        Args:
+            run: A run, or its folder; or one that `training.run` has read.
+            network: Like the others, see `load`.
+            image_size: See there.
+            feature: See there.
+            batch_size: See there.
+
+        Raises:
+            UserError: There is no run, or no such network or feature.
+        """
+        if isinstance(run, str | os.PathLike):
+            with in_words_of_python():
+                run = weights.open_run(pathlib.Path(run), network=network, step=None, layout="")
+        if not isinstance(run, run_lib.Run):
+            raise UserError(f"run is of type {type(run).__name__}: give a run, or its folder")
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         opened = encoder_lib.open_encoder(run, network=network, image_size=size)
         self.feature = feature or encoder_lib.default_feature(run)
@@ -136,6 +152,9 @@ class Encoder:
         Returns:
             (N, 1 + patches, D) float32, the cls token first, then the patches row by row; of a ResNet (N, cells, D).
             Without N of one image.
+
+        Raises:
+            UserError: An image cannot be read, or is not of the encoder's kind.
         """
 
         def compute(variables: dict[str, Any], pixels: jax.Array) -> jax.Array:
@@ -154,6 +173,9 @@ class Encoder:
 
         Returns:
             (N, rows, columns, D) float32; without N of one image.
+
+        Raises:
+            UserError: An image cannot be read, or is not of the encoder's kind.
         """
         return self._apply("feature_map", self._encoder.feature_map, images)
 
@@ -191,6 +213,9 @@ class Encoder:
 
         Returns:
             (N, height, width, channels) uint8; without N of one image.
+
+        Raises:
+            UserError: An image cannot be read, or is not of the encoder's kind.
         """
         given, single = images_lib.as_list(images, self.channels)
         pixels = images_lib.read(given, self._data)
@@ -205,6 +230,9 @@ class Encoder:
 
         Returns:
             (N, height, width, channels) float32, normalized.
+
+        Raises:
+            UserError: An image cannot be read, or an array of JAX's is not uint8 of the encoder's size.
 
         Example:
             >>> import maskcl_jax as mc

@@ -1,6 +1,7 @@
-"""From the arguments of `pretrain` to the config of a run."""
+"""From the arguments of `pretrain` to the config of a run, and from those of `evaluate` to data."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -140,11 +141,32 @@ def class_path(method: type[Method]) -> str:
     return f"{method.__module__}:{method.__qualname__}"
 
 
+def data_settings(data: Any, folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
+    """(data preset, fields that differ) of the data of an evaluation; those in memory are written to `folder`."""
+    if data is None:
+        return "", {}
+    if arrays.is_arrays(data):
+        given, digest = arrays.named(data), hashlib.blake2b(digest_size=4)
+        for name in sorted(given):
+            digest.update(name.encode() + np.ascontiguousarray(given[name]).tobytes())
+        file = folder / "evaluate" / f"data-{digest.hexdigest()}.npz"
+        arrays.save(given, file)
+        return "npz", {"data.path": str(file.absolute())}
+    chosen = choose(data, "")
+    if not chosen.fields:
+        return chosen.preset, {}
+    return chosen.fields["data.source"], {"data.path": chosen.fields["data.path"]}
+
+
 @contextlib.contextmanager
 def in_words_of_python() -> Iterator[None]:
-    """A context whose UserErrors name arguments (`workdir=DIR`) where the commands name flags (`--workdir=DIR`)."""
+    """A context whose UserErrors name arguments (`workdir=DIR`) where the commands name flags (`--workdir=DIR`).
+
+    The file that `--config=FILE` names is the argument `method` of `pretrain`.
+    """
     try:
         yield
     except UserError as error:
         text = str(error).replace("--nocheck", "check=False").replace("--full", "full=True")
+        text = text.replace("--config=", "method=")
         raise UserError(re.sub(r"--(config\.)?(?=[a-z])", "", text)) from error.__cause__

@@ -1,7 +1,6 @@
 """Runs from Python: training, evaluation and export, by the same code as the commands."""
 
 import functools
-import hashlib
 import json
 import math
 import os
@@ -32,6 +31,14 @@ class Curve(NamedTuple):
     Attributes:
         steps: (n,) int64, after how many steps it was measured.
         values: (n,) float64; NaN where it was not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> curve = mc.Curve(np.array([10, 20]), np.array([1.9, 1.4]))  # as run.metrics["loss"] is one
+        >>> steps, values = curve
+        >>> values[-1].item()
+        1.4
     """
 
     steps: np.ndarray
@@ -95,11 +102,35 @@ class Run(os.PathLike[str]):
         return load(self.path)
 
     def evaluate(self, data: Any = None, protocol: str = "knn", **options: Any) -> "Result":
-        """Evaluates the run, see `evaluate`."""
+        """Evaluates the encoder of the newest checkpoint.
+
+        Args:
+            data: Default: the run's own; else see `maskcl_jax.evaluate`.
+            protocol: "knn", "logistic", "linear", ..., see there.
+            **options: Settings of the protocol, and `folder`.
+
+        Returns:
+            The figures.
+
+        Raises:
+            UserError: The protocol cannot work with these data or settings.
+        """
         return evaluate(self, data, protocol, **options)
 
     def export(self, format: str, out: str | os.PathLike[str], **options: Any) -> pathlib.Path:
-        """Exports the run, see `export`."""
+        """Exports the encoder of the newest checkpoint to PyTorch.
+
+        Args:
+            format: "timm", "hf", "torchvision", ..., see `maskcl_jax.export`.
+            out: The new folder.
+            **options: `network`, `full` and `check`, see there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: Something does not fit, or the check fails; nothing is left.
+        """
         return export(self, format, out, **options)
 
     def __fspath__(self) -> str:
@@ -115,6 +146,12 @@ class Result(NamedTuple):
     Attributes:
         records: Of each evaluation, as in the files `RUN/evaluate/*.json`.
         files: The files of embeddings and figures that "features" wrote; none of other protocols.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> result = mc.evaluate("runs/example", protocol="knn", k=(1, 5))
+        >>> [entry["k"] for entry in result.entries]
+        [1, 5]
     """
 
     records: list[dict[str, Any]]
@@ -127,7 +164,11 @@ class Result(NamedTuple):
 
     @property
     def accuracy(self) -> float:
-        """The accuracy, 0 to 1. Raises UserError unless exactly one was measured."""
+        """The accuracy, 0 to 1.
+
+        Raises:
+            UserError: None was measured, or several.
+        """
         found = [entry["accuracy"] for entry in self.entries if "accuracy" in entry]
         if len(found) != 1:
             raise UserError(f"{len(found)} accuracies were measured: choose one of `entries`")
@@ -247,7 +288,7 @@ def evaluate(
             step = wanted.get("step", -1)
             run = weights.open_run(pathlib.Path(model), network="online", step=None if step < 0 else step, layout="")
         place = folder or (run.workdir if weights.is_run(pathlib.Path(run.workdir)) else unkept)
-        preset, written = data_settings(data, pathlib.Path(place))
+        preset, written = fields.data_settings(data, pathlib.Path(place))
         texts = tuple(f"{name}={value}" for name, value in (written | wanted).items())
         evaluations = settings.create(protocol, run.config, data=preset, overrides=texts)
         placed = run._replace(workdir=str(place))
@@ -255,23 +296,6 @@ def evaluate(
         files = [file for chosen in evaluations for file in features.files_of(placed, chosen)]
     # Outside: what was written for weights without a `folder` is gone here.
     return Result(records, tuple(file for file in files if file.exists()))
-
-
-def data_settings(data: Any, folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
-    """(data preset, fields that differ) of the data of an evaluation; those in memory are written to `folder`."""
-    if data is None:
-        return "", {}
-    if arrays.is_arrays(data):
-        given, digest = arrays.named(data), hashlib.blake2b(digest_size=4)
-        for name in sorted(given):
-            digest.update(name.encode() + np.ascontiguousarray(given[name]).tobytes())
-        file = folder / "evaluate" / f"data-{digest.hexdigest()}.npz"
-        arrays.save(given, file)
-        return "npz", {"data.path": str(file.absolute())}
-    chosen = fields.choose(data, "")
-    if not chosen.fields:
-        return chosen.preset, {}
-    return chosen.fields["data.source"], {"data.path": chosen.fields["data.path"]}
 
 
 @fields.in_words_of_python()

@@ -22,6 +22,11 @@ class Entry(NamedTuple):
         shape: for one image.
         dtype: by name.
         meaning: one line for the documentation.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> mc.Entry((16,), "int32", "indices of the visible patches").shape
+        (16,)
     """
 
     shape: tuple[int, ...]
@@ -41,6 +46,14 @@ class Batch(abc.ABC):
         images: {view name: (B, H, W, C) uint8}.
         crops: {view name: (B, 5) int32}, see `crop`.
         arrays: {batch key: (B, ...)}, what ingredients have added so far.
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> batch = HostBatch((), seed=0, epoch=0, indices=np.arange(8))  # of eight images, on the host
+        >>> isinstance(batch, mc.Batch), batch.uniform("angle/query", (2,)).shape
+        (True, (8, 2))
     """
 
     xp: Any
@@ -53,11 +66,29 @@ class Batch(abc.ABC):
 
     @abc.abstractmethod
     def uniform(self, stream: str, shape: tuple[int, ...] = (), dtype: Any = np.float32) -> Any:
-        """`(B, *shape)` numbers in [0, 1). A device has no float64: there they are float32, whatever `dtype` says."""
+        """Draws numbers that are uniform in [0, 1).
+
+        Args:
+            stream: what they are for ("angle/query"); other streams have other numbers.
+            shape: for one image.
+            dtype: float32 or float64. A device has no float64: there it is float32 always.
+
+        Returns:
+            `(B, *shape)`.
+        """
 
     @abc.abstractmethod
     def integers(self, stream: str, high: int, shape: tuple[int, ...] = ()) -> Any:
-        """`(B, *shape)` int32 in 0..high - 1."""
+        """Draws whole numbers that are uniform in 0..high - 1.
+
+        Args:
+            stream: what they are for, see `uniform`.
+            high: how many different ones there are.
+            shape: for one image.
+
+        Returns:
+            `(B, *shape)` int32.
+        """
 
     def add_ingredients(self) -> None:
         """Samples every ingredient of every view, in order; pixels and crops of all views are there already."""
@@ -74,6 +105,12 @@ class Crop(abc.ABC):
         interpolation: "bicubic" or "bilinear", both antialiased.
         master: where given, the crop is resized to this (height, width) and a window of `size` is taken from it.
         shift: the largest distance of that window's corner from the master's, pixels.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> crop = mc.CenterCrop(size=(32, 48))
+        >>> isinstance(crop, mc.Crop), crop.entries(mc.View(crop=crop), channels=3)["image"].shape
+        (True, (32, 48, 3))
     """
 
     size: tuple[int, int]
@@ -83,7 +120,15 @@ class Crop(abc.ABC):
 
     @abc.abstractmethod
     def entries(self, view: "View", channels: int) -> dict[str, Entry]:
-        """The pixels of the view and, of a shifted window, where it lies."""
+        """The arrays that this crop adds to a batch.
+
+        Args:
+            view: the view that has this crop.
+            channels: of the images.
+
+        Returns:
+            {batch key: Entry}: the pixels of the view and, of a shifted window, where it lies.
+        """
 
     @abc.abstractmethod
     def sample(self, view: "View", batch: Batch, height: Any, width: Any) -> Any:
@@ -100,7 +145,15 @@ class Crop(abc.ABC):
         """
 
     def sample_shift(self, view: "View", batch: Batch) -> Any:
-        """Where the window lies in the master: (B, 2) int32, down and across, each uniform in 0..shift."""
+        """Draws where the window lies in the master.
+
+        Args:
+            view: the view that has this crop.
+            batch: the source of random numbers.
+
+        Returns:
+            (B, 2) int32, down and across, each uniform in 0..shift.
+        """
         return batch.integers(f"shift/{view.name}", self.shift + 1, (2,))
 
 
@@ -109,6 +162,24 @@ class Ingredient(abc.ABC):
 
     A frozen dataclass in a file of its own. The fields are its specification; `entries` declares the batch keys, and
     `sample` draws them, by the same code on the host (numpy) and on the device (jax.numpy).
+
+    Example:
+        >>> import dataclasses
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class Angle(mc.Ingredient):
+        ...     high: float
+        ...     def entries(self, view, channels):
+        ...         return {view.key("angle"): mc.Entry((), "float32", "degrees")}
+        ...     def sample(self, view, batch):
+        ...         return {view.key("angle"): self.high * batch.uniform(f"angle/{view.name}")}
+        >>> view = mc.View(crop=mc.CenterCrop(size=(32, 32)), ingredients=(Angle(high=90.0),))
+        >>> batch = HostBatch((view,), seed=0, epoch=0, indices=np.arange(8))
+        >>> batch.add_ingredients()
+        >>> batch.arrays["angle"].shape
+        (8,)
     """
 
     @abc.abstractmethod
@@ -136,9 +207,16 @@ class Ingredient(abc.ABC):
         """
 
     def open(self, examples: Any, data_config: Any) -> "Ingredient":
-        """The ingredient, ready to sample from the training images `examples`.
+        """The ingredient, ready to sample from the training images.
 
         Called before anything is built, as a check, and again when the pipeline starts.
+
+        Args:
+            examples: the training split of the data source.
+            data_config: `config.data`.
+
+        Returns:
+            Itself, or a copy that holds what it has opened.
 
         Raises:
             UserError: the user's files that the ingredient needs are missing or do not fit the images.
@@ -169,6 +247,13 @@ class View:
         name: of the batch key of its pixels, (B, H, W, C) uint8.
         crop: which part of the image it shows.
         ingredients: see `Ingredient`. One that reads pixels sees what earlier ones made of them.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> mask = mc.PatchMask(kind="random", num_patches=16, num_visible=4)
+        >>> view = mc.View(name="query", crop=mc.RandomResizedCrop(size=(32, 32)), ingredients=(mask,))
+        >>> view.key("visible"), view.find(mc.PatchMask).num_visible, view.find(mc.Color)
+        ('query_visible', 4, None)
     """
 
     name: str = IMAGE
@@ -176,11 +261,25 @@ class View:
     ingredients: tuple[Ingredient, ...] = ()
 
     def key(self, suffix: str) -> str:
-        """The batch key of something that belongs to this view: `visible` or `query_visible`."""
+        """The batch key of something that belongs to this view.
+
+        Args:
+            suffix: what it is, "visible".
+
+        Returns:
+            "query_visible" of a view "query"; the suffix alone of the only view of an image.
+        """
         return suffix if self.name == IMAGE else f"{self.name}_{suffix}"
 
     def find(self, kind: type[Kind]) -> Kind | None:
-        """The view's ingredient of a class, None where it has none."""
+        """Looks for an ingredient.
+
+        Args:
+            kind: the class of the ingredient.
+
+        Returns:
+            The view's first ingredient of this class; None where it has none.
+        """
         return next((ingredient for ingredient in self.ingredients if isinstance(ingredient, kind)), None)
 
 

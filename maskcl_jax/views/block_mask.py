@@ -24,6 +24,16 @@ class BlockMask(Ingredient):
         attempts: rectangles drawn an image.
 
     Source: Bao et al. 2022 (BEiT), algorithm 1; the varying ratio: Zhou et al. 2022 (iBOT), section 4.1.
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> mask = mc.BlockMask(grid=(8, 8), ratio=(0.2, 0.4))
+        >>> view = mc.View(name="query", crop=mc.CenterCrop(size=(32, 32)), ingredients=(mask,))
+        >>> masked = mask.sample(view, HostBatch((view,), seed=0, epoch=0, indices=np.arange(8)))["query_block_mask"]
+        >>> masked.shape, bool((masked.mean(axis=1) <= 0.4).all())
+        ((8, 64), True)
     """
 
     grid: tuple[int, int]
@@ -40,12 +50,28 @@ class BlockMask(Ingredient):
             raise ValueError(f"min_patches={self.min_patches} of a BlockMask does not fit the grid {self.grid}")
 
     def entries(self, view: View, channels: int) -> dict[str, Entry]:
-        """`block_mask`, one truth value a patch."""
+        """`block_mask`, one truth value a patch.
+
+        Args:
+            view: the view that has the ingredient.
+            channels: of the images.
+
+        Returns:
+            {batch key: Entry}, one key.
+        """
         meaning = "True where a patch is masked; their number differs from image to image"
         return {view.key("block_mask"): Entry((math.prod(self.grid),), "bool", meaning)}
 
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
-        """Rectangles of random area, aspect and place, until each image's own ratio is reached."""
+        """Rectangles of random area, aspect and place, until each image's own ratio is reached.
+
+        Args:
+            view: the view that has the ingredient.
+            batch: the source of random numbers.
+
+        Returns:
+            {batch key: (B, patches) bool}.
+        """
         xp, (rows, columns) = batch.xp, self.grid
         numbers = batch.uniform(f"block_mask/{view.name}", (1 + 4 * self.attempts,))
         low, high = self.ratio

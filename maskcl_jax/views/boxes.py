@@ -20,6 +20,14 @@ class Boxes(Ingredient):
         count: R, boxes an image, drawn independently.
         side: range of their sides in that other view, as fractions of its shorter side, 0 < low <= high <= 1.
         ratio: range of width / height there, low <= 1 <= high.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> boxes = mc.Boxes(shared_with="query", count=4, side=(0.3, 0.5))
+        >>> crop = mc.RandomResizedCrop(size=(32, 32), overlap=mc.Overlap(view="query", side=0.3))
+        >>> key = mc.View(name="key", crop=crop, ingredients=(boxes,))
+        >>> {name: entry.shape for name, entry in boxes.entries(key, channels=3).items()}
+        {'query_boxes': (4, 4), 'key_boxes': (4, 4)}
     """
 
     shared_with: str
@@ -28,12 +36,28 @@ class Boxes(Ingredient):
     ratio: tuple[float, float] = (0.5, 2.0)
 
     def entries(self, view: View, channels: int) -> dict[str, Entry]:
-        """The boxes in the pixels of either view."""
+        """The boxes in the pixels of either view.
+
+        Args:
+            view: the view that has the ingredient.
+            channels: of the images.
+
+        Returns:
+            {batch key: Entry}, one key for each of the two views.
+        """
         entry = Entry((self.count, 4), "float32", "x0, y0, x1, y1 in pixels of that view: the same places of the image")
         return {f"{self.shared_with}_boxes": entry, view.key("boxes"): entry}
 
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
-        """Boxes in the image, then in the pixels of both views."""
+        """Boxes in the image, then in the pixels of both views.
+
+        Args:
+            view: the view that has the ingredient.
+            batch: the crops of both views, and the source of random numbers.
+
+        Returns:
+            {batch key: (B, count, 4) float32}.
+        """
         xp, other = batch.xp, batch.views[self.shared_with]
         crop, other_crop = batch.crops[view.name], batch.crops[other.name]
         numbers = batch.uniform(f"boxes/{view.name}", (self.count, 4), np.float64)

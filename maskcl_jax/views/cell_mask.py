@@ -32,6 +32,11 @@ class CellRule:
         channelwise_p: probability, where there are cells, that every channel has its own.
         channels: C of the cells.
         redraw: whether the device gets noise and ratio too, to draw the cells again.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> mc.CellRule(name="query_mask", ratio=(0.2, 0.4), focal_p=0.5, window=(16, 16)).keep_window
+        True
     """
 
     name: str
@@ -61,6 +66,20 @@ class CellMask(Ingredient):
         maps: the maps in that folder; set by `open`.
 
     Source: Chin et al. 2024 (poster, and joycenerd/Saliency-Guided-Masking-for-ConvNets).
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> rule = mc.CellRule(name="mask", ratio=(0.25, 0.25))
+        >>> mask = mc.CellMask(grid=4, provider="boundary", spread=0.6, rules=(rule,))
+        >>> view = mc.View(crop=mc.CenterCrop(size=(32, 32)), ingredients=(mask,))
+        >>> batch = HostBatch((view,), seed=0, epoch=0, indices=np.arange(8))
+        >>> batch.images["image"] = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+        >>> batch.crops["image"] = view.crop.sample(view, batch, 32, 32)
+        >>> arrays = mask.sample(view, batch)
+        >>> arrays["mask_cells"].shape, arrays["activation"].shape
+        ((8, 4, 4, 1), (8, 4, 4))
     """
 
     grid: int
@@ -71,7 +90,15 @@ class CellMask(Ingredient):
     maps: SaliencyMaps | None = None
 
     def entries(self, view: View, channels: int) -> dict[str, Entry]:
-        """The map, and the cells and the window of each mask."""
+        """The map, and the cells and the window of each mask.
+
+        Args:
+            view: the view that has the ingredient.
+            channels: of the images.
+
+        Returns:
+            {batch key: Entry}: `activation` of the view, and the keys of each rule by its name.
+        """
         square = (self.grid, self.grid)
         entries = {view.key("activation"): Entry(square, "float32", "how salient the cells of the view are")}
         for rule in self.rules:
@@ -85,7 +112,18 @@ class CellMask(Ingredient):
         return entries
 
     def open(self, examples: Any, data_config: Any) -> "CellMask":
-        """Finds the user's maps of provider "maps"."""
+        """Finds the user's maps of provider "maps".
+
+        Args:
+            examples: the training split of the data source.
+            data_config: `config.data`.
+
+        Returns:
+            A copy that holds the maps; itself of other providers.
+
+        Raises:
+            UserError: A map is missing or cannot be read.
+        """
         if self.provider != "maps":
             return self
         return dataclasses.replace(self, maps=SaliencyMaps(self.maps_path, examples, data_config.path))
@@ -104,7 +142,15 @@ class CellMask(Ingredient):
         return self.provider not in ON_DEVICE
 
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
-        """The map of every image, and each mask that follows from it."""
+        """The map of every image, and each mask that follows from it.
+
+        Args:
+            view: the view that has the ingredient.
+            batch: the pixels and crops of the view, and the source of random numbers.
+
+        Returns:
+            {batch key: (B, ...) array}, as `entries` declares them.
+        """
         xp, crops = batch.xp, batch.crops[view.name]
         if self.maps is not None:
             assert isinstance(batch, HostBatch)  # see `host_only`

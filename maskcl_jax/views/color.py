@@ -29,6 +29,16 @@ class Color(Ingredient):
         blur_sigma: range of the Gaussian blur's sigma, in pixels.
         solarize_threshold: the smallest value, in 0..1, that solarization inverts.
         applied_on: "device" (inside the training step) or "host".
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> color = mc.Color(hue=0.0, blur_p=0.0)
+        >>> view = mc.View(name="query", crop=mc.CenterCrop(size=(32, 32)), ingredients=(color,))
+        >>> arrays = color.sample(view, HostBatch((view,), seed=0, epoch=0, indices=np.arange(8)))
+        >>> {name: value.shape[0] for name, value in arrays.items()}
+        {'query_color': 8}
     """
 
     brightness: float = 0.4
@@ -44,7 +54,15 @@ class Color(Ingredient):
     applied_on: str = "device"
 
     def entries(self, view: View, channels: int) -> dict[str, Entry]:
-        """What the device has to apply; nothing where the host has done it."""
+        """What the device has to apply; nothing where the host has done it.
+
+        Args:
+            view: the view that has the ingredient.
+            channels: of the images.
+
+        Returns:
+            {batch key: Entry}; {} with applied_on="host".
+        """
         if self.applied_on == "host":
             return {}
         meaning = f"color augmentation for the device to apply: {', '.join(color.COLUMNS)}"
@@ -64,7 +82,15 @@ class Color(Ingredient):
         return self.applied_on == "host"
 
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
-        """The parameters of every image; with applied_on="host" its pixels are changed instead."""
+        """The parameters of every image; with applied_on="host" its pixels are changed instead.
+
+        Args:
+            view: the view that has the ingredient.
+            batch: the source of random numbers and, on the host, the pixels of the view.
+
+        Returns:
+            {batch key: (B, P) float32}, the columns of `color.COLUMNS`; {} with applied_on="host".
+        """
         parameters = self.parameters(batch.uniform(f"photometric/{view.name}", (DRAWS,), np.float64), batch.xp)
         if self.applied_on == "device":
             return {view.key("color"): parameters}

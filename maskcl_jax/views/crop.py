@@ -22,6 +22,12 @@ class Overlap(NamedTuple):
     Attributes:
         view: the name of the other view, which must come earlier.
         side: 0 < side <= 1.
+
+    Example:
+        >>> import maskcl_jax as mc
+        >>> crop = mc.RandomResizedCrop(size=(32, 32), overlap=mc.Overlap(view="query", side=0.3))
+        >>> crop.overlap.view
+        'query'
     """
 
     view: str
@@ -45,6 +51,18 @@ class RandomResizedCrop(Crop):
             ATTEMPTS draws it is the other view's crop.
 
     Source: torchvision.transforms.RandomResizedCrop; master and shift: Huang et al. 2023 (CMAE), section 3.2.
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> crop = mc.RandomResizedCrop(size=(32, 32), scale=(0.5, 1.0), flip=False)
+        >>> view = mc.View(crop=crop)
+        >>> batch = HostBatch((view,), seed=0, epoch=0, indices=np.arange(8))
+        >>> rows = crop.sample(view, batch, height=np.full(8, 60), width=np.full(8, 80))
+        >>> top, left, height, width, mirrored = rows.T
+        >>> bool((height * width >= 0.5 * 60 * 80 - 80).all()), int(mirrored.sum())
+        (True, 0)
     """
 
     size: tuple[int, int]
@@ -58,7 +76,7 @@ class RandomResizedCrop(Crop):
     overlap: Overlap | None = None
 
     def entries(self, view: View, channels: int) -> dict[str, Entry]:
-        """The pixels and, of a shifted window, where it lies."""
+        """The pixels and, of a shifted window, where it lies: see `Crop.entries`."""
         entries = {view.name: Entry((*self.size, channels), "uint8", "one view of the image")}
         if self.shift:
             meaning = "where the view's window lies in the crop it was taken from, pixels down and across"
@@ -121,6 +139,16 @@ class CenterCrop(Crop):
         resize: 1.0 shows the whole image, resized to `size` as it is; r > 1 shows the center that remains when the
             image is resized to cover r * size and cropped to size, in one resampling.
         interpolation: "bicubic" or "bilinear", both antialiased.
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> crop = mc.CenterCrop(size=(32, 32), resize=1.25)
+        >>> view = mc.View(crop=crop)
+        >>> batch = HostBatch((view,), seed=0, epoch=0, indices=np.arange(1))
+        >>> crop.sample(view, batch, height=80, width=100)  # top, left, height, width, mirrored
+        array([[ 8, 18, 64, 64,  0]], dtype=int32)
     """
 
     size: tuple[int, int]

@@ -24,6 +24,16 @@ class PatchMask(Ingredient):
         grid: (rows, columns) of patches; needed with blocks.
 
     Source: facebookresearch/mae `random_masking`; blocks: ZhichengHuang/CMAE.
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> mask = mc.PatchMask(kind="random", num_patches=16, num_visible=4)
+        >>> view = mc.View(crop=mc.CenterCrop(size=(32, 32)), ingredients=(mask,))
+        >>> arrays = mask.sample(view, HostBatch((view,), seed=0, epoch=0, indices=np.arange(8)))
+        >>> {name: value.shape for name, value in arrays.items()}
+        {'visible': (8, 4), 'masked': (8, 12)}
     """
 
     kind: str
@@ -37,7 +47,15 @@ class PatchMask(Ingredient):
             raise ValueError(f"kind={self.kind!r} of a PatchMask is unknown: use one of {', '.join(KINDS)}")
 
     def entries(self, view: View, channels: int) -> dict[str, Entry]:
-        """`visible` and `masked`, or `mask_noise`."""
+        """`visible` and `masked`, or `mask_noise`.
+
+        Args:
+            view: the view that has the ingredient.
+            channels: of the images.
+
+        Returns:
+            {batch key: Entry}.
+        """
         if self.kind == "noise":
             meaning = "uniform noise in [0, 1), where the mask is chosen on the device"
             return {view.key("mask_noise"): Entry((self.num_patches,), "float32", meaning)}
@@ -48,7 +66,15 @@ class PatchMask(Ingredient):
         }
 
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
-        """The argsort of uniform noise a patch (or a block, whose patches follow one another)."""
+        """The argsort of uniform noise a patch (or a block, whose patches follow one another).
+
+        Args:
+            view: the view that has the ingredient.
+            batch: the source of random numbers.
+
+        Returns:
+            {batch key: (B, ...) array}: int32 indices of patches, or float32 noise.
+        """
         noise = batch.uniform(f"mask/{view.name}", (self.num_patches // self.block**2,))
         if self.kind == "noise":
             return {view.key("mask_noise"): noise}

@@ -75,6 +75,17 @@ class RandAugment(Ingredient):
         fill: the color, one number a channel, of what rotations and shears leave empty.
 
     Source: rwightman/pytorch-image-models `timm/data/auto_augment.py`.
+
+    Example:
+        >>> import numpy as np
+        >>> import maskcl_jax as mc
+        >>> from maskcl_jax.views.batches import HostBatch
+        >>> augment = mc.RandAugment(operations=2, probability=1.0)
+        >>> view = mc.View(crop=mc.CenterCrop(size=(32, 32)), ingredients=(augment,))
+        >>> batch = HostBatch((view,), seed=0, epoch=0, indices=np.arange(8))
+        >>> batch.images["image"] = before = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+        >>> augment.sample(view, batch), bool((batch.images["image"] != before).any())
+        ({}, True)
     """
 
     operations: int = 2
@@ -84,7 +95,15 @@ class RandAugment(Ingredient):
     fill: tuple[int, ...] = (0,)
 
     def entries(self, view: View, channels: int) -> dict[str, Entry]:
-        """None: it changes pixels only."""
+        """None: it changes pixels only.
+
+        Args:
+            view: the view that has the ingredient.
+            channels: of the images.
+
+        Returns:
+            {}.
+        """
         return {}
 
     def host_only(self) -> str:
@@ -96,7 +115,18 @@ class RandAugment(Ingredient):
         return True
 
     def sample(self, view: View, batch: Batch) -> dict[str, Any]:
-        """Changes each image of the view in its own way. Raises UserError for other than 1 or 3 channels."""
+        """Changes each image of the view in its own way.
+
+        Args:
+            view: the view that has the ingredient.
+            batch: the pixels of the view, which are replaced, and the source of random numbers.
+
+        Returns:
+            {}.
+
+        Raises:
+            UserError: The images have other than 1 or 3 channels.
+        """
         images = batch.images[view.name]
         if images.shape[-1] not in (1, 3):
             raise UserError(f"randaugment needs images of 1 or 3 channels, not {images.shape[-1]}: set operations to 0")
