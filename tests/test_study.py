@@ -347,11 +347,6 @@ def test_providers_are_judged_by_where_objects_are():
     assert abs(found["gain"]) < 2 * found["gain_half"]  # equal cells are ranked at random
 
 
-def test_the_tables_of_the_docs_are_made_of_the_results():
-    page = (ROOT / "docs" / "results.md").read_text()
-    assert tables.filled(page, ROOT / "results") == page
-
-
 def test_a_study_runs_the_real_commands(tmp_path):
     """One step of a tiny MAE, and its k-NN."""
     rng = np.random.default_rng(0)

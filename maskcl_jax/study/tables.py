@@ -1,10 +1,10 @@
 """Markdown tables of results.json, and the pages of the docs that quote them.
 
-    python -m maskcl_jax.study.tables docs/results.md
+    python -m maskcl_jax.study.tables docs/results.md docs/methods/*.md
 
-writes the tables of a page anew: what stands between `<!-- table: STUDY-SCALE WHAT -->` and `<!-- end -->` is made from
-results/STUDY-SCALE.json. WHAT is `facts`, `figures`, `comparisons`, `convergence`, or `providers` (of what
-`study.providers` wrote).
+writes the tables of pages anew: what stands between `<!-- table: STUDY-SCALE WHAT -->` and `<!-- end -->` is made from
+results/STUDY-SCALE.json. WHAT is `facts`, `figures`, `comparisons`, `convergence`, `rows ENTRY; ENTRY` (some rows of
+the figures), or `providers` (of what `study.providers` wrote).
 """
 
 import json
@@ -20,7 +20,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.study.results import read
 
 RESULTS = flags.DEFINE_string("results", "results", "The folder of the results that pages quote.")
-BLOCK = re.compile(r"(<!-- table: (\S+) (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: (\S+) (\w+)(?: ([^\n]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 COST = {"cpu_seconds": "CPU minutes", "images": "images"}
 
 
@@ -38,6 +38,20 @@ def figures_table(content: dict[str, Any]) -> str:
         seeds = max(len(cells[name, figure]["seeds"]) for figure in names if (name, figure) in cells)
         body.append([name, *(cell(cells.get((name, figure))) for figure in names), str(seeds), *cost])
     return markdown(["", *names, "seeds", *COST.values()], body)
+
+
+def rows_table(content: dict[str, Any], names: list[str]) -> str:
+    """The rows of `figures_table` of some entries, in their order here; a sentence until the first of them is measured.
+
+    Raises:
+        UserError: The study has no such entry.
+    """
+    entries = {entry["name"]: entry for entry in content["entries"]}
+    if unknown := [name for name in names if name not in entries]:
+        raise UserError(f"table rows {unknown[0]!r}: use entries of the study, {'; '.join(entries)}")
+    if not any(row["entry"] == names[0] and row["figure"] not in COST for row in content["summary"]):
+        return f"{names[0]} has not been measured there yet."
+    return figures_table(content | {"entries": [entries[name] for name in names]})
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -153,24 +167,29 @@ def filled(page: str, folder: pathlib.Path) -> str:
     """A page with its tables made anew. Raises UserError for a table that cannot be made."""
 
     def table(found: re.Match) -> str:
-        start, name, what, end = found.groups()
+        start, name, what, rows, end = found.groups()
         path = folder / f"{name}.json"
         if what == "providers":
             return f"{start}\n{providers_table(json.loads(path.read_text()))}\n\n{end}"
-        if what not in TABLES:
-            raise UserError(f"table {name} {what}: use one of {', '.join(TABLES)}, providers")
+        if what == "rows":
+            return f"{start}\n{rows_table(read(path), (rows or '').split('; '))}\n\n{end}"
+        if what not in TABLES or rows:
+            raise UserError(f"table {name} {what}: use one of {', '.join(TABLES)}, rows, providers")
         return f"{start}\n{TABLES[what](read(path))}\n\n{end}"
 
     return BLOCK.sub(table, page)
 
 
 def main(argv: list[str]) -> None:
-    """Writes the tables of a page."""
-    path = pathlib.Path(argv[1])
-    if not path.is_file():
-        raise UserError(f"page {path} is not a file: give one of docs/")
-    path.write_text(filled(path.read_text(), pathlib.Path(RESULTS.value)))
+    """Writes the tables of pages; none, if one of them cannot be made."""
+    paths = [pathlib.Path(name) for name in argv[1:]]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"page {path} is not a file: give one of docs/")
+    pages = [filled(path.read_text(), pathlib.Path(RESULTS.value)) for path in paths]
+    for path, page in zip(paths, pages, strict=True):
+        path.write_text(page)
 
 
 if __name__ == "__main__":
-    cli.run(main, positional="PAGE.md")
+    cli.run(main, positional="PAGE.md", several=True)

@@ -1,0 +1,47 @@
+"""The tables that pages of the documentation quote from results/."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers.processes import environment
+from helpers.tiny import ROOT
+
+from maskcl_jax.errors import UserError
+from maskcl_jax.study import tables
+
+METHOD_PAGES = sorted((ROOT / "docs/methods").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", [ROOT / "docs/results.md", *METHOD_PAGES], ids=lambda path: path.name)
+def test_the_tables_of_the_docs_are_made_of_the_results(path):
+    page = path.read_text()
+    assert "<!-- table: cifar10-cpu " in page
+    assert tables.filled(page, ROOT / "results") == page, "run python -m maskcl_jax.study.tables on the page"
+
+
+@pytest.mark.parametrize("path", METHOD_PAGES, ids=lambda path: path.name)
+def test_the_older_figures_of_a_method_are_those_of_the_page_of_results(path):
+    kept = (ROOT / "docs/results.md").read_text()
+    quoted = re.findall(r"\d\d\.\d / \d\d\.\d", path.read_text())
+    assert quoted and all(figures in kept for figures in quoted)
+
+
+def test_a_page_has_some_rows_of_a_table(tmp_path):
+    row = {"figure": "k-NN", "seeds": [0], "mean": 41.25, "std": None}
+    summary = [row | {"entry": "b"}, row | {"entry": "a", "mean": 50.0}]
+    content = {"entries": [{"name": name, "note": ""} for name in ("a", "b, c", "b")], "summary": summary}
+    lines = tables.rows_table(content, ["b", "b, c", "a"]).splitlines()[2:]
+    assert [line.split("|")[1:3] for line in lines] == [[" b ", " 41.2 "], [" a ", " 50.0 "]]
+    assert tables.rows_table(content, ["b, c", "a"]) == "b, c has not been measured there yet."
+    with pytest.raises(UserError, match="'d': use entries of the study, a; b, c; b"):
+        tables.rows_table(content, ["b", "d"])
+    pages = [tmp_path / name for name in ("one.md", "two.md")]
+    (tmp_path / "study-cpu.json").write_text(json.dumps(content | {"runs": [], "figures": [], "comparisons": []}))
+    for page in pages:
+        page.write_text("<!-- table: study-cpu rows b; a -->\n<!-- end -->\n")
+    command = [sys.executable, "-m", "maskcl_jax.study.tables", *map(str, pages), f"--results={tmp_path}"]
+    subprocess.run(command, check=True, env=environment(1))
+    assert all("41.2" in page.read_text() for page in pages)
