@@ -12,8 +12,7 @@ REQUIREMENTS = [
     # Resizes as Pillow does, four times faster; where it has no wheel, Pillow does.
     "cykooz.resizer>=4; platform_machine == 'x86_64' or platform_machine == 'AMD64' or sys_platform == 'darwin'",
     "flax>=0.12",
-    "grain>=0.2.10",  # the input pipeline
-    "grain>=0.2.14",  # brings array_record, for data sets of TFDS in that format
+    "grain>=0.2.14",  # the input pipeline; brings array_record, for data sets of TFDS in that format
     "jax>=0.10",
     "jinja2",  # the page of a report
     "ml-collections>=1.0",
@@ -42,6 +41,7 @@ EXTRAS = {
     "plots": ["matplotlib"],
     "test": ["hypothesis", "mypy", "playwright", "pytest", "pytest-xdist", "ruff", "setuptools>=68"],
     "torch": ["torch", "timm"],
+    "umap": ["umap-learn"],  # a second map of the embeddings on the page of a report
     # `log.to`: where metrics go besides the folder of a run.
     "wandb": ["wandb"],
     "trackio": ["trackio"],

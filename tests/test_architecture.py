@@ -1,4 +1,4 @@
-"""The rooms of the package: imports point downwards, in no circle, and none hides inside a function."""
+"""The layers of the package: imports point downwards, in no circle, and none hides inside a function."""
 
 import ast
 import pathlib
@@ -9,8 +9,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "maskcl_jax"
 
-# The floors from the ground up. A module may import from its own floor and from those below.
-FLOORS = (
+# The layers from the ground up. A module may import from its own layer and from those below.
+LAYERS = (
     ("errors",),
     ("ops",),
     ("views", "models"),
@@ -21,7 +21,7 @@ FLOORS = (
     ("__main__", "main", "cli", "export", "import_torch", "compile_check", "benchmark", "study", "report"),
     ("__init__", "api"),
 )
-# Entry points that live in a lower room, and what they need of the command line.
+# Entry points that live in a lower layer, and what they need of the command line.
 ENTRY_POINTS = {"evaluate.__main__", "verify.__main__", "benchmark.__main__", "data.to_array"}
 
 
@@ -71,21 +71,21 @@ def graph():
     return graph
 
 
-def floor_of(name):
-    room = name.split(".")[0]
-    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+def layer_of(name):
+    part = name.split(".")[0]
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
 
 
-def test_every_module_stands_on_a_floor(graph):
-    rooms = {room for floor in FLOORS for room in floor}
-    assert {name.split(".")[0] for name in graph} <= rooms
+def test_every_module_has_a_layer(graph):
+    parts = {part for layer in LAYERS for part in layer}
+    assert {name.split(".")[0] for name in graph} <= parts
 
 
 def test_no_import_points_up(graph):
     up = [
         f"{name} -> {other}"
         for name, other in graph.edges
-        if name not in ENTRY_POINTS and floor_of(other) > floor_of(name)
+        if name not in ENTRY_POINTS and layer_of(other) > layer_of(name)
     ]
     assert not up
 

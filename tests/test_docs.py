@@ -14,6 +14,7 @@ import pytest
 from helpers.methods import context_of
 from helpers.pages import LINK, anchors, blocks, commands, pages, prose
 from helpers.tiny import CONFIGS, ROOT
+from helpers.untrained import write_run
 from helpers.views import batch_of
 from PIL import Image
 
@@ -196,12 +197,30 @@ def check_call(node: ast.Call, names: dict[str, dict]) -> None:
         config_lib.check(fields.config_of(positional[0], chosen, given))
 
 
-def test_the_training_loop_of_the_page_learns():
-    """On features that tell the class."""
-    labels = np.arange(40) % 10
-    names = {"encoder": lambda images: np.eye(10, dtype=np.float32)[images], "images": labels, "labels": labels}
-    exec(compile(python_block("docs/python.md", "optax.adam"), "docs/python.md", "exec"), names)
-    assert names["loss"] < np.log(10) - 0.05
+def test_the_training_loops_of_the_page_learn(tmp_path, monkeypatch):
+    """A head on frozen features, then all weights in 25 lines; ten images of noise in each of four classes."""
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs/small", "mae")
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        file = tmp_path / f"LABELED/{number % 4}/{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        color = np.eye(4, 3)[number % 4] * 160
+        Image.fromarray((color + rng.integers(0, 64, (40, 40, 3))).astype(np.uint8)).save(file)
+    names = {"mc": mc}
+    images, head, fine_tuning = (
+        python_block("docs/python.md", word) for word in ("rglob", "optax.adam(", "class Classifier")
+    )
+    exec(compile(images, "docs/python.md", "exec"), names)
+    exec(compile(head, "docs/python.md", "exec"), names)
+    assert names["loss"] < np.log(4) - 0.05
+    assert len([line for line in fine_tuning.splitlines() if line]) <= 25
+    exec(compile(fine_tuning, "docs/python.md", "exec"), names)
+    before, after = names["encoder"].variables["params"], names["params"]["encoder"]
+    assert names["loss"] < np.log(4) / 2
+    moved = jax.tree.map(lambda old, new: float(np.abs(old - new).max()), before, after)
+    # Weight decay alone moves them by 1e-3.
+    assert moved["patch_embed"]["kernel"] > 1e-2 and moved["blocks_0"]["attn"]["qkv"]["kernel"] > 1e-2
 
 
 def test_every_public_name_is_in_the_reference():

@@ -190,7 +190,7 @@ def limits(*, quick: bool) -> list[str]:
     if quick:
         return ["the untrained encoder: its effective rank, neighbors and k-NN on the same images", "UMAP"]
     problem = maps_lib.umap_problem()
-    return [f"UMAP, as {problem} (pip install umap-learn): the map is PCA"] if problem else []
+    return [f"UMAP, as {problem} (pip install 'maskcl_jax[umap]'): the map is PCA"] if problem else []
 
 
 def attention(session: Session, images: np.ndarray) -> dict[str, np.ndarray]:

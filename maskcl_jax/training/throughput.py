@@ -45,7 +45,7 @@ def fetch(step: int, values: Mapping[str, jax.Array]) -> tuple[int, dict[str, fl
         if name.startswith("loss") and not math.isfinite(value):
             raise Diverged(
                 f"{name} is {value} at step {step}: lower optimizer.base_lr or lengthen optimizer.warmup_epochs, "
-                "and start again from an earlier checkpoint or an empty workdir"
+                "and train in a new workdir"
             )
     return step, floats
 
