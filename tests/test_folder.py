@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import re
 import tarfile
 
 import numpy as np
@@ -53,42 +54,99 @@ CATS_AND_DOGS = ("cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png")
 
 def test_splits_in_the_place_of_classes_are_refused(tmp_path):
     write(tmp_path, *(f"{split}/{file}" for split in ("train", "val") for file in CATS_AND_DOGS))
-    refuse(f"has 'train' and 'val', .* set data.path={tmp_path}/train and data.test_path={tmp_path}/val", tmp_path)
+    refuse(f"has 'train' and 'val', .* set data.path={tmp_path}/train and data.test_path={tmp_path}/val$", tmp_path)
     refuse(f"set data.path={tmp_path}/train$", tmp_path, test_path=str(tmp_path / "val"))
     source = opened(tmp_path / "train", test_path=str(tmp_path / "val"))
     assert (source.class_names, source.num_examples("train"), source.num_examples("test")) == (("cat", "dog"), 4, 4)
+    refuse(f"data.test_path='{tmp_path}' has .* set data.test_path={tmp_path}/val$", tmp_path / "train",
+           test_path=str(tmp_path))  # fmt: skip
     write(tmp_path / "alone", *(f"Train/{file}" for file in CATS_AND_DOGS))
     refuse(f"set data.path={tmp_path}/alone/Train$", tmp_path / "alone")
 
 
-def test_one_sub_folder_is_no_class(tmp_path, caplog):
-    caplog.set_level("INFO")
-    write(tmp_path, *(f"images/{i}.png" for i in range(20)))
-    source = opened(tmp_path)
+@pytest.mark.parametrize(
+    "folders, path, test_path",
+    [
+        (("train2017", "val2017"), "train2017", "val2017"),
+        (("training_set", "test_set"), "training_set", "test_set"),
+        (("Train images", "Validation images", "annotated"), "Train images", "Validation images"),
+        (("trainset", "testset"), "trainset", "testset"),
+        (("val", "test"), "val", "test"),
+        (("train", "unlabeled"), "train", ""),
+        (("train", "unlabeled", "test"), "train", "test"),
+        (("train", "val", "test"), "train", "val"),
+        (("data/train", "data/val"), "data/train", "data/val"),
+        (("a/b/training/cat", "a/b/testing/cat"), "a/b/training", "a/b/testing"),
+        (("test",), "test", ""),
+    ],
+)
+def test_every_way_of_naming_splits_is_understood(tmp_path, folders, path, test_path):
+    write(tmp_path, *(f"{folder}/{number}.png" for folder in folders for number in range(3)))
+    more = f" and data.test_path={tmp_path}/{test_path}" if test_path else ""
+    refuse(f"which are no classes but splits: set data.path={tmp_path}/{path}{more}$", tmp_path)
+
+
+def test_splits_inside_of_classes_are_refused(tmp_path):
+    write(
+        tmp_path, *(f"{kind}/{split}/{n}.png" for kind in ("cat", "dog") for split in ("train", "test") for n in "12")
+    )
+    refuse("has 'test' and 'train' in each of its classes, .* set data.list=FILE and data.test_list=FILE$", tmp_path)
+
+
+@pytest.mark.parametrize("folders", [("bus", "car", "train"), ("train/a", "plane/b"), ("exam", "test"), ("a", "b/val")])
+def test_classes_with_a_split_s_name_are_classes(tmp_path, folders):
+    write(tmp_path, *(f"{folder}/{number}.png" for folder in folders for number in range(3)))
+    assert opened(tmp_path).num_classes == len(folders)
+
+
+def test_what_was_understood_is_said_in_the_description(tmp_path, caplog):
+    """The line that every run prints, whatever the verbosity."""
+    write(tmp_path / "one", *(f"images/{i}.png" for i in range(20)))
+    source = opened(tmp_path / "one")
     assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (0, 20, 0)
-    assert "the one sub-folder 'images'" in caplog.text
-
-
-def test_a_stray_file_is_left_out_and_many_mean_no_labels(tmp_path, caplog):
-    caplog.set_level("INFO")
-    write(tmp_path, *CATS_AND_DOGS, "loose.png")
-    source = opened(tmp_path)
+    assert source.description.endswith(
+        "0 test images, no labels (a single sub-folder, 'images', is no class: data.list=FILE gives some)"
+    )
+    write(tmp_path / "deep", *(f"images/{file}" for file in CATS_AND_DOGS))
+    said = opened(tmp_path / "deep").description
+    assert said.endswith(f"is no class: data.path={tmp_path}/deep/images takes its sub-folders as classes)")
+    write(tmp_path / "stray", *CATS_AND_DOGS, "loose.png")
+    source = opened(tmp_path / "stray")
     assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (2, 2, 2)
-    assert "1 images lie in none and are left out" in caplog.text and "loose.png" in caplog.text
-    write(tmp_path, "loose2.png")
-    source = opened(tmp_path)
+    assert source.description.endswith(
+        f"2 classes (1 of 5 images lie in no sub-folder and are left out: {tmp_path}/stray/loose.png)"
+    )
+    write(tmp_path / "stray", "loose2.png")
+    source = opened(tmp_path / "stray")
     assert (source.num_classes, source.num_examples("train"), source.num_examples("test")) == (0, 6, 0)
-    assert "no labels, as 2 of 6 images lie in no sub-folder" in caplog.text
+    assert source.description.endswith(
+        "no labels (as 2 of 6 images lie in no sub-folder: move them, or give labels by data.list=FILE)"
+    )
+    write(tmp_path / "plain", "1.png", "2.png")
+    source = opened(tmp_path / "plain", test_path=str(tmp_path / "one"))
+    assert source.description.endswith("20 test images, no labels")
+    assert opened(tmp_path / "plain").description.endswith("2 training and 0 test images, no labels")
+
+
+def test_a_hundredth_of_the_images_may_lie_beside_the_classes(tmp_path):
+    many = [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(100)]
+    write(tmp_path, *many, "loose1.png", "loose2.png")
+    assert opened(tmp_path).num_classes == 2
+    write(tmp_path, "loose3.png")
+    assert opened(tmp_path).num_classes == 0
 
 
 def test_whatever_is_not_used_is_counted_and_named(tmp_path, caplog):
-    write(tmp_path, *CATS_AND_DOGS, "cow/5.heic", "cow/6.heic", "dog/notes.txt", "cat/.7.png", "dog/data")
+    write(tmp_path, *CATS_AND_DOGS, "README", "cow/5.heic", "cow/6.heic", "dog/notes.txt", "cat/.7.png", "dog/data")
+    write(tmp_path, "eel/.8.png", ".fox/deep/9.png", ".git/config")
+    (tmp_path / "gnu" / "deep").mkdir(parents=True)
     (tmp_path / "dog" / "again").symlink_to(tmp_path / "cat")
     opened(tmp_path)
-    assert "5 files are not used" in caplog.text
-    assert "2 .heic" in caplog.text and "1 .txt" in caplog.text and "1 hidden" in caplog.text
-    assert f"1 folders have files but no image: {tmp_path}/cow" in caplog.text
-    assert f"1 links lead to folders that are read already: {tmp_path}/dog/again" in caplog.text
+    assert "7 files are not used" in caplog.text
+    assert all(words in caplog.text for words in ("2 .heic", "1 .txt", "2 hidden", "2 without ending"))
+    assert f"3 folders have no image: {tmp_path}/cow, {tmp_path}/eel, {tmp_path}/gnu\n" in caplog.text
+    assert f"1 hidden folders have images, which are not used: {tmp_path}/.fox\n" in caplog.text
+    assert f"1 links lead to folders that are read already: {tmp_path}/dog/again\n" in caplog.text
 
 
 def test_nothing_is_said_where_all_is_used(tmp_path, caplog):
@@ -221,6 +279,51 @@ def test_of_labeled_tars_a_tenth_of_every_class_is_held_out(tmp_path):
     tar(tmp_path / "plain.tar", {f"{n}.png": encoded(n) for n in range(20)})
     plain = opened(tmp_path / "plain.tar", source="tar")
     assert (plain.num_classes, plain.num_examples("train"), plain.num_examples("test")) == (0, 20, 0)
+
+
+@pytest.mark.parametrize(
+    "files, path, test_path, roles",
+    [
+        (("train-0.tar", "train-1.tar", "val-0.tar"), "*train*.tar", "*val*.tar", ("train", "val")),
+        (("set_train_00.tar", "set_validation_00.tar"), "*train*.tar", "*validation*.tar", ("train", "val")),
+        (("train/0.tar", "val/0.tar"), "train", "val", ("train", "val")),
+        (("a/train2017/0.tar", "a/test/0.tar"), "train2017", "test", ("train", "test")),
+        (("a/train-0.tar", "b/train-0.tar", "b/test-0.tar"), "**/*train*.tar", "b/*test*.tar", ("train", "test")),
+    ],
+)
+def test_tar_files_of_several_splits_are_refused(tmp_path, files, path, test_path, roles):
+    for number, file in enumerate(files):
+        shard(tmp_path / file, range(5 * number, 5 * number + 5))
+    common = tmp_path / ("a" if all(file.startswith("a/") for file in files) else "")
+    flags = f"set data.path={common / path} and data.test_path={common / test_path}"
+    refuse(f"which are splits: {re.escape(flags)}$", tmp_path, source="tar")
+    source = opened(common / path, source="tar", test_path=str(common / test_path))
+    counts = [5 * sum(role in file for file in files) for role in roles]
+    assert [source.num_examples(split) for split in ("train", "test")] == counts
+    only = f"set data.test_path={common / test_path}"
+    refuse(f"which are splits: {re.escape(only)}$", common / path, source="tar", test_path=str(tmp_path))
+
+
+def test_what_lies_in_tar_files_and_beside_them_and_is_not_used_is_said(tmp_path, caplog):
+    tar(
+        tmp_path / "a.tar",
+        {"1.png": encoded(), "1.json": b"{}", "1.cls": b"0"} | {f"{n}.jp2": b"x" for n in range(2, 92)},
+    )
+    tar(tmp_path / "b.tar", {"1.txt": b"x", "folder/README": b"x"})
+    write(tmp_path, "loose.png", "c.tgz", "d.tgz", ".hidden/e.png")
+    for _ in range(2):  # by the kept index too
+        caplog.clear()
+        assert opened(tmp_path, source="tar").num_examples("train") == 1
+        assert (
+            f"{tmp_path}: 92 members belong to no image and are not used: 90 .jp2, 1 .txt, 1 without ending"
+            in caplog.text
+        )
+        assert f"1 .tar files have no image: {tmp_path}/b.tar" in caplog.text
+        assert "3 files beside the .tar files are not used: 2 .tgz, 1 .png" in caplog.text
+    caplog.clear()
+    shard(tmp_path / "whole" / "a.tar", range(5))
+    opened(tmp_path / "whole", source="tar")
+    assert not caplog.text
 
 
 def test_damage_in_a_tar_costs_the_damaged_member(tmp_path):

@@ -205,6 +205,9 @@ def test_a_file_of_arrays_is_a_source(tmp_path):
     split = source.split("train")
     np.testing.assert_array_equal(split.images[..., 0], images)
     np.testing.assert_array_equal(split.labels, labels[:, 0])
+    more = npz(tmp_path, train_images=images, val_images=images[:4], val_labels=labels[:4], images=images, note="x")
+    said = ", no labels (not used: val_images of 4, val_labels of 4, images of 20)"
+    assert open_source(more.data).description.endswith(said)
     plain = open_source(npz(tmp_path, images=smooth(6, 32, 32)).data)
     assert (plain.num_classes, plain.num_examples("train"), plain.num_examples("test")) == (0, 6, 0)
 

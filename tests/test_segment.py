@@ -188,13 +188,19 @@ def transparent(mask):
     return np.stack([mask, mask, mask, 255 * (mask % 2)], axis=-1).astype(np.uint8)
 
 
+def gray(mask):
+    return np.stack([mask] * 3, axis=-1)
+
+
 @pytest.mark.parametrize(
     ("change", "ending", "options", "words"),
     [
         (colored, ".png", {}, r"mask of 3 colors \(\(0, 0, 128\), \(0, 128, 0\)"),
         (transparent, ".png", {}, r"mask of 3 colors"),
         (lambda mask: mask, ".jpg", {"quality": 100}, "mask in JPEG, which changes values"),
-        (lambda mask: np.stack([mask] * 3, axis=-1), ".webp", {"quality": 90}, "mask in WEBP"),
+        (gray, ".webp", {"quality": 90}, "mask in WEBP"),
+        (gray, ".tif", {"compression": "jpeg"}, "mask in JPEG inside TIFF, which changes values"),
+        (gray, ".webp", {"quality": 90, "icc_profile": b"VP8L" * 20}, "mask in WEBP, which changes values"),
         (lambda mask: mask / np.float32(2), ".tiff", {}, r"fractions, from 0\.5 to 127\.5"),
         (lambda mask: np.full_like(mask, 255), ".png", {}, "train masks show no class.*values are 255;.*ignore=255"),
         (lambda mask: np.minimum(mask, 1), ".png", {}, "train masks show the class of value 1 only.*two are needed"),
@@ -213,8 +219,11 @@ def test_masks_that_would_measure_nothing_are_refused(run, tmp_path, change, end
 @pytest.mark.parametrize(
     ("change", "ending", "options"),
     [
-        (lambda mask: np.stack([mask] * 3, axis=-1), ".png", {}),
-        (lambda mask: np.stack([mask] * 3, axis=-1), ".webp", {"lossless": True}),
+        (gray, ".png", {}),
+        (gray, ".webp", {"lossless": True}),
+        (gray, ".webp", {"lossless": True, "icc_profile": bytes(500)}),
+        (gray, ".webp", {"lossless": True, "save_all": True, "append_images": [Image.new("RGB", (30, 24))]}),
+        (gray, ".tif", {"compression": "tiff_lzw"}),
         (lambda mask: mask.astype(np.uint16), ".png", {}),
         (lambda mask: np.stack([mask, mask, mask, np.full_like(mask, 255)], axis=-1), ".png", {}),
     ],
@@ -226,6 +235,43 @@ def test_masks_in_other_clothes_are_the_same_masks(run, tmp_path, change, ending
     pairs = opened(run, tmp_path, *overrides).source
     assert pairs.values == expected.values
     assert pairs.description == expected.description
+
+
+def test_a_new_pair_leaves_the_others_where_they_are(run, tmp_path):
+    """A tenth is held out by name, as of folders with labels, and not by place."""
+    overrides = write_folders(tmp_path)
+
+    def held_out():
+        splits = opened(run, tmp_path, *overrides).source.splits
+        assert not {*splits["train"]} & {*splits["test"]}
+        return {image for image, _ in splits["test"]}, sum(map(len, splits.values()))
+
+    before, count = held_out()
+    assert (len(before), count) == (2, COUNT)
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "0a.png").write_bytes((tmp_path / folder / "0.png").read_bytes())
+    after, count = held_out()
+    assert (len(after), count) == (2, COUNT + 1)
+    assert before == after or after - before == {f"{tmp_path}/images/0a.png"}
+
+
+def test_folders_of_several_splits_are_refused(run, tmp_path):
+    overrides = write_folders(tmp_path)
+    for folder in ("images", "masks"):
+        for i in range(COUNT):
+            path = tmp_path / folder / f"{i}.png"
+            to = tmp_path / folder / ("val" if i < 5 else "train") / path.name
+            to.parent.mkdir(exist_ok=True)
+            path.rename(to)
+    (tmp_path / "images" / "alone.png").unlink()
+    splits = {folder: f"{tmp_path}/{folder}/train" for folder in ("images", "masks")}
+    test = f"and data.test_path={tmp_path}/images/val"
+    with pytest.raises(UserError, match=f"no classes but splits: set data.path={splits['images']} {test}"):
+        opened(run, tmp_path, *overrides)
+    with pytest.raises(UserError, match=f"no classes but splits: set mask_path={splits['masks']}"):
+        opened(run, tmp_path, *overrides, f"data.path={splits['images']}")
+    found = opened(run, tmp_path, *overrides, f"data.path={splits['images']}", f"mask_path={splits['masks']}").source
+    assert found.num_examples("train") + found.num_examples("test") == COUNT - 5
 
 
 def test_the_values_of_the_masks_and_what_is_ignored_are_printed(run, tmp_path):

@@ -16,18 +16,19 @@ from maskcl_jax.data import decode
 from maskcl_jax.data.loading import cropped
 from maskcl_jax.data.order import Chunk, EvalOrder, TrainOrder
 from maskcl_jax.data.pipeline import SKIPPED, Batches
+from maskcl_jax.data.sources.base import hold_out_by_name
 from maskcl_jax.data.sources.folder import find_images
+from maskcl_jax.data.sources.layout import check_folders
 from maskcl_jax.data.sources.tfds import Examples, Prepared
 from maskcl_jax.errors import UserError
-from maskcl_jax.evaluate import subsets
 from maskcl_jax.views.base import Crop, View
 from maskcl_jax.views.batches import HostBatch
 from maskcl_jax.views.crop import CenterCrop, RandomResizedCrop
 
 # Feature names of tfds data sets, in order of preference.
 MASK_KEYS = ("segmentation_mask", "annotation", "segmentation_label", "mask")
-TEST_FRACTION = 0.1  # held out of a folder where no test folder is given
-LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # Pillow's names; of WEBP only the lossy kind
+LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # Pillow's names; of WEBP and TIFF only some kinds
+LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")  # compressions, by Pillow's names
 RANGES_SHOWN = 8
 
 Item = str | bytes  # a file path, or an encoded image
@@ -215,12 +216,14 @@ def decode_mask(item: Item) -> np.ndarray:
     content = read(item, "a mask")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            kind = image.format or ""
+            kind, compression = image.format or "", image.info.get("compression", "")
             values = np.asarray(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{name} cannot be read as a mask ({type(error).__name__}): give PNG files") from None
-    if kind in LOSSY or (kind == "WEBP" and b"VP8L" not in content[:64]):
-        raise UserError(f"{name} is a mask in {kind}, which changes values to save space: give PNG files")
+    in_tiff = kind == "TIFF" and compression in LOSSY_IN_TIFF
+    if kind in LOSSY or in_tiff or (kind == "WEBP" and is_lossy_webp(content)):
+        words = f"{compression.upper()} inside TIFF" if in_tiff else kind
+        raise UserError(f"{name} is a mask in {words}, which changes values to save space: give PNG files")
     if values.ndim == 3:
         values = single_channel(values, name)
     if values.dtype == bool:
@@ -230,6 +233,17 @@ def decode_mask(item: Item) -> np.ndarray:
             raise UserError(f"{name} is a mask of fractions, from {values.min():g} to {values.max():g}: give integers")
         return values.astype(np.int32)
     return values
+
+
+def is_lossy_webp(content: bytes) -> bool:
+    """Whether the image in a WebP file, whose chunks are walked, has the lossy compression."""
+    place = 12  # behind RIFF, the size and WEBP
+    while place + 8 <= len(content):
+        kind, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        place += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame's chunks follow its 16 bytes
+    return True
 
 
 def single_channel(values: np.ndarray, name: str) -> np.ndarray:
@@ -259,38 +273,55 @@ def open_pairs(settings: Any) -> Pairs:
 
 
 def folder_pairs(settings: Any) -> Pairs:
-    """The files of data.path with those of mask_path, and likewise for testing; else a tenth is held out."""
-    train, alone = match_masks(settings.data.path, settings.mask_path, "mask_path")
+    """The files of data.path with those of mask_path, and likewise for testing; else a tenth is held out, by name."""
+    train, alone = match_masks(settings, "")
     if settings.data.test_path:
-        test, more = match_masks(settings.data.test_path, settings.test_mask_path, "test_mask_path")
+        test, more = match_masks(settings, "test_")
         alone += more
     else:
         if len(train) < 2:
             raise UserError(
                 f"data.path={settings.data.path!r} has one image with a mask: set data.test_path, or add some"
             )
-        kept, held = subsets.held_out(len(train), TEST_FRACTION, seed=0)
-        train, test = [train[i] for i in kept], [train[i] for i in held]
+        kept, held = hold_out_by_name([*train], np.zeros(len(train)))
+        names = [*train]
+        train, test = ({names[i]: train[names[i]] for i in part} for part in (kept, held))
     unused = f", {alone} file{'s' if alone > 1 else ''} without a partner not used" if alone else ""
-    return Pairs({"train": train, "test": test}, f"folder {settings.data.path}{unused}", settings)
+    splits = {"train": [*train.values()], "test": [*test.values()]}
+    return Pairs(splits, f"folder {settings.data.path}{unused}", settings)
 
 
-def match_masks(images: str, masks: str, field: str) -> tuple[list[tuple[Item, Item]], int]:
-    """([(image, mask)] of equal path, the ending aside; how many files have no partner)."""
-    for name, folder in (("data.path", images), (field, masks)):
+def match_masks(settings: Any, prefix: str) -> tuple[dict[str, tuple[Item, Item]], int]:
+    """Pairs the images and masks of equal path, the ending aside.
+
+    Args:
+        settings: Of the evaluation.
+        prefix: Of the fields, "" or "test_".
+
+    Returns:
+        ({path: (image, mask)}, how many files have no partner).
+    """
+    folders = {
+        f"data.{prefix}path": settings.data[f"{prefix}path"],
+        f"{prefix}mask_path": settings[f"{prefix}mask_path"],
+    }
+    for name, folder in folders.items():
         if not folder or not pathlib.Path(folder).is_dir():
             raise UserError(f"{name}={folder!r} is no folder: give the one that holds the files")
     by_stem: list[dict[str, str]] = []
-    for folder in (images, masks):
+    for name, folder in folders.items():
         files = find_images(pathlib.Path(folder))
+        check_folders(pathlib.Path(folder), files, name, has_test=bool(settings.data.test_path), alone=False)
         by_stem.append({str(file.relative_to(folder).with_suffix("")): str(file) for file in files})
         if len(by_stem[-1]) < len(files):
             raise UserError(f"{folder} has files that differ in their ending only: which belongs to which is unclear")
-    shared = [stem for stem in by_stem[1] if stem in by_stem[0]]
-    if not shared:
+    pairs: dict[str, tuple[Item, Item]] = {
+        stem: (by_stem[0][stem], mask) for stem, mask in by_stem[1].items() if stem in by_stem[0]
+    }
+    if not pairs:
+        (_, images), (field, masks) = folders.items()
         raise UserError(f"{field}={masks!r} has no mask named as an image in {images!r}: both need equal names")
-    pairs: list[tuple[Item, Item]] = [(by_stem[0][stem], by_stem[1][stem]) for stem in shared]
-    return pairs, len(by_stem[0]) + len(by_stem[1]) - 2 * len(shared)
+    return pairs, len(by_stem[0]) + len(by_stem[1]) - 2 * len(pairs)
 
 
 def tfds_pairs(settings: Any) -> Pairs:

@@ -88,12 +88,8 @@ class Encoded:
 
         names: By whose hashes images are chosen, so that new images move few others.
         """
-        hashes = [hashlib.blake2b(name.encode("utf-8", "surrogateescape")).digest() for name in names]
-        order = np.lexsort((np.array(hashes), self.labels))
-        classes, start, count = np.unique(self.labels[order], return_index=True, return_counts=True)
-        wanted = np.where((classes >= 0) & (count > 1), np.maximum(np.round(TEST_FRACTION * count), 1), 0)
-        chosen = np.arange(len(order)) - np.repeat(start, count) < np.repeat(wanted, count)
-        return self.take(np.sort(order[~chosen])), self.take(np.sort(order[chosen]))
+        kept, held_out = hold_out_by_name(names, self.labels)
+        return self.take(kept), self.take(held_out)
 
 
 class Selection(Sequence):
@@ -171,10 +167,12 @@ class Source(abc.ABC):
                 facts[f"{prefix}marks"] = digest_of(split.marks)
         return facts
 
-    def describe(self, what: str) -> str:
-        """A `description`: what the data are, and how many."""
+    def describe(self, what: str, notes: Sequence[str] = ()) -> str:
+        """A `description`: what the data are, how many, and what else must be said of them."""
         counts = f"{self.num_examples('train')} training and {self.num_examples('test')} test images"
-        return f"{what}, {counts}, " + (f"{self.num_classes} classes" if self.num_classes else "no labels")
+        classes = f"{self.num_classes} classes" if self.num_classes else "no labels"
+        remarks = f" ({'; '.join(notes)})" if notes else ""
+        return f"{what}, {counts}, {classes}{remarks}"
 
     def skip(self, name: str, reason: str) -> None:
         """Records an image that cannot be read, and logs its name the first time."""
@@ -195,6 +193,24 @@ class Source(abc.ABC):
             f"{what} has no readable image: all {len(images)} fail to decode, as {os.path.basename(first)} "
             f"({self.skipped[first]}); give {endings} files of data.channels={data_config.channels}"
         )
+
+
+def hold_out_by_name(names: Sequence[str], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out a tenth of every class, at least one image of two; the hashes of names choose, so new ones move few.
+
+    Args:
+        names: Of N images.
+        labels: (N,) their classes, -1 of images that are kept.
+
+    Returns:
+        (kept, held out): ascending positions.
+    """
+    hashes = [hashlib.blake2b(name.encode("utf-8", "surrogateescape")).digest() for name in names]
+    order = np.lexsort((np.array(hashes), labels))
+    classes, start, count = np.unique(labels[order], return_index=True, return_counts=True)
+    wanted = np.where((classes >= 0) & (count > 1), np.maximum(np.round(TEST_FRACTION * count), 1), 0)
+    chosen = np.arange(len(order)) - np.repeat(start, count) < np.repeat(wanted, count)
+    return np.sort(order[~chosen]), np.sort(order[chosen])
 
 
 def digest_of(array: np.ndarray) -> str:

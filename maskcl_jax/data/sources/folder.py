@@ -11,9 +11,9 @@ from absl import logging
 
 from maskcl_jax.data.decode import EXTENSIONS
 from maskcl_jax.data.sources.base import Encoded, Source
+from maskcl_jax.data.sources.layout import check_folders
 from maskcl_jax.errors import UserError
 
-SPLIT_NAMES = {"train": ("train", "training"), "test": ("val", "valid", "validation", "test", "testing")}
 NAMED = 3  # examples in a message
 
 Labels = list[str | None]  # of files: names of classes, None for none
@@ -23,13 +23,15 @@ class FolderSource(Source):
     """The images under `path`, and for testing those under `test_path`; or those of `list` and `test_list`.
 
     A folder is labeled where its images lie in two or more sub-folders: the first level is the class. A few images
-    beside them are left out; many mean that there are no labels, as does a single sub-folder. A list is labeled where
+    beside them are left out; many mean that there are no labels, as does a single sub-folder; the description says so.
+    Folders that are splits by their names are refused. A list is labeled where
     its lines have labels. Without labels all images are for training, and there is no test split unless one is given.
     Of labeled images a tenth of every class is held out, chosen by file name, where no test split is given.
     """
 
     def __init__(self, data_config: Any):
         super().__init__()
+        self._notes: list[str] = []  # what was understood of the folders
         files, labels = self._read(data_config, "")
         self.class_names = tuple(sorted({label for label in labels if label is not None}, key=_natural))
         self.num_classes = len(self.class_names)
@@ -48,9 +50,8 @@ class FolderSource(Source):
             root = pathlib.Path(data_config.path or ".").expanduser()
             train, test = train.hold_out([os.path.relpath(file, root) for file in files])
         self._opened = {"train": train, "test": test}
-        self.description = self.describe(
-            f"list {data_config.list}" if data_config.list else f"folder {data_config.path}"
-        )
+        what = f"list {data_config.list}" if data_config.list else f"folder {data_config.path}"
+        self.description = self.describe(what, self._notes)
 
     def load(self, split: str) -> Encoded:
         return self._opened[split]
@@ -73,9 +74,10 @@ class FolderSource(Source):
                 tars = len(list(root.rglob("*.tar")))
                 remedy = f"but {tars} .tar files: set data.source=tar" if tars else f"({', '.join(EXTENSIONS)})"
                 raise UserError(f"folder {root} has no images {remedy}")
-            if not prefix:
-                check_layout(root, images, has_test=bool(data_config.test_path or data_config.test_list))
-            files, labels = label_by_folder(root, images, labeled=labeled)
+            has_test = bool(data_config.test_path or data_config.test_list)
+            check_folders(root, images, f"data.{prefix}path", has_test=has_test)
+            files, labels, note = label_by_folder(root, images, labeled=labeled)
+            self._notes += [f"{'for testing, ' if prefix else ''}{note}"] if note else []
         self.check_readable(self._encoded(files, labels), what, data_config)
         return files, labels
 
@@ -90,7 +92,7 @@ def find_images(root: pathlib.Path) -> list[pathlib.Path]:
     """
     images: list[pathlib.Path] = []
     unused: collections.Counter[str] = collections.Counter()
-    without, links, seen = [], [], set()
+    links, hidden, seen, visited, filled = [], [], set(), [], []
 
     def refuse(error: OSError) -> None:
         raise UserError(f"the folder {error.filename!r} cannot be read ({error.strerror}): allow it, or remove it")
@@ -102,61 +104,66 @@ def find_images(root: pathlib.Path) -> list[pathlib.Path]:
             folders.clear()
             continue
         seen.add(real)
+        visited.append(folder)
+        hidden += [os.path.join(folder, name) for name in sorted(folders) if name.startswith(".")]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         shown = [name for name in files if not name.startswith(".")]
         found = [name for name in shown if name.lower().endswith(EXTENSIONS)]
         others = [os.path.splitext(name)[1].lower() or "without ending" for name in {*shown}.difference(found)]
+        filled += [folder] if found else []
         images += [pathlib.Path(folder, name) for name in found]
         unused.update(others + ["hidden"] * (len(files) - len(shown)))
-        if others and not found:
-            without.append(folder)
     if unused:
-        kinds = ", ".join(f"{count} {ending}" for ending, count in unused.most_common(5))
         logging.warning("%s: %d files are not used, as their endings are not those of images: %s",
-                        root, unused.total(), kinds)  # fmt: skip
-    if without:
-        logging.warning("%s: %d folders have files but no image: %s", root, len(without), examples(without))
-    if links:
-        logging.warning("%s: %d links lead to folders that are read already: %s", root, len(links), examples(links))
+                        root, unused.total(), in_words(unused))  # fmt: skip
+    used = {str(above) for folder in filled for above in (pathlib.Path(folder), *pathlib.Path(folder).parents)}
+    without = [folder for folder in visited if folder not in used and os.path.dirname(folder) in used]
+    for folders, problem in (
+        (without, "folders have no image"),
+        ([folder for folder in hidden if _has_image(folder)], "hidden folders have images, which are not used"),
+        (links, "links lead to folders that are read already"),
+    ):
+        if folders:
+            logging.warning("%s: %d %s: %s", root, len(folders), problem, examples(folders))
     return sorted(images)
 
 
-def check_layout(root: pathlib.Path, images: Sequence[pathlib.Path], *, has_test: bool) -> None:
-    """Raises UserError where the sub-folders are splits rather than classes."""
-    names = sorted({path.relative_to(root).parts[0] for path in images})
-    train, test = (
-        next((name for name in names if name.lower() in SPLIT_NAMES[split]), None) for split in ("train", "test")
-    )
-    if train and (test or len(names) == 1):
-        hint = f" and data.test_path={root / test}" if test and not has_test else ""
-        raise UserError(
-            f"data.path={str(root)!r} has {' and '.join(repr(name) for name in (train, test) if name)}, which are no "
-            f"classes but splits: set data.path={root / train}{hint}"
-        )
+def _has_image(folder: str) -> bool:
+    return any(name.lower().endswith(EXTENSIONS) for _, _, files in os.walk(folder) for name in files)
 
 
 def label_by_folder(
     root: pathlib.Path, images: Sequence[pathlib.Path], *, labeled: bool | None
-) -> tuple[list[str], Labels]:
-    """(files, label of each), the label being the first sub-folder; None for all where that is no class.
+) -> tuple[list[str], Labels, str]:
+    """Labels images by the first sub-folder that they lie in.
 
-    labeled: Whether it is one; None: where there are two or more, and few images beside them.
+    Args:
+        root: The images lie below it.
+        images: Their paths.
+        labeled: Whether sub-folders are classes; None: where there are two or more, and few images beside them.
+
+    Returns:
+        (files, label of each, None for all where sub-folders are no classes; what was understood, "" if that is plain).
     """
     folders = [(str(path), path.relative_to(root).parts[:-1]) for path in images]
     loose = [file for file, parts in folders if not parts]
     names = {parts[0] for _, parts in folders if parts}
-    if labeled is None:
+    if undecided := labeled is None:
         labeled = len(names) > 1 and len(loose) <= max(1, len(images) // 100)
-    if not labeled:
-        if len(names) == 1 and not loose:
-            logging.info("%s has the one sub-folder %r: its images are taken as unlabeled", root, min(names))
-        elif names:
-            logging.info("%s: no labels, as %d of %d images lie in no sub-folder", root, len(loose), len(images))
-        return [file for file, _ in folders], [None] * len(images)
-    if loose:
-        logging.warning("%s: the sub-folders are classes; %d images lie in none and are left out: %s",
-                        root, len(loose), examples(loose))  # fmt: skip
-    return [file for file, parts in folders if parts], [parts[0] for _, parts in folders if parts]
+    kept, count = [file for file, parts in folders if parts or not labeled], f"{len(loose)} of {len(images)} images"
+    if labeled:
+        note = f"{count} lie in no sub-folder and are left out: {examples(loose)}" if loose else ""
+        return kept, [parts[0] for _, parts in folders if parts], note
+    note = ""
+    if undecided and len(names) == 1 and not loose:
+        deeper = len({parts[1] for _, parts in folders if len(parts) > 1}) > 1
+        remedy = (
+            f"data.path={root / min(names)} takes its sub-folders as classes" if deeper else "data.list=FILE gives some"
+        )
+        note = f"a single sub-folder, {min(names)!r}, is no class: {remedy}"
+    elif undecided and names:
+        note = f"as {count} lie in no sub-folder: move them, or give labels by data.list=FILE"
+    return kept, [None] * len(images), note
 
 
 def read_list(file: str, root: str, *, what: str) -> tuple[list[str], Labels]:
@@ -192,6 +199,11 @@ def read_list(file: str, root: str, *, what: str) -> tuple[list[str], Labels]:
     if repeated := len(files) - len(set(files)):
         logging.warning("%s names %d files more than once", what, repeated)
     return files, [pair[1].strip() if len(pair) > 1 else None for pair in pairs]
+
+
+def in_words(counts: collections.Counter[str]) -> str:
+    """Kinds of files and how many there are: "2 .heic, 1 hidden"."""
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common(5))
 
 
 def examples(names: Sequence[str]) -> str:

@@ -9,12 +9,15 @@ import numpy as np
 from maskcl_jax.data.sources.base import SPLITS, Arrays, Source, digest_of
 from maskcl_jax.errors import UserError
 
+NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+
 
 class NpzSource(Source):
     """The arrays `train_images` and `test_images`, (N, H, W) or (N, H, W, C) uint8, of the file `path`.
 
     Beside them `train_labels` and `test_labels`, N integers from 0, and `class_names`, where there are any; `images`
-    and `labels` only are training images. MedMNIST's files are of this kind; `data.to_array` writes it.
+    and `labels` only are training images. MedMNIST's files are of this kind; `data.to_array` writes it. The
+    description names arrays that are not used, such as MedMNIST's `val_images`.
     """
 
     def __init__(self, data_config: Any):
@@ -35,7 +38,12 @@ class NpzSource(Source):
         if len(self.class_names) < found:
             raise UserError(f"{path} has labels up to {found - 1}, but {len(self.class_names)} class_names")
         self.num_classes = len(self.class_names) if found else 0
-        self.description = self.describe(f"{path.name} of {'x'.join(map(str, self._opened['train'].images.shape[1:]))}")
+        shape = "x".join(map(str, self._opened["train"].images.shape[1:]))
+        plain = {"train_images": "images", "train_labels": "labels"} if "train_images" not in arrays else {}
+        used = [*(plain.get(name, name) for name in NAMES), "class_names"]
+        unused = [f"{name} of {len(array)}" for name, array in arrays.items() if name not in used and array.ndim]
+        notes = [f"not used: {', '.join(unused)}"] if unused else []
+        self.description = self.describe(f"{path.name} of {shape}", notes)
 
     def load(self, split: str) -> Arrays:
         return self._opened[split]

@@ -181,7 +181,7 @@ def index_of(
             parts.append(part)
             if time.monotonic() - said > SAY_SECONDS:
                 said = time.monotonic()
-                logging.info("index of %s: %d of %d files, %.0f s", folder, len(parts), len(files), said - start)
+                logging.warning("index of %s: %d of %d files, %.0f s", folder, len(parts), len(files), said - start)
     return np.concatenate(parts)
 
 
