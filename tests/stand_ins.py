@@ -1,4 +1,4 @@
-"""Stand-ins for the programs of clouds and clusters, with arguments that the launchers take, and for trackers."""
+"""Stand-ins for the programs of clouds and clusters, with arguments that the launchers take, for trackers and UMAP."""
 
 import os
 import pathlib
@@ -102,3 +102,19 @@ def mlflow_like(calls):
             calls.append(("end", run_id))
 
     return types.SimpleNamespace(MlflowClient=Client)
+
+
+def umap_like(made):
+    """The module of umap-learn with the call that a report makes: it notes the options of each UMAP.
+
+    A projection is the last two features, the last one first.
+    """
+
+    class UMAP:
+        def __init__(self, **options):
+            made.append(options)
+
+        def fit_transform(self, values):
+            return values[:, ::-1][:, :2]
+
+    return types.SimpleNamespace(UMAP=UMAP)

@@ -140,6 +140,25 @@ def test_features_are_those_of_timm(place, encoder, tmp_path):
     assert again.feature == encoder.feature
 
 
+# What `load` assumes of a bare file is the preset imagenet, but for the encoder.
+BARE = {"model.width": 192, "model.heads": 3, "dtype": "bfloat16", "data.eval_resize": 256 / 224}
+
+
+def test_a_file_that_pytorch_wrote_gives_the_same_features(tmp_path):
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
+    save_run(tmp_path / "run", made("mae", **BARE))
+    encoder = mc.load(tmp_path / "run")
+    folder = mc.export(encoder, "timm", tmp_path / "timm", check=False)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    loaded = mc.load(tmp_path / "weights.pth", layout="timm")
+    np.testing.assert_allclose(loaded(NOISE), encoder(NOISE), **CLOSE)
+    inputs = np.array(loaded.preprocess(NOISE)).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        theirs = model(torch.tensor(inputs)).numpy()
+    np.testing.assert_allclose(loaded(NOISE), theirs, rtol=0, atol=0.02)  # float32 there
+
+
 def test_a_bare_file_needs_the_name_of_its_layout(encoder, tmp_path):
     folder = mc.export(encoder, "timm", tmp_path / "timm", check=False)
     file = (folder / "model.safetensors").rename(tmp_path / "weights.safetensors")
@@ -285,25 +304,28 @@ class Interrupting(throughput.Throughput):
         super().step()
 
 
-def test_an_interrupted_run_on_arrays_is_continued_by_the_same_call(tmp_path, monkeypatch):
+def test_an_interrupted_run_on_arrays_is_continued_by_the_same_call(tmp_path, monkeypatch, capsys):
     images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), np.uint8)
     labels, folder = np.arange(32) % 4, tmp_path / "run"
+    with_report = SHORT | {"log": {"every_steps": 1, "report": True}}
     monkeypatch.setattr(throughput, "Throughput", Interrupting)
     with pytest.raises(KeyboardInterrupt, match="the same call goes on there"):
-        mc.pretrain("mae", (images, labels), folder, **SHORT)
-    assert mc.Run(folder).step == 2
-    run = mc.pretrain("mae", (images, labels), folder, **SHORT)
+        mc.pretrain("mae", (images, labels), folder, **with_report)
+    assert mc.Run(folder).step == 2 and not (folder / "report.html").exists()
+    run = mc.pretrain("mae", (images, labels), folder, **with_report)
     assert Interrupting.steps == 4 and run.step == 4
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"report: {folder}/report.html (")
+    assert "</html>" in (folder / "report.html").read_text()
     np.testing.assert_array_equal(run.metrics["loss"].steps, [1, 2, 3, 4])
     assert np.isfinite(run.metrics["loss"].values).all()
     # Other images are another run, whether given by the call or put in the file's place.
     other = images.copy()
     other[0, 0, 0, 0] ^= 1
     with pytest.raises(mc.UserError, match=r"data\.npz holds other images than those given"):
-        mc.pretrain("mae", (other, labels), folder, **SHORT)
+        mc.pretrain("mae", (other, labels), folder, **with_report)
     np.savez(folder / "data.npz", train_images=other, train_labels=labels)
     with pytest.raises(mc.UserError, match=r"was started on other data .*or other pixels"):
-        mc.pretrain("mae", (other, labels), folder, **SHORT)
+        mc.pretrain("mae", (other, labels), folder, **with_report)
 
 
 def test_weights_are_evaluated_on_arrays(place, encoder, tmp_path):

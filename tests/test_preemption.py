@@ -38,8 +38,10 @@ def test_after_sigterm_the_same_command_takes_the_remaining_steps(tmp_path):
     assert f"resumed from step {saved}" in resumed.lines[0]
     assert printed_steps(resumed) == list(range(saved + 1, TOTAL + 1))
 
-    straight = Processes(arguments_of("mae", tmp_path / "straight", fields_of("mae") | FIELDS))
+    straight = Processes(arguments_of("mae", tmp_path / "straight", fields_of("mae") | FIELDS | {"log.report": True}))
     assert straight.wait() == [0], straight.text()
+    assert straight.lines[0][-1].startswith(f"report: {tmp_path}/straight/report.html (")
+    assert [path.parent.name for path in tmp_path.glob("*/report.html")] == ["straight"]  # as `log.report` says
     assert rows_without_speed(tmp_path / "run") == rows_without_speed(tmp_path / "straight")
 
 

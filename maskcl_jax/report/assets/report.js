@@ -88,17 +88,21 @@ if (slider) {
       film.querySelector(".step b").textContent = Number(shown.dataset.step).toLocaleString("en");
     }
   };
+  const say = (sign, label) => {
+    play.textContent = sign;
+    play.setAttribute("aria-label", label);
+  };
   const stop = () => {
     clearInterval(timer);
     timer = 0;
-    play.textContent = "▶";
+    say("▶", "Play");
   };
   slider.addEventListener("input", () => { stop(); show(); });
   play.addEventListener("click", () => {
     if (timer) return stop();
     if (slider.value === slider.max) slider.value = 0;
     show();
-    play.textContent = "❚❚";
+    say("❚❚", "Pause");
     timer = setInterval(() => {
       slider.value = Number(slider.value) + 1;
       show();
