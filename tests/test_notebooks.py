@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 
 import pytest
 from helpers.tiny import ROOT
@@ -35,8 +36,13 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     ).execute()
     failed = [output for cell in book.cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert not failed
+    shown = [str(output) for cell in book.cells for output in cell.get("outputs", [])]
     if path.stem == "own_folder":  # a command that fails does not stop a notebook
         assert "</html>" in (tmp_path / "report.html").read_text()
+        assert any("<a href='report.html'" in output for output in shown)
+    if path.stem == "export":
+        compared = ["timm", *(["transformers"] if importlib.util.find_spec("transformers") else [])]
+        assert sum("largest difference: " in output for output in shown) == len(compared)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -44,6 +50,28 @@ def test_no_output_is_kept_and_the_first_cell_installs(path):
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
     assert "%pip install" in "".join(cells[0]["source"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_installs_what_lies_beside_it_and_never_asks_an_index(path, tmp_path, monkeypatch):
+    """On Colab, where the package is not installed: an uploaded wheel, else a clone, else one line."""
+    code, count = re.subn(r'%pip install -q "\$(\w+)" matplotlib', r"installed.append(\1)", cells_of(path)[0])
+    assert count == 1
+    monkeypatch.chdir(tmp_path)
+    installed, extras = [], "[torch,hf]" if path.stem == "export" else ""
+    exec(code, {"installed": installed})  # the package can be imported here
+    assert installed == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"^maskcl_jax is not installed: upload maskcl_jax-.*\.whl into this folder$"):
+        exec(code, {"installed": installed})
+    (tmp_path / "a clone" / "maskcl_jax").mkdir(parents=True)
+    (tmp_path / "a clone" / "maskcl_jax" / "main.py").touch()
+    exec(code, {"installed": installed})
+    for version in ("0.1.0", "0.2.0"):
+        (tmp_path / f"maskcl_jax-{version}-py3-none-any.whl").touch()
+    exec(code, {"installed": installed})
+    found = ("a clone", "maskcl_jax-0.2.0-py3-none-any.whl")
+    assert installed == [f"{tmp_path.resolve() / name}{extras}" for name in found]
 
 
 def test_the_notebook_writes_the_example():
