@@ -296,6 +296,7 @@ def scribble(path):
     [
         (lambda path: path.unlink(), r"maps_path=.*has no map for .*1\.png: it needs b/1\.npy or \.png"),
         (resize, r"1\.npy is 5x6 and its image .*1\.png 44x87"),
+        (lambda path: path.write_bytes(b""), r"1\.npy is empty \(0 bytes\)"),
         (scribble, r"1\.npy cannot be read \(ValueError\)"),
     ],
 )

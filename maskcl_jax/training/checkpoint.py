@@ -152,25 +152,20 @@ class Checkpoints:
             return read()
         except (PermissionError, TimeoutError, ConnectionError) as error:
             raise UserError(
-                f"checkpoint {where} cannot be read ({reason_of(error)}): see to the rights or the connection, then "
-                "start again"
+                f"checkpoint {where} cannot be read ({first_line(error, 200)}): see to the rights or the connection, "
+                "then start again"
             ) from None
         except OSError as error:
             if error.errno not in (None, errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.EISDIR):
-                raise UserError(f"checkpoint {where} cannot be read ({reason_of(error)}): start again") from None
-            raise Damaged(f"checkpoint {where} is damaged ({reason_of(error)})") from None
+                raise UserError(f"checkpoint {where} cannot be read ({first_line(error, 200)}): start again") from None
+            raise Damaged(f"checkpoint {where} is damaged ({first_line(error, 200)})") from None
         except Exception as error:  # orbax and tensorstore raise a dozen types
-            raise Damaged(f"checkpoint {where} is damaged ({reason_of(error)})") from None
+            raise Damaged(f"checkpoint {where} is damaged ({first_line(error, 200)})") from None
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self.manager.wait_until_finished()
         self.manager.close()
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of an error, without tensorstore's description of how it opened a file, 200 characters at most."""
-    return first_line(error).partition(" [tensorstore_spec")[0][:200]
 
 
 class Damaged(UserError):

@@ -79,8 +79,10 @@ class SaliencyMaps:
                 with Image.open(path) as opened:
                     pixels = np.asarray(opened if opened.mode.startswith("I") else opened.convert("L"))
             pixels = np.ascontiguousarray(pixels, np.float32)
-        except (OSError, ValueError, TypeError, SyntaxError) as error:
-            raise UserError(f"the map {path} cannot be read ({type(error).__name__}): write it again") from None
+        except (OSError, EOFError, ValueError, TypeError, SyntaxError) as error:
+            empty = path.is_file() and not path.stat().st_size
+            problem = "is empty (0 bytes)" if empty else f"cannot be read ({type(error).__name__})"
+            raise UserError(f"the map {path} {problem}: write it again") from None
         expected = _size(image, otherwise=pixels.shape)
         if pixels.shape != expected or not np.isfinite(pixels).all():
             raise UserError(
