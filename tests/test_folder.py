@@ -99,7 +99,7 @@ def test_classes_with_a_split_s_name_are_classes(tmp_path, folders):
     assert opened(tmp_path).num_classes == len(folders)
 
 
-def test_what_was_understood_is_said_in_the_description(tmp_path, caplog):
+def test_what_was_understood_is_said_in_the_description(tmp_path):
     """The line that every run prints, whatever the verbosity."""
     write(tmp_path / "one", *(f"images/{i}.png" for i in range(20)))
     source = opened(tmp_path / "one")

@@ -162,6 +162,14 @@ def test_the_index_is_made_once_and_again_where_the_data_changed(tmp_path, monke
     assert numbers(open_source(config_of(tmp_path)).split("train")) == numbers(split)
 
 
+def test_a_long_index_shows_its_progress_at_the_verbosity_of_the_commands(tmp_path, monkeypatch, caplog):
+    caplog.set_level("WARNING")
+    monkeypatch.setattr(records, "SAY_SECONDS", 0.0)
+    folder = tiny(tmp_path)
+    open_source(config_of(tmp_path)).split("train")
+    assert f"index of {folder}: 2 of 3 files" in caplog.text
+
+
 def test_an_interrupted_index_goes_on_where_it_stopped(tmp_path, monkeypatch):
     tiny(tmp_path)
     scan, scanned = records.scan, []
