@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.data import pipeline
+from maskcl_jax.data.loading import load_views
 from maskcl_jax.data.sources import Arrays, embedded
 from maskcl_jax.methods import Method, create, options
 from maskcl_jax.ops import masking
@@ -66,7 +66,7 @@ def batch_of(views: Sequence[View], names: Sequence[str] = PHOTOGRAPHS[:1], *, s
     """What a training step gets of some photographs."""
     examples = Arrays(np.stack([photograph(name) for name in names]), np.zeros(len(names), np.int32))
     batch = HostBatch(views, seed=seed, epoch=0, indices=np.arange(len(names)))
-    pipeline.load_views(batch, examples, channels=3, exif=False)
+    load_views(batch, examples, channels=3, exif=False)
     batch.add_ingredients()
     return batch.images | batch.arrays
 

@@ -197,6 +197,17 @@ def test_values_of_which_nobody_knows_what_is_white_are_refused(pixels, reason):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_tiff_whose_bits_a_sample_are_lost_is_refused(channels):
+    """Of a file whose end is cut off, where tifffile takes samples of 1 bit."""
+    encoded = tiff(noise(8, 9, channels), photometric="minisblack", planarconfig="contig")
+    entry = encoded.index(struct.pack("<HH", 258, 3))
+    lost = encoded[:entry] + struct.pack("<HHII", 258, 3, channels, len(encoded)) + encoded[entry + 12 :]
+    decode.decode(encoded, channels)
+    with pytest.raises(ValueError, match="does not say how many bits a sample has"):
+        decode.decode(lost, channels)
+
+
 def test_32_bits_of_pillow_are_16():
     assert decode.pixels_of(Image.new("I", (2, 1), 513), 1)[0, 0, 0] == 2
     for value in (-1, 65536):

@@ -153,6 +153,8 @@ def _turned_planes(part: Any, page: Any) -> np.ndarray:
     """(H, W, C) uint8 of a page or a series of pages, as the orientation of a page says."""
     if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
         raise Image.DecompressionBombError(f"it claims {page.imagewidth} x {page.imagelength} pixels")
+    if BITS not in page.tags:  # for which tifffile would take 1
+        raise ValueError("a TIFF that does not say how many bits a sample has: it is damaged")
     pixels, axes = part.asarray(), part.axes
     pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (0, 1))
     pixels = to_8_bits(pixels.reshape(*pixels.shape[:2], -1))

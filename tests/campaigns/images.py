@@ -65,6 +65,8 @@ def whole(kind: str, rng: np.random.Generator) -> bytes:
         picture = Image.frombytes("LAB", picture.size, picture.convert("RGB").tobytes())
     else:
         picture = picture.convert("RGB").convert(mode) if mode in ("CMYK", "YCbCr", "P") else picture.convert(mode)
+    if mode == "F" and small[0, 0, 0] % 2:  # half of them with values that have a meaning
+        picture = Image.fromarray(np.asarray(picture) / np.float32(255))
     if "transparency" in option and mode not in ("L", "P", "I;16", "1"):
         option.pop("transparency")
     if option.get("compression") == "packbits" and mode == "F":
@@ -156,7 +158,7 @@ DAMAGE = {
 def by_pillow(data: bytes, channels: int) -> np.ndarray | None:
     """What Pillow (for .npy NumPy) shows of a file, (H, W, 3); pixels are -1 where the library has rules of its own.
 
-    None where it cannot be read fully.
+    None where it cannot be read fully, or nobody knows which of its values is white.
     """
     from PIL import Image
 
@@ -169,6 +171,11 @@ def by_pillow(data: bytes, channels: int) -> np.ndarray | None:
             return None if not fits else array if array.dtype == np.uint8 else np.full(array.shape, -1)
         with Image.open(io.BytesIO(data)) as image:
             image.load()
+            tags, values = getattr(image, "tag_v2", {}), np.asarray(image)
+            if (tags and image.mode == "I") or 2 in tags.get(339, ()):  # 32 bits, or signed
+                return None
+            if image.mode == "F" and not (values.min() >= 0 and values.max() <= 1):
+                return None
             plain = image.mode in ("RGB", "L", "1", "CMYK", "YCbCr", "P", "HSV") and "transparency" not in image.info
             pixels = np.asarray(image.convert("RGB"))
             return pixels.astype(int) if plain else np.full(pixels.shape, -1)
