@@ -198,13 +198,14 @@ def test_values_of_which_nobody_knows_what_is_white_are_refused(pixels, reason):
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_a_tiff_whose_bits_a_sample_are_lost_is_refused(channels):
-    """Of a file whose end is cut off, where tifffile takes samples of 1 bit."""
+@pytest.mark.parametrize("tag, code, count", [(258, 258, 1 << 20), (258, 60000, 1), (262, 262, 1 << 20)])
+def test_a_tiff_that_has_lost_tags_is_refused(channels, tag, code, count):
+    """Of a tag that points behind the end, or is another, tifffile takes the default: 1 bit, or 0 for white."""
     encoded = tiff(noise(8, 9, channels), photometric="minisblack", planarconfig="contig")
-    entry = encoded.index(struct.pack("<HH", 258, 3))
-    lost = encoded[:entry] + struct.pack("<HHII", 258, 3, channels, len(encoded)) + encoded[entry + 12 :]
-    decode.decode(encoded, channels)
-    with pytest.raises(ValueError, match="does not say how many bits a sample has"):
+    assert decode.decode(encoded, channels).shape == (8, 9, channels)
+    entry = encoded.index(struct.pack("<HH", tag, 3))
+    lost = encoded[:entry] + struct.pack("<HHII", code, 3, count, 1) + encoded[entry + 12 :]
+    with pytest.raises(ValueError, match="has lost some of its tags"):
         decode.decode(lost, channels)
 
 

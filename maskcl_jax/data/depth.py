@@ -5,6 +5,7 @@ knows which value is white: they are refused.
 """
 
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -153,13 +154,21 @@ def _turned_planes(part: Any, page: Any) -> np.ndarray:
     """(H, W, C) uint8 of a page or a series of pages, as the orientation of a page says."""
     if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
         raise Image.DecompressionBombError(f"it claims {page.imagewidth} x {page.imagelength} pixels")
-    if BITS not in page.tags:  # for which tifffile would take 1
-        raise ValueError("a TIFF that does not say how many bits a sample has: it is damaged")
+    # Of a tag that it cannot read, tifffile takes the value that holds where it is not given.
+    if BITS not in page.tags or len(page.tags) < _declared_tags(page):
+        raise ValueError("a TIFF that has lost some of its tags: it is damaged")
     pixels, axes = part.asarray(), part.axes
     pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (0, 1))
     pixels = to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
     transposed, reversed_axes = ORIENTATIONS.get(page.tags.valueof(ORIENTATION, 1), (False, ()))
     return np.flip(pixels.transpose(1, 0, 2) if transposed else pixels, reversed_axes)
+
+
+def _declared_tags(page: Any) -> int:
+    """How many tags a page says that it has."""
+    layout, file = page.parent.tiff, page.parent.filehandle
+    file.seek(page.offset)
+    return struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))[0]
 
 
 def _tifffile() -> Any:
