@@ -67,6 +67,8 @@ def import_problem(module: str, *names: str) -> str:
             for part in name.split("."):
                 value = getattr(value, part)
     except Exception as error:  # a broken installation raises anything
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            return f"{error.name} is not installed"
         return f"{attempt} cannot be imported ({type(error).__name__}: {first_line(error, 200)})"
     return ""
 

@@ -75,7 +75,7 @@ def test_mlflow_keeps_fields_metrics_and_figures(tmp_path, monkeypatch):
         ),
         (
             "trackio",
-            r"log\.to=trackio: trackio cannot be imported \(Module.*\): pip install 'maskcl_jax\[trackio\]'",
+            r"log\.to=trackio: trackio is not installed: pip install 'maskcl_jax\[trackio\]'",
         ),
     ],
 )
