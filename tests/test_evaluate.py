@@ -273,6 +273,10 @@ def test_several_protocols_or_labels_are_several_evaluations(small):
         ("knn", ("labels=1000",), "labels='1000'"),
         ("knn", ("data.image_size=10x10",), "image_size=10x10"),
         ("knn", ("batch_size=0",), "batch_size=0"),
+        ("knn", ("k=0",), "k="),
+        ("knn", ("temperature=0",), "temperature"),
+        ("logistic", ("C=0",), "C=0"),
+        ("linear", ("factors=-1",), "factors"),
         ("finetune", ("pool=max",), "pool='max'"),
         ("segment", (), "no masks"),
         ("all", ("kk=3",), "kk=3 is a field of none"),
@@ -287,11 +291,7 @@ def test_what_is_refused_in_one_line(small, tmp_path, protocol, overrides, culpr
 @pytest.mark.parametrize(
     ("protocol", "overrides", "culprit"),
     [
-        ("knn", ("k=0",), "k="),
-        ("knn", ("temperature=0",), "temperature"),
-        ("logistic", ("C=0",), "C=0"),
         ("linear", ("holdout=0",), "holdout"),
-        ("linear", ("factors=-1",), "factors"),
         ("linear", ("epochs=0",), "epochs=0"),
         ("finetune", ("init=random",), "init='random'"),
         ("finetune", ("feature=mean",), "feature='mean'"),

@@ -18,7 +18,7 @@ from maskcl_jax.config.fields import (
     with_defaults,
 )
 from maskcl_jax.config.loading import build, call_in_file, find_file, load
-from maskcl_jax.config.ranges import check
+from maskcl_jax.config.ranges import check, check_values
 
 __all__ = [
     "COLOR",
@@ -31,6 +31,7 @@ __all__ = [
     "build",
     "call_in_file",
     "check",
+    "check_values",
     "encoder_size",
     "find_file",
     "flat",

@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import math
+import re
 from typing import Any
 
 import ml_collections
@@ -12,6 +13,7 @@ from maskcl_jax.config.fields import flat, suggestion
 from maskcl_jax.errors import UserError
 
 LARGEST = 2**63 - 1  # of a 64-bit integer
+MOST_THREADS = 1024  # and processes of the input pipeline (our choice)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Range:
 
     Attributes:
         ordered: The field is a pair, the smaller number first.
+        filled: The field is a list that must not be empty.
     """
 
     low: float = -math.inf
@@ -27,6 +30,7 @@ class Range:
     above: bool = False
     below: bool = False
     ordered: bool = False
+    filled: bool = False
 
     def holds(self, number: float) -> bool:
         """Whether a number is inside; one that is not finite, or no 64-bit integer, never is."""
@@ -49,7 +53,7 @@ FRACTIONS = Range(0.0, 1.0, ordered=True)
 FRACTIONS_NOT_0 = Range(0.0, 1.0, above=True, ordered=True)
 RATIOS = Range(0.0, above=True, ordered=True)
 
-# By name; * stands for anything. A method may check more, above all what goes together.
+# Of training and of evaluations, by name; * stands for anything. A method may check more, above all what goes together.
 RANGES = {
     "seed": Range(0, LARGEST),
     "epochs": AT_LEAST_0,
@@ -66,7 +70,8 @@ RANGES = {
     "data.num_examples": AT_LEAST_1,
     "data.num_classes": AT_LEAST_1,
     "data.cache_mb": AT_LEAST_0,
-    "data.threads": AT_LEAST_0,
+    "data.threads": Range(0, MOST_THREADS),
+    "data.workers": Range(0, MOST_THREADS),  # where it is a number
     "augment.crop_scale": FRACTIONS_NOT_0,
     "augment.crop_ratio": RATIOS,
     "optimizer.base_lr": NOT_NEGATIVE,
@@ -155,6 +160,34 @@ RANGES = {
     "method.high_pass.taps": Range(3),
     "method.blur.sigma": POSITIVE,
     "method.blur.taps": Range(3),
+    # Evaluations (`evaluate/recipes.py`), besides the fields that they share with training.
+    "step": Range(-1),
+    "eval_batch_size": AT_LEAST_1,
+    "checkpoint_every_epochs": NOT_NEGATIVE,
+    "optimizer.milestones": POSITIVE,
+    "optimizer.layer_decay": FRACTION_NOT_0,
+    "k": Range(1, filled=True),
+    "temperature": POSITIVE,
+    "C": POSITIVE,
+    "factors": Range(0.0, above=True, filled=True),
+    "holdout": FRACTION_NOT_1,
+    "drop_path": FRACTION_NOT_1,
+    "ema": FRACTION_NOT_1,
+    "erase_p": FRACTION,
+    "mixup": Range(0.0, 100.0),  # both parameters of a beta distribution
+    "cutmix": Range(0.0, 100.0),
+    "label_smoothing": FRACTION_NOT_1,
+    "randaugment.operations": AT_LEAST_0,
+    "randaugment.magnitude": Range(0.0, 10.0),
+    "randaugment.std": NOT_NEGATIVE,
+    "randaugment.probability": FRACTION,
+    "width": AT_LEAST_1,
+    "classes": AT_LEAST_0,
+    "first_label": AT_LEAST_0,
+    "ignore": Range(-1),
+    "crop_scale": FRACTIONS_NOT_0,
+    "pictures": AT_LEAST_0,
+    "neighbours": AT_LEAST_0,
 }
 
 # Words that more than one method knows; those of a method stand beside what they choose.
@@ -177,12 +210,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"the config lacks {', '.join(missing[:3])}{more}: make it by `maskcl_jax.config.build`")
     for field, value in flat(config).items():
         check_type(field, value)
+    check_values(config)
+    if not config.epochs and not config.total_steps:
+        raise UserError("epochs=0 gives no step: set epochs or total_steps to 1 or more")
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for the first number or word of a config, or of an evaluation's settings, that cannot be."""
+    for field, value in flat(config).items():
         check_numbers(field, value)
         known = CHOICES.get(field)
         if known is not None and value not in known:
             raise UserError(f"{field}={value!r} is unknown{suggestion(value, known)}: use {', '.join(known)}")
-    if not config.epochs and not config.total_steps:
-        raise UserError("epochs=0 gives no step: set epochs or total_steps to 1 or more")
+    check_workers(config.data.workers)
     if len(config.data.image_size) != 2:
         raise UserError(f"data.image_size={config.data.image_size} is not a size: write HEIGHTxWIDTH, as 64x32")
     for field in ("mean", "std"):
@@ -219,6 +259,15 @@ def check_numbers(field: str, value: Any) -> None:
     if any(isinstance(number, bool | str) for number in numbers):
         return
     allowed, written = range_of(field), tuple(value) if isinstance(value, list) else value
+    if allowed.filled and numbers == []:
+        raise UserError(f"{field}=() is empty: give one number or more, each {allowed}")
     in_order = len(numbers) == 2 and numbers[0] <= numbers[1] if allowed.ordered else True
     if not in_order or not all(map(allowed.holds, numbers)):
         raise UserError(f"{field}={written} is out of range: use {allowed}")
+
+
+def check_workers(text: str) -> None:
+    """Raises UserError where `data.workers`, a text, is neither "auto" nor a number of processes."""
+    allowed = range_of("data.workers")
+    if text != "auto" and not (re.fullmatch(r"\d{1,9}", text) and allowed.holds(int(text))):
+        raise UserError(f"data.workers={text!r} is no number of processes: use auto, or {allowed}")

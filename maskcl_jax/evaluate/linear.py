@@ -25,11 +25,9 @@ def run_linear(session: Session) -> dict[str, Any]:
         {"entries": [one], "held_out": {learning rate: accuracy}}, see `results.record`.
 
     Raises:
-        UserError: for factors that cannot be, and where nothing is measured.
+        UserError: for several factors without images to choose on, and where nothing is measured.
     """
     s = session.settings
-    if not s.factors or min(s.factors) <= 0:
-        raise UserError(f"factors={s.factors} is out of range: give one or more positive numbers")
     if len(s.factors) > 1 and not s.holdout:
         raise UserError(f"factors={s.factors} must be chosen from on images held out of train: set holdout, as 0.1")
     source = batches.with_holdout(session.source, s) if s.holdout else session.source

@@ -35,7 +35,7 @@ def create(
         One ConfigDict for each evaluation; several for several amounts of labels.
 
     Raises:
-        UserError: for a protocol, recipe, preset or field that is unknown.
+        UserError: for a protocol, recipe, preset or field that is unknown, and a value out of its range.
     """
     name, _, recipe = protocol.partition(":")
     if name == "all":
@@ -59,6 +59,7 @@ def create(
         settings.labels = PROTOCOLS["lowshot"][""]["labels"]
     for text in overrides:
         override(settings, text)
+    config_lib.check_values(settings)
     return [with_labels(settings, amount) for amount in settings.labels.split(",")]
 
 
