@@ -188,6 +188,8 @@ PREPROCESSED = [
     {"data.image_size": (32, 48), "model.patch_size": 16},
     {"data.image_size": (32, 32), "data.eval_resize": 256 / 224},
     {"data.image_size": (64, 64), "data.eval_resize": 1.25, "data.channels": 1, "model.patch_size": 16},
+    {"data.exif": True},
+    {"data.exif": True, "data.channels": 1, "data.eval_resize": 1.25},
 ]
 
 
@@ -201,6 +203,19 @@ def test_preprocessing_is_the_runs_on_photographs_of_several_shapes(format, fiel
     whole = fields.get("data.eval_resize", 1.0) == 1.0
     assert float(found[1]) < (0.5 if whole else 12)
     assert ("half a pixel" in text) != whole
+    turned = fields.get("data.exif", False)
+    assert ("image = ImageOps.exif_transpose(image)" in text) == turned
+    assert ("| turned as EXIF says" in text) == turned
+
+
+@pytest.mark.parametrize(
+    ("exif", "lines"), [(True, ""), (False, "from PIL import ImageOps\nimage = ImageOps.exif_transpose(image)\n")]
+)
+def test_photographs_that_are_turned_otherwise_are_not_exported(exif, lines, tmp_path, monkeypatch):
+    library("timm")
+    monkeypatch.setattr(timm_format, "turning_lines", lambda p: lines)
+    with pytest.raises(UserError, match="its preprocessing is not the run's: a photograph of 400x250 differs"):
+        export_run(made("mae", **{"data.exif": exif}), "timm", str(tmp_path / "out"), check=True)
 
 
 def test_timm_preprocesses_images_that_are_not_square(tmp_path):

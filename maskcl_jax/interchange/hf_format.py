@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from maskcl_jax.interchange.files import quoted
+from maskcl_jax.interchange.preprocessing import turning_lines
 from maskcl_jax.interchange.product import Product
 from maskcl_jax.models.transformer import LAYER_NORM_EPS
 from maskcl_jax.ops import masking
@@ -33,6 +34,7 @@ def preprocess(p: Product, folder: str) -> str:
     if not preprocessor(p):
         return ""
     return (
+        f"{turning_lines(p)}"
         "from transformers import AutoImageProcessor\n"
         f"processor = AutoImageProcessor.from_pretrained({quoted(folder)})\n"
         'images = processor(images=image, return_tensors="pt")["pixel_values"]'

@@ -5,6 +5,7 @@ from typing import Any
 
 from maskcl_jax.interchange import torchvision_format
 from maskcl_jax.interchange.files import quoted
+from maskcl_jax.interchange.preprocessing import turning_lines
 from maskcl_jax.interchange.product import Product
 
 # timm's name for a width; every argument is written out beside it.
@@ -32,6 +33,7 @@ def preprocess(p: Product, folder: str) -> str:
     if p.channels not in (1, 3):
         return ""
     return (
+        f"{turning_lines(p)}"
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n"
         "images = transform(image)[None]"
     )
