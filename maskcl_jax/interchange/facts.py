@@ -57,11 +57,8 @@ def of_tensors(
     """
     if "params/encoder/conv1/kernel" in keys:
         width, channels, kernel, _ = state[keys["params/encoder/conv1/kernel"]].shape
-        named = next(depth for depth, size in RESNETS.items() if size.bottleneck == resnet.bottleneck)
-        depth = resnet.depth if resnet.is_named else named
-        stages = () if resnet.is_named else resnet.stages
         stem = "imagenet" if kernel == 7 else "small"
-        return {"depth": depth, "stages": stages, "width": width, "stem": stem}, channels
+        return resnet_fields(resnet) | {"width": width, "stem": stem}, channels
     width, channels, patch, across = state[keys["params/encoder/patch_embed/kernel"]].shape
     if patch != across:
         raise UserError(f"patches of {patch}x{across} pixels: only square ones are supported")
@@ -72,6 +69,14 @@ def of_tensors(
         )
     hidden = len(bias)
     return {"width": width, "depth": depth, "mlp_ratio": hidden / width, "patch_size": patch}, channels
+
+
+def resnet_fields(size: ResNetSize) -> dict[str, Any]:
+    """`depth` and `stages` of `config.model` of a ResNet; of one without a name the depth that has such blocks."""
+    if size.is_named:
+        return {"depth": size.depth, "stages": ()}
+    named = next(depth for depth, known in RESNETS.items() if known.bottleneck == size.bottleneck)
+    return {"depth": named, "stages": size.stages}
 
 
 def resnet_name(depth: int, stages: Sequence[int]) -> str:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskcl_jax.interchange import convert, layouts
+from maskcl_jax.errors import UserError
+from maskcl_jax.interchange import convert, facts, layouts
 from maskcl_jax.methods import StepContext
 from maskcl_jax.methods.mocov2 import MoCoV2
-from maskcl_jax.models.resnet import ResNet, ResNetSize, average_pool
+from maskcl_jax.models.kernels import resolve
+from maskcl_jax.models.resnet import RESNETS, ResNet, ResNetSize, average_pool
 from maskcl_jax.ops import losses, regions
 from maskcl_jax.ops.regions import roi_align, roi_mean
 from maskcl_jax.training import train_state
@@ -67,29 +69,39 @@ def channels_first(x):
     return jnp.moveaxis(x, -1, 1)
 
 
+def size_of(c: dict) -> ResNetSize:
+    """What a file's ResNet is built of: `layers` (blocks of each stage) and `block`, or a named `arch`."""
+    if "layers" in c:
+        return ResNetSize(tuple(c["layers"]), c["block"] == "Bottleneck")
+    named = {f"resnet{depth}": size for depth, size in RESNETS.items()}
+    if c["arch"] not in named:
+        raise UserError(f"arch={c['arch']!r} is unknown: use one of {', '.join(named)}, or state layers and block")
+    return named[c["arch"]]
+
+
 def resnet_forward(c: dict, weights: dict, inputs: dict) -> dict:
     """timm's ResNet in evaluation."""
-    size = ResNetSize(tuple(c["layers"]), c["block"] == "Bottleneck")
+    size = size_of(c)
     weights = {key: timm_weight(key, tuple(shape), c["salt"]) for key, shape in c["weight_shapes"].items()}
-    outputs = {f"check_fill/{key}": weights[key].ravel()[:8] for key in FILLS}
+    outputs = {f"check_fill/{key}": value.ravel()[:8] for key, value in weights.items()}
     rows = [row for row in layouts.resnet(size) if not row.theirs.endswith("num_batches_tracked")]
     tree = convert.from_torch({row.theirs: weights[row.theirs] for row in rows}, rows, convert.Shape())
     stats_of = with_counts(tree["batch_stats"]["encoder"])
     variables = {"params": tree["params"]["encoder"], "batch_stats": stats_of}
-    model = ResNet(**size._asdict(), width=c["stem_width"])
+    small = weights["conv1.weight"].shape[-1] == 3
+    model = ResNet(
+        **size._asdict(), width=c["stem_width"], stem="small" if small else "imagenet", kernels=resolve(c["kernels"])
+    )
     stem, *stages = (
         channels_first(x)
         for x in model.apply(variables, channels_last(inputs["images"]), train=False, method=ResNet.stage_outputs)
     )
     outputs["stem_image0"] = stem[0, :8]
-    for i, stage in enumerate(stages[:3], start=1):
+    for i, stage in enumerate(stages, start=1):
         outputs |= {f"layer{i}_spatial_mean": stage.mean(axis=(2, 3)), f"layer{i}_image0_first8": stage[0, :8]}
     pooled = average_pool(jnp.moveaxis(stages[-1], 1, -1))
     logits = pooled @ weights["fc.weight"].T + weights["fc.bias"]
     return with_prefixes(outputs | {"features": stages[-1], "pooled": pooled, "logits": logits}, {})
-
-
-FILLS = ("conv1.weight", "bn1.running_var", "layer4.0.conv2.weight", "fc.weight", "fc.bias")
 
 
 def with_counts(tree: dict) -> dict:
@@ -101,12 +113,14 @@ def with_counts(tree: dict) -> dict:
 
 def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
     """facebookresearch/moco: one step, and the EMA, queue and BatchNorm statistics that it leaves."""
-    model = {"model.depth": int(c["arch"].removeprefix("resnet")), "model.width": 64, "model.stem": "imagenet"}
+    stem = "small" if c["stem"].startswith("3x3") else "imagenet"
+    model = facts.resnet_fields(size_of(c)) | {"width": c.get("stem_width", 64), "stem": stem}
+    model = {f"model.{field}": value for field, value in model.items()} | {"kernels": c["kernels"]}
     fields = {"temperature": c["T"], "momentum": c["m"], "queue_size": c["K"], "bn_group_size": 0, "shuffle_bn": False}
     fields |= {"projector.layers": 2 if c["mlp"] else 1, "projector.out": c["dim"]}
     config = config_of("moco_v2", c, model | {"data.image_size": (c["img_size"],) * 2}, **fields)
     method = MoCoV2(config)
-    rows, shape = layouts.mocov2(method.encoder.size), convert.Shape()
+    rows, shape = layouts.mocov2(method.encoder.size, fields["projector.layers"]), convert.Shape()
     params, state = jax.eval_shape(method.init, jax.random.key(0))
     of_params = [row for row in rows if row.ours.startswith(("params/", "target_params/"))]
     empty = jax.tree.map(lambda s: np.broadcast_to(np.float32(0), s.shape), params)
@@ -160,7 +174,8 @@ def roi(c: dict, weights: dict, inputs: dict) -> dict:
         found, backward = jax.vjp(lambda x, size=size: read(x, size), features)
         (gradient,) = backward(jnp.asarray(inputs[f"cotangent_{size}x{size}"]))
         out |= {f"outputs/roi_{size}x{size}": found, f"grads/features_{size}x{size}": jnp.moveaxis(gradient, -1, 1)}
-    return out | {"outputs/roi_mean_7x7": roi_mean(features[image], rois, size=7, **options)[:, 0]}
+        out[f"outputs/roi_mean_{size}x{size}"] = roi_mean(features[image], rois, size=size, **options)[:, 0]
+    return out
 
 
 def shared_boxes(c: dict, weights: dict, inputs: dict) -> dict:

@@ -106,7 +106,9 @@ def mocov3(c: dict, weights: dict, inputs: dict) -> dict:
     config = encoder_config("mocov3", c | {"in_chans": inputs["view1"].shape[1]}, **fields)
     method = MoCoV3(config)
     rows = layouts.mocov3(c["depth"])
-    shape = convert.Shape(c["patch_size"], 3, method.encoder.grid, {"encoder": c["embed_dim"]}, order="mocov3")
+    shape = convert.Shape(
+        c["patch_size"], method.encoder.channels, method.encoder.grid, {"encoder": c["embed_dim"]}, order="mocov3"
+    )
     tree = convert.from_torch(weights, rows, shape)
     target = train_state.ema(tree["target_params"], method.target_params(tree["params"]), method.momentum(0.0))
     state = {name: tree[name] for name in ("batch_stats", "target_batch_stats")}
