@@ -15,9 +15,6 @@ from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import sharding
 from maskcl_jax.training.step import Program
 
-# JAX has no other way to lower for a GPU where none is.
-cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-
 
 def test_cudnn_is_the_same_attention(monkeypatch):
     """Its implementation replaced by XLA's: the arguments it is given are right."""
@@ -41,6 +38,8 @@ def test_cudnn_is_the_same_attention(monkeypatch):
 
 
 def test_cudnn_lowers_to_its_call(monkeypatch):
+    # JAX has no other way to lower for a GPU where none is.
+    cudnn = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
     model = vit(attention="cudnn", dtype=jnp.bfloat16)
     images = jnp.zeros((2, 16, 24, 3))
