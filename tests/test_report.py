@@ -185,6 +185,16 @@ def test_the_commands_work_as_they_are_printed(run, look, tmp_path):
         assert [purpose for purpose, _ in commands.commands(evaluated, look)] == [*purposes, "Look at all scalars"]
 
 
+def test_tensorboard_is_offered_where_the_run_wrote_for_it(run, look, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for offered in (True, False):
+        asked = commands.commands(record.read(str(copy), ""), look)
+        assert any(command.startswith("tensorboard") for _, command in asked) == offered
+        for file in copy.glob("events.out.tfevents.*"):
+            file.unlink()
+
+
 def test_exports_are_named_as_their_libraries(run, look):
     purposes = [purpose for purpose, _ in commands.commands(record.read(str(run), ""), look)]
     assert {"Use it in timm", "Use it in transformers (Hugging Face)"} <= set(purposes)

@@ -111,7 +111,7 @@ def check_output(method: Any, out: Any, model_state: dict[str, Any]) -> None:
 
 def _report(name: str, faults: list[str]) -> None:
     if faults:
-        raise UserError(f"method.name={name!r} is not a complete method:\n" + ";\n".join(faults))
+        raise UserError(f"method.name={name!r} is not a complete method: {'; '.join(faults)}")
 
 
 def _arguments(function: Callable) -> str:

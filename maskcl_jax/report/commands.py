@@ -43,7 +43,9 @@ def commands(record: Record, look: Look | None) -> list[tuple[str, str]]:
             for format in look.exports
             if not exported(record, format)
         ]
-    return [*rows, ("Look at all scalars", f"tensorboard --logdir={run}")]
+    if any(pathlib.Path(record.workdir).glob("events.out.tfevents.*")):
+        rows.append(("Look at all scalars", f"tensorboard --logdir={run}"))
+    return rows
 
 
 def exported(record: Record, format: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskcl_jax.errors import UserError
+from maskcl_jax.errors import UserError, first_line
 from maskcl_jax.verify import cases, convnet_cases, finetune_cases, saliency_cases, target_cases
 
 
@@ -63,7 +63,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give the path of a reference file") from None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a reference file ({type(error).__name__}: {error})") from None
+        raise UserError(f"{path} is not a reference file ({type(error).__name__}: {first_line(error)})") from None
 
 
 def arrays_under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
