@@ -30,7 +30,8 @@ def main() -> None:
         save("one_training", one.screenshot(clip=area(one, "header", "#images")))
         one.locator(".map circle").nth(150).hover(force=True)
         one.wait_for_timeout(400)
-        save("one_map", one.screenshot(clip=area(one, "#embeddings", ".neighbors")))
+        first_rows = area(one, "#embeddings", ".neighbors") | {"height": 1645}
+        save("one_map", one.screenshot(clip=first_rows))
         three = opened(browser, arguments.three, width=1280, scheme="dark")
         save("three", three.screenshot(clip=area(three, "header", ".map")))
         phone = opened(browser, arguments.one, width=400, scheme="dark")
