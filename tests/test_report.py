@@ -77,6 +77,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "a <run>"
     write_run(folder, "ccmim")
     write_history(folder)
+    (folder / "events.out.tfevents.1.host").touch()
     return folder
 
 
