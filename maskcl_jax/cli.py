@@ -132,22 +132,38 @@ def poll_output() -> list[tuple[int, int]]:
         return []
 
 
+# What Orbax logs of metadata that are damaged, one of them with the whole content of a file.
+DAMAGE_LOGGED = re.compile(
+    "Failed to json parse Metadata file|Metadata file does not exist|was found in the checkpoint, but could not be"
+)
+
+
 def silence_arrays() -> None:
     """Drops what orbax, asyncio and tensorstore print for each array of a checkpoint; one line is printed for all.
 
     That is where the disk is full, and where a checkpoint is damaged.
     """
-    logging.get_absl_handler().addFilter(lambda record: not (record.exc_info and disk_full_line(record.exc_info[1])))
+
+    def shown(record: Any) -> bool:
+        error = record.exc_info and record.exc_info[1]
+        return not (is_of_an_array(error) or disk_full_line(error) or DAMAGE_LOGGED.search(record.getMessage()))
+
+    logging.get_absl_handler().addFilter(shown)
     default = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        # Reads and writes that are still pending when another has failed find its event loop gone, or fail with
-        # nobody waiting for them; the restore or the save itself raises.
-        text = str(unraisable.exc_value)
-        if text != "Event loop is closed" and "TensorStore details" not in text:
+        if not is_of_an_array(unraisable.exc_value):
             default(unraisable)
 
     sys.unraisablehook = hook
+
+
+def is_of_an_array(error: BaseException | None) -> bool:
+    """Whether nobody waits for an error: the restore or the save itself raises.
+
+    Reads and writes that are still pending when another has failed find their event loop gone, or fail too.
+    """
+    return str(error) == "Event loop is closed" or "TensorStore details" in str(error)
 
 
 def listing(config: ml_collections.ConfigDict, text: str) -> str:

@@ -42,9 +42,10 @@ class Diverged(RuntimeError):
 def first_line(error: BaseException, length: int | None = None) -> str:
     """The first line of an exception's text, at most `length` characters of it.
 
-    Without addresses in memory, and without tensorstore's description of how it opened a file.
+    Without addresses in memory, and without descriptions of how TensorStore opened a file.
     """
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" [tensorstore_spec")[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = re.split(r" \[tensorstore_spec|\. See full TensorStore details", line)[0]
     return re.sub(r" at 0x[0-9a-f]+", "", line)[:length]
 
 

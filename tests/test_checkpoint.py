@@ -1,15 +1,19 @@
 """Saving, restoring, and refusing what is not ours."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.untrained import made
 from PIL import Image
 
 from maskcl_jax import config
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
-from maskcl_jax.training import checkpoint, run_folder, sharding, train_state
+from maskcl_jax.training import checkpoint, checkpoint_metadata, run_folder, sharding, train_state
+from maskcl_jax.training.run import restore_run
 
 
 def small_config(arg="synthetic"):
@@ -96,6 +100,24 @@ DAMAGE = {
 }
 
 
+# Every kind of file of a checkpoint, and the arrays' largest.
+FILES = {
+    "metadata": "_CHECKPOINT_METADATA",
+    "arrays": "state/d/*",
+    "arrays of a process": "state/ocdbt.process_0/d/*",
+    "manifest": "state/manifest.ocdbt",
+    "manifest of a process": "state/ocdbt.process_0/manifest.ocdbt",
+    "tree": "state/_METADATA",
+    "shardings": "state/_sharding",
+    "shapes": "state/array_metadatas/process_0",
+}
+
+
+def file_of(checkpoint, kind):
+    """The largest file of a kind."""
+    return max(checkpoint.glob(FILES[kind]), key=lambda path: path.stat().st_size)
+
+
 def two_checkpoints(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path)
     for step in (1, 2):
@@ -104,30 +126,50 @@ def two_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(kind, tmp_path):
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(file, kind, tmp_path, capfd):
     two_checkpoints(tmp_path)
-    DAMAGE[kind](data_files(tmp_path / "checkpoints" / "2")[0])
+    DAMAGE[kind](file_of(tmp_path / "checkpoints" / "2", file))
     checkpoints, said = checkpoint.Checkpoints(tmp_path), []
     restored = checkpoints.restore_newest(abstract(state(width=512)), said.append)
-    jax.tree.map(np.testing.assert_array_equal, restored, state(width=512, step=1))
-    assert len(said) == 1 and "checkpoints/2 is damaged" in said[0] and "\n" not in said[0]
-    assert len(said[0]) < 400 + len(str(tmp_path))
-    restored = checkpoints.restore_newest(abstract(state(width=512)), said.append, move=True)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "damaged-2"]
-    checkpoints.save(2, state(width=512, step=2), small_config())  # the run makes that step again
-    checkpoints.close()
+    step = int(restored.step)
+    jax.tree.map(np.testing.assert_array_equal, restored, state(width=512, step=step))
+    assert len(said) == 2 - step
+    assert step == 1 or file not in ("metadata", "arrays of a process")  # what is not known without them
+    assert all("checkpoints/2 is damaged" in line and "\n" not in line for line in said)
+    assert all(len(line) < 400 + len(str(tmp_path)) for line in said)
+    assert "Traceback" not in (printed := "".join(capfd.readouterr())) and "json" not in printed
+
+
+def test_a_damaged_checkpoint_is_moved_aside_as_often_as_it_is_damaged(tmp_path):
+    two_checkpoints(tmp_path)
+    said = []
+    for aside in (["damaged-2"], ["damaged-2", "damaged-2-2"], ["damaged-2", "damaged-2-2", "damaged-2-3"]):
+        DAMAGE["cut"](data_files(tmp_path / "checkpoints" / "2")[0])
+        checkpoints = checkpoint.Checkpoints(tmp_path)
+        restored = checkpoints.restore_newest(abstract(state(width=512)), said.append, move=True)
+        jax.tree.map(np.testing.assert_array_equal, restored, state(width=512, step=1))
+        assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", *aside]
+        checkpoints.save(2, state(width=512, step=2), small_config())  # the run makes that step again
+        checkpoints.close()
     restored = checkpoint.Checkpoints(tmp_path).restore_newest(abstract(state(width=512)), said.append)
     jax.tree.map(np.testing.assert_array_equal, restored, state(width=512, step=2))
+    assert len(said) == 3
 
 
 def test_without_a_whole_checkpoint_the_run_ends_with_one_line(tmp_path):
     two_checkpoints(tmp_path)
     for step in (1, 2):
         DAMAGE["cut"](data_files(tmp_path / "checkpoints" / str(step))[0])
-    with pytest.raises(
-        UserError, match=r"no checkpoint of this run can be read: checkpoint .*checkpoints/2 is damaged"
-    ):
-        checkpoint.Checkpoints(tmp_path).restore_newest(abstract(state(width=512)), lambda line: None, move=True)
+    said = []
+    for _ in range(2):  # the second time is no new run
+        with pytest.raises(UserError, match=r"no checkpoint of this run .*checkpoints/2 is damaged \([^/]*\); use"):
+            checkpoint.Checkpoints(tmp_path).restore_newest(abstract(state(width=512)), said.append, move=True)
+    assert len(said) == 2  # the error says the rest
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert checkpoints.restore_newest(abstract(state(width=512)), said.append, move=True, anew=True) is None
+    assert "checkpoints/1 is damaged" in said[-1] and "starts anew" in said[-1]
+    assert checkpoint.Checkpoints(tmp_path).latest() is None
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
@@ -155,6 +197,40 @@ def test_a_lost_config_is_known_from_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"method.mask_ratio: 0.75 there, 0.5 here"):
         run_folder.claim(tmp_path, other)
     run_folder.claim(tmp_path, small_config()).close()
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_lost_config_and_damaged_metadata_are_known_from_the_checkpoint_before(kind, tmp_path):
+    run_folder.claim(tmp_path, small_config()).close()
+    two_checkpoints(tmp_path)
+    (tmp_path / "config.json").unlink()
+    DAMAGE[kind](tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA")
+    other = small_config()
+    other.method.mask_ratio = 0.5
+    with pytest.raises(UserError, match=r"method.mask_ratio: 0.75 there, 0.5 here"):
+        run_folder.claim(tmp_path, other)
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_other_data_are_refused_though_the_newest_metadata_are_damaged(kind, tmp_path):
+    facts = {"train": 18, "test": 2, "classes": 2, "digest": "a"}
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state(step=step), small_config(), facts)
+    checkpoints.close()
+    DAMAGE[kind](tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA")
+    with pytest.raises(UserError, match=r"18 training and 2 test images, 2 classes there, 20 training"):
+        checkpoint.Checkpoints(tmp_path).check_data(facts | {"train": 20}, accept=False)
+
+
+@pytest.mark.parametrize("name", ["custom_metadata", "digest", "checksums", "config", "processes"])
+def test_a_turned_bit_in_a_name_of_the_metadata_makes_it_no_earlier_versions(name, tmp_path):
+    two_checkpoints(tmp_path)
+    path = tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA"
+    assert checkpoint_metadata.read(path.parent)["config"] == config.flat(small_config())
+    path.write_text(path.read_text().replace(f'"{name}"', f'"{name[:-1]}z"'))
+    with pytest.raises(ValueError, match="not what was written"):
+        checkpoint_metadata.read(path.parent)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\0", b"", b"{", b"[]", b"null", b"3", b"{}", b'{"seed": [1]}'])
@@ -211,3 +287,31 @@ def test_other_data_are_refused_with_both_figures_and_a_moved_folder_is_not(tmp_
         UserError, match=r"as many \(18 training .*\), with other names or labels.*data.accept_changes=True"
     ):
         checkpoints.check_data(renamed, accept=False)
+
+
+def test_a_damaged_step_that_is_asked_for_says_which_others_there_are(tmp_path):
+    run = made("mae")
+    run_folder.claim(str(tmp_path), run.config).close()
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, run.state, run.config)
+    checkpoints.close()
+    DAMAGE["cut"](file_of(tmp_path / "checkpoints" / "2", "metadata"))
+    with pytest.raises(
+        UserError, match=r"checkpoints/2 is damaged \(.*\): choose another step \(there are 1\), or use a"
+    ):
+        restore_run(str(tmp_path), 2)
+    assert restore_run(str(tmp_path)).step == 7  # of the state that is saved as 1
+
+
+def test_processes_that_meet_a_damaged_checkpoint_say_what_to_do(tmp_path, monkeypatch):
+    two_checkpoints(tmp_path)
+    for step, then in ((2, "goes on from step 1"), (1, "starts anew")):
+        checkpoints = checkpoint.Checkpoints(tmp_path)
+        DAMAGE["cut"](file_of(tmp_path / "checkpoints" / str(step), "metadata"))
+        with monkeypatch.context() as patched, pytest.raises(UserError) as caught:
+            patched.setattr(checkpoint.jax, "process_count", lambda: 2)
+            checkpoints.restore_newest(abstract(state(width=512)), lambda line: None, move=True)
+        remedy = f"move that folder elsewhere, and the same command {then}"
+        assert f"/{step} is damaged" in str(caught.value) and remedy in str(caught.value)
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))

@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from helpers.labeled import Degenerate
 from helpers.untrained import made, run_of, save_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -300,24 +301,6 @@ def test_what_is_refused_in_one_line(small, tmp_path, protocol, overrides, culpr
 def test_what_is_refused_before_it_is_computed(small, tmp_path, protocol, overrides, culprit):
     with pytest.raises(UserError, match=culprit):
         RUN[protocol](opened(small, protocol, tmp_path, *overrides))
-
-
-class Degenerate(Source):
-    """Eight noisy images to train on, six to test on, of the labels given; perhaps all the same image."""
-
-    num_classes, description, class_names = 3, "degenerate, of noise", ("a", "b", "c")
-
-    def __init__(self, train, test, constant=False):
-        super().__init__()
-        self.labels, self.constant = {"train": train, "test": test}, constant
-
-    def num_examples(self, split):
-        return len(self.labels[split])
-
-    def load(self, split):
-        labels = np.array(self.labels[split], np.int32)
-        images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 1)).astype(np.uint8)
-        return Arrays(images * 0 + 7 if self.constant else images, labels)
 
 
 EIGHT, SIX = [0, 1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2]

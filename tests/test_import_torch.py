@@ -220,6 +220,8 @@ def test_an_imported_run_trains(tmp_path, monkeypatch):
     import_run(saved(tmp_path, mae_encoder(tmp_path)), "timm", str(tmp_path / "run"), tiny("mae", **fields))
     before = run_lib.restore_run(str(tmp_path / "run"))
     assert before.config.model.positions == "learned"
+    (tmp_path / "run" / "config.json").unlink()  # the checkpoint has it, too
+    assert run_folder.read_config(tmp_path / "run") == config.flat(before.config)
     loop.train(config.unflat(run_folder.read_config(str(tmp_path / "run"))), str(tmp_path / "run"))
     after = run_lib.restore_run(str(tmp_path / "run"))
     assert (before.step, after.step) == (0, 2)

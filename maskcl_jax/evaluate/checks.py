@@ -51,6 +51,27 @@ def features_problem(features: np.ndarray, split: str, count: int | None = None)
     return ""
 
 
+def outputs_problem(finite: bool | np.bool_) -> str:
+    """Why a classifier or segmenter predicts nothing; "" where its outputs on all images are finite."""
+    return "" if finite else "its outputs are not finite: it has diverged; lower optimizer.base_lr"
+
+
+def predictions_problem(counts: np.ndarray, what: str) -> str:
+    """What a figure is worth where all predictions are alike.
+
+    Args:
+        counts: (C,) how often each class is predicted.
+        what: of what, for the text: "test images".
+
+    Returns:
+        A line; "" where more than one class is predicted, or only one image is there.
+    """
+    predicted = np.flatnonzero(counts)
+    if len(predicted) != 1 or counts.sum() < 2:
+        return ""
+    return f"all {counts.sum()} {what} are predicted as class number {predicted[0]}: the figure is only its frequency"
+
+
 def neighbors_problem(k: int, n_train: int) -> str:
     """Why `k` neighbors cannot be asked of `n_train` labeled training images; "" where they can."""
     return f"k={k} is larger than the {n_train} labeled training images" if k > n_train else ""

@@ -1,5 +1,6 @@
 """Runs protocols on a run: what `python -m maskcl_jax.evaluate` does, for programs."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -70,12 +71,19 @@ def evaluate_run(run: Run, evaluations: list[ConfigDict], *, command: str = "") 
         start = time.monotonic()
         if jax.process_index() == 0:
             print(opening_line(session), flush=True)
-        values = RUNNERS[chosen.protocol](session)
+        with contextlib.closing(lock(session)):
+            values = RUNNERS[chosen.protocol](session)
         if values is not None:
             fractions = {f"unlabeled_{split}": fraction for split, fraction in session.unlabeled.items()}
             values["entries"] = [entry | fractions for entry in values["entries"]]
             records.append(results.record(session, values, seconds=time.monotonic() - start, command=command))
     return records
+
+
+def lock(session: Session) -> run_folder.RunLock:
+    """Locks the files of an evaluation. Raises UserError where another process computes it."""
+    session.folder.mkdir(parents=True, exist_ok=True)
+    return run_folder.RunLock(session.run.workdir, session.name)
 
 
 def opening_line(session: Session) -> str:

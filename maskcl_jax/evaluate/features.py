@@ -17,6 +17,7 @@ from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import checks, knn, settings, subsets
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import run_folder, sharding, visualize
+from maskcl_jax.training.checkpoint_metadata import difference_of
 from maskcl_jax.training.run import Run
 
 PART = 64  # batches a file, until all are computed
@@ -64,7 +65,8 @@ def origin_of(session: Session) -> dict[str, Any]:
         name: value for name, value in fields.items() if name not in ("batch_size", "out", "pictures", "neighbours")
     }
     workdir = str(pathlib.Path(session.run.workdir).absolute())
-    return json.loads(json.dumps(origin | {"workdir": workdir, "step": session.run.step, "feature": session.feature}))
+    origin |= {"workdir": workdir, "step": session.run.step, "feature": session.feature}
+    return json.loads(json.dumps(origin | {"facts": session.facts(session.settings.split)}))
 
 
 def check_file(path: pathlib.Path, origin: dict[str, Any]) -> None:
@@ -83,13 +85,17 @@ def check_origin(record: pathlib.Path, origin: dict[str, Any]) -> None:
 
 
 def compare(path: pathlib.Path, stored: dict[str, Any], origin: dict[str, Any]) -> None:
-    """Raises UserError naming the first field that differs."""
+    """Raises UserError naming the first field that differs, or the data; says where they are not known."""
+    remedy = "give another --config.out, or remove it"
     for field, value in origin.items():
-        if stored.get(field) != value:
+        if field != "facts" and stored.get(field) != value:
             raise UserError(
-                f"{path} exists from another run ({field}: {stored.get(field)} there, {value} here): give another "
-                "--config.out, or remove it"
+                f"{path} exists from another run ({field}: {stored.get(field)} there, {value} here): {remedy}"
             )
+    if "facts" not in stored:
+        print(f"warning: {path} does not say of which data it is: if they have changed, {remedy}", flush=True)
+    elif difference := difference_of(stored["facts"], origin["facts"]):
+        raise UserError(f"{path} exists from other data or weights ({difference}): {remedy}")
 
 
 def collect(session: Session, path: pathlib.Path, origin: dict[str, Any]) -> None:

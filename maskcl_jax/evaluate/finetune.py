@@ -134,23 +134,24 @@ class Tuning:
         new_state = {"params": params, "stats": stats, "average": average, "opt_state": opt_state, "rng": state["rng"]}
         return new_state, {"loss": loss}
 
-    def predict(self, state: dict[str, Any], batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """(correct (B,) bool, the labels (B,) with -1 for what is not counted, the index (B,)) of a batch."""
+    def predict(self, state: dict[str, Any], batch: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
+        """Of a batch: (predicted classes, labels with -1 for what is not counted, index, whether finite), all (B,)."""
         params = state["average"] or state["params"]
         images = self.session.encoder.preprocess(batch["image"])
         logits = self.model.apply({"params": params, **statistics(state["stats"])}, images, train=False)
         labels = jnp.where(batch["valid"], batch["label"], -1)
-        return logits.argmax(axis=-1) == labels, labels, batch["index"]
+        return logits.argmax(axis=-1), labels, batch["index"], jnp.isfinite(logits).all(axis=-1)
 
     def classify_test_split(self, state: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """(whether it is classified correctly (n,) bool, its index (n,)) of each labeled image of the test split."""
         session = self.session
         batches = session.batches("test", session.settings.eval_batch_size)
         rows = [map(to_host, self.predict_batch(state, session.put(batch))) for batch in batches]
-        right, labels, index = map(np.concatenate, zip(*rows, strict=True))
+        predicted, labels, index, finite = map(np.concatenate, zip(*rows, strict=True))
         counted = labels >= 0
-        session.refuse(checks.labels_problem(labels[counted], "test"))
-        return right[counted], index[counted]
+        session.refuse(checks.labels_problem(labels[counted], "test") or checks.outputs_problem(finite[counted].all()))
+        session.warn(checks.predictions_problem(np.bincount(predicted[counted]), "test images"))
+        return (predicted == labels)[counted], index[counted]
 
 
 def statistics(stats: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import jax
 
+from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate.batches import Budget
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.training import checkpoint, optimizer, sharding
@@ -37,6 +38,10 @@ def fit(session: Session, trainer: Trainer, budget: Budget, batches: Callable[[i
 
     Returns:
         The state after the last step.
+
+    Raises:
+        UserError: where the newest checkpoint is of other training images, labels or batches.
+        Diverged: where a loss is not finite.
     """
     s, total = session.settings, budget.total_steps
     save_every = round(s.checkpoint_every_epochs * budget.steps_per_epoch)  # 0: at the end only
@@ -45,19 +50,31 @@ def fit(session: Session, trainer: Trainer, budget: Budget, batches: Callable[[i
     shortened = optimizer.shortened_warmup(s, total_steps=total, steps_per_epoch=budget.steps_per_epoch)
     if shortened:
         live.say(shortened)
-    checkpoints = checkpoint.Checkpoints(str(session.folder / session.name), keep_last=1)
     new_state = jax.jit(trainer.new_state, out_shardings=replicated)
-    state, start = restored_or_new(checkpoints, new_state, (jax.random.key(s.seed), variables), replicated)
-    if start:
-        live.say(f"resumed from step {start}")
-    step_fn = jax.jit(trainer.step, donate_argnums=0, out_shardings=(replicated, replicated))
-    rate, meter, feed = Throughput(budget.batch_size), Meter(), batches(start)
+    facts = session.facts("train") | {"batch_size": budget.batch_size, "total_steps": total}
+    folder = session.folder / session.name
+    with contextlib.ExitStack() as stack:
+        checkpoints = checkpoint.Checkpoints(str(folder), keep_last=1)
+        stack.enter_context(contextlib.closing(checkpoints))
+        if difference := checkpoints.data_difference(facts):
+            raise UserError(
+                f"this evaluation was begun on other data, weights or devices ({difference}): give the same, or "
+                f"remove {folder} to begin it again"
+            )
+        state, start = restored_or_new(checkpoints, new_state, (jax.random.key(s.seed), variables), live.say)
+        if start:
+            live.say(f"resumed from step {start}")
+            if not checkpoints.keeps_data():
+                live.say(f"warning: {folder} does not say of which data it is: if they have changed, remove it")
+        step_fn = jax.jit(trainer.step, donate_argnums=0, out_shardings=(replicated, replicated))
+        rate, meter = Throughput(budget.batch_size), Meter()
+        feed = stack.enter_context(contextlib.closing(batches(start)))
 
-    def report(row: tuple[int, dict[str, float]] | None) -> None:
-        if row is not None:
-            live.update(*row, images_per_second=rate.images_per_second(), eta=rate.eta(total - row[0]))
+        def report(row: tuple[int, dict[str, float]] | None) -> None:
+            if row is not None:
+                live.update(*row, images_per_second=rate.images_per_second(), eta=rate.eta(total - row[0]))
 
-    with contextlib.closing(checkpoints), contextlib.closing(feed), StopSignal() as stop:
+        stop = stack.enter_context(StopSignal())
         for number in range(start, total):
             state, values = step_fn(state, variables, sharding.put(next(feed), session.mesh), number)
             report(meter.push(number + 1, values))
@@ -66,7 +83,7 @@ def fit(session: Session, trainer: Trainer, budget: Budget, batches: Callable[[i
             stopping = stop.due(number + 1)
             if due or stopping:
                 report(meter.flush())
-                checkpoints.save(number + 1, state)
+                checkpoints.save(number + 1, state, s, facts)
             if stopping:
                 live.say(f"stopped by {stop.signal.name}: step {number + 1} is saved; the same command goes on there")
                 raise SystemExit(128 + stop.signal)
@@ -74,14 +91,11 @@ def fit(session: Session, trainer: Trainer, budget: Budget, batches: Callable[[i
 
 
 def restored_or_new(
-    checkpoints: checkpoint.Checkpoints, new_state: Callable, arguments: tuple, placement: jax.sharding.Sharding
+    checkpoints: checkpoint.Checkpoints, new_state: Callable, arguments: tuple, say: Callable[[str], None]
 ) -> tuple[Any, int]:
-    """(the newest checkpoint's state, its step), or (a new state, 0)."""
-    latest = checkpoints.latest()
-    if latest is None:
-        return new_state(*arguments), 0
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement),
-        jax.eval_shape(new_state, *arguments),
-    )
-    return checkpoints.restore(abstract), latest
+    """(the newest checkpoint's state, its step), or (a new state, 0) where there is none, or only a damaged one."""
+    shapes = jax.eval_shape(new_state, *arguments)
+    replicated = sharding.replicated(sharding.create_mesh())
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
+    state: Any = checkpoints.restore_newest(abstract, say, move=True, anew=True)
+    return (new_state(*arguments), 0) if state is None else (state, checkpoints.latest() or 0)

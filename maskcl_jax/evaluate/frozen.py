@@ -41,6 +41,7 @@ def run_knn(session: Session) -> dict[str, Any]:
     entries = []
     for k in s.k:
         predicted = neighbors.classify(temperature=s.temperature, num_classes=source.num_classes, k=k)
+        session.warn(checks.predictions_problem(np.bincount(predicted), f"test images (k={k})"))
         entry = results.accuracy_of(predicted == labels, index)
         entries.append(entry | {"k": k, "temperature": s.temperature, "n_train": len(train_labels)})
     return {"entries": entries}
@@ -73,5 +74,6 @@ def run_logistic(session: Session) -> dict[str, Any]:
     train, labels, _ = session.features("train")
     test, test_labels, index = session.features("test")
     predicted = logistic_predict(train, labels, test, C=s.C)
+    session.warn(checks.predictions_problem(np.bincount(predicted), "test images"))
     entry = results.accuracy_of(predicted == test_labels, index)
     return {"entries": [entry | {"C": s.C, "n_train": len(labels)}]}

@@ -1,6 +1,6 @@
 """A linear classifier on frozen features of augmented images, for many learning rates in one pass over the data."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,14 +43,17 @@ def run_linear(session: Session) -> dict[str, Any]:
     values: dict[str, Any] = {}
     best, held_out = 0, {}
     if s.holdout:
-        correct, n = heads.count(state, source, "test")
-        best = int(correct.argmax())
-        held_out = {"held_out_accuracy": float(correct[best] / n)}
+        held = heads.count(state, source, "test")
+        session.refuse(checks.outputs_problem(held.finite.any()))
+        best = int(np.where(held.finite, held.correct, -1).argmax())  # a head that has diverged is not chosen
+        held_out = {"held_out_accuracy": float(held.correct[best] / held.n)}
         rates = [f"{factor * s.optimizer.base_lr:g}" for factor in s.factors]
-        values["held_out"] = {rate: float(c / n) for rate, c in zip(rates, correct, strict=True)}
+        values["held_out"] = {rate: float(c / held.n) for rate, c in zip(rates, held.correct, strict=True)}
     # The other heads' predictions on the test images are not looked at.
-    correct, n = heads.count(state, session.source, "test")
-    entry = results.accuracy(int(correct[best]), n)
+    test = heads.count(state, session.source, "test")
+    session.refuse(checks.outputs_problem(test.finite[best]))
+    session.warn(checks.predictions_problem(test.predicted[best], "test images"))
+    entry = results.accuracy(int(test.correct[best]), test.n)
     entry |= {"base_lr": s.factors[best] * s.optimizer.base_lr, "batch_size": budget.batch_size}
     entry |= {"epochs": budget.epochs} | held_out | {"n_train": budget.n_train}
     return {"entries": [entry]} | values
@@ -71,7 +74,7 @@ class Heads:
         images = jax.ShapeDtypeStruct((1, *s.data.image_size, s.data.channels), jnp.uint8)
         self.width = jax.eval_shape(self.features, session.encoder.variables, images).shape[1]
         self.classes = session.source.num_classes
-        self.count_batch = jax.jit(self.count_correct, out_shardings=sharding.replicated(session.mesh))
+        self.count_batch = jax.jit(self.count_predictions, out_shardings=sharding.replicated(session.mesh))
 
     def features(self, variables: Any, images: jax.Array) -> jax.Array:
         """(B, D) float32, without a gradient."""
@@ -116,25 +119,47 @@ class Heads:
         }
         return (x - mean) / jnp.sqrt(var + BN_EPS), updated
 
-    def count_correct(
+    def count_predictions(
         self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        """((heads,) correct predictions on a batch, its labels (B,) with -1 for what is not counted)."""
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """((heads,) correct, (heads, C) predicted, (heads,) finite, labels (B,) with -1 for what is not counted)."""
         x = self.features(variables, batch["image"])
         if self.session.settings.batch_norm:
             x = (x - state["stats"]["mean"]) / jnp.sqrt(state["stats"]["var"] + BN_EPS)
         logits = jnp.einsum("bd,hdc->hbc", x, state["heads"]["kernel"]) + state["heads"]["bias"][:, None]
         labels = jnp.where(batch["valid"], batch["label"], -1)
-        return ((logits.argmax(axis=-1) == labels) & (labels >= 0)).sum(axis=1), labels
+        counted, classes = labels >= 0, logits.argmax(axis=-1)
+        correct = ((classes == labels) & counted).sum(axis=1)
+        predicted = jnp.zeros(logits.shape[::2], jnp.int32)
+        predicted = predicted.at[jnp.arange(len(logits))[:, None], classes].add(counted.astype(jnp.int32))
+        finite = (jnp.isfinite(logits).all(axis=-1) | ~counted).all(axis=1)
+        return correct, predicted, finite, labels
 
-    def count(self, state: dict[str, Any], source: Source, split: str) -> tuple[np.ndarray, int]:
-        """((heads,) correct predictions on a split, the number of its labeled images): each image once."""
-        session, correct = self.session, np.zeros(len(self.factors), np.int64)
+    def count(self, state: dict[str, Any], source: Source, split: str) -> "Counts":
+        """What the heads predict on a split: each labeled image once."""
+        session, parts = self.session, []
         seen: list[np.ndarray] = []
         for batch in session.batches(split, session.settings.eval_batch_size, source):
-            batch_correct, labels = self.count_batch(state, session.encoder.variables, session.put(batch))
-            correct += to_host(batch_correct)
-            seen.append(to_host(labels))
+            *part, labels = map(to_host, self.count_batch(state, session.encoder.variables, session.put(batch)))
+            parts.append(part)
+            seen.append(labels)
         labels = np.concatenate(seen)
         session.refuse(checks.labels_problem(labels[labels >= 0], split))
-        return correct, int((labels >= 0).sum())
+        correct, predicted, finite = (np.stack(column) for column in zip(*parts, strict=True))
+        return Counts(correct.sum(axis=0), predicted.sum(axis=0), finite.min(axis=0), int((labels >= 0).sum()))
+
+
+class Counts(NamedTuple):
+    """What every head predicts on a split.
+
+    Attributes:
+        correct: (heads,) images that are classified correctly.
+        predicted: (heads, C) images that are predicted as each class.
+        finite: (heads,) whether all outputs are finite.
+        n: labeled images.
+    """
+
+    correct: np.ndarray
+    predicted: np.ndarray
+    finite: np.ndarray
+    n: int

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from maskcl_jax.errors import UserError, check_choice
-from maskcl_jax.evaluate import batches
+from maskcl_jax.evaluate import batches, checks
 from maskcl_jax.evaluate.fit import fit
 from maskcl_jax.evaluate.knn import to_host
 from maskcl_jax.evaluate.session import Session
@@ -39,6 +39,7 @@ def run_segment(session: Session) -> dict[str, Any]:
         lambda start: pairs.train_batches(batch_size=budget.batch_size, start=start, **part),
     )
     confusion, images = head.count(state, pairs.eval_batches("test", batch_size=s.eval_batch_size, **part))
+    session.warn(checks.predictions_problem(confusion.sum(axis=0), "counted test pixels"))
     entry = scores(confusion) | {"n_test": images, "n_train": budget.n_train, "classes": pairs.num_classes}
     entry |= {"batch_size": budget.batch_size, "epochs": budget.epochs, "ignored": pairs.ignored("test")}
     entry |= {"frozen": s.frozen}
@@ -143,21 +144,31 @@ class Segmentation:
         params = optax.apply_updates(state["params"], updates)
         return {"params": params, "stats": stats, "opt_state": opt_state}, {"loss": loss}
 
-    def confusion(self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        """(C, C) int32 counts of a batch's pixels, rows true and columns predicted."""
+    def confusion(
+        self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """((C, C) int32 counts of a batch's pixels, rows true and columns predicted; whether outputs are finite)."""
         head, encoder = self.parts(state, variables)
         features = self.feature_map(encoder, batch["image"])
-        predicted = self.model.apply(head, features, self.size, train=False).argmax(axis=-1)
+        logits = self.model.apply(head, features, self.size, train=False)
+        predicted = logits.argmax(axis=-1)
         counted = (batch["mask"] >= 0) & batch["valid"][:, None, None]
         cell = jnp.maximum(batch["mask"], 0) * self.classes + predicted
         counts = jnp.zeros(self.classes**2, jnp.int32).at[cell.ravel()].add(counted.ravel().astype(jnp.int32))
-        return counts.reshape(self.classes, self.classes)
+        finite = (jnp.isfinite(logits).all(axis=-1) | ~counted).all()
+        return counts.reshape(self.classes, self.classes), finite
 
     def count(self, state: dict[str, Any], split_batches: Iterable[dict[str, np.ndarray]]) -> tuple[np.ndarray, int]:
-        """(confusion matrix int64, number of images) of all batches of a split."""
+        """(confusion matrix int64, number of images) of all batches of a split.
+
+        Raises:
+            UserError: where an output is not finite.
+        """
         total, images = np.zeros((self.classes, self.classes), np.int64), 0
         for batch in split_batches:
             placed = self.session.put(batch)
-            total += to_host(self.count_batch(state, self.session.encoder.variables, placed))
+            counts, finite = map(to_host, self.count_batch(state, self.session.encoder.variables, placed))
+            self.session.refuse(checks.outputs_problem(bool(finite)))
+            total += counts
             images += int(to_host(placed["valid"]).sum())
         return total, images

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import hashlib
 import io
 import os
 import pathlib
@@ -54,6 +55,7 @@ class Pairs:
         self.splits, self.settings = splits, settings
         self.first, self.ignore = settings.first_label, settings.ignore
         self.threads = settings.data.threads or os.cpu_count() or 1
+        self.digests = {split: hashlib.blake2b(digest_size=16) for split in splits}
         self.values = {split: self.count_values(split) for split in splits}
         highest = max([self.first - 1, *(value for value in self.values["train"] if self.is_class(value))])
         self.num_classes = settings.classes or highest - self.first + 1
@@ -77,8 +79,20 @@ class Pairs:
             for values in pool.map(
                 lambda pair: np.unique(decode_mask(pair[1]), return_counts=True), self.splits[split]
             ):
-                total.update(dict(zip(*(column.tolist() for column in values), strict=True)))
+                counts = dict(zip(*(column.tolist() for column in values), strict=True))
+                self.digests[split].update(repr(counts).encode())
+                total.update(counts)
         return total
+
+    def facts(self) -> dict[str, int | str]:
+        """What tells these images from others, wherever their folder lies, as `Source.facts`.
+
+        Returns:
+            {train, test: numbers of images, classes, digest and test_digest: of what every mask shows}.
+        """
+        counts = {split: self.num_examples(split) for split in self.splits}
+        digests = {"digest": self.digests["train"].hexdigest(), "test_digest": self.digests["test"].hexdigest()}
+        return {**counts, "classes": self.num_classes, **digests}
 
     def is_class(self, value: int) -> bool:
         """Whether pixels of this value are counted."""

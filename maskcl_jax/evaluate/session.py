@@ -1,5 +1,6 @@
 """What every protocol begins with: the run, its encoder, the data and their subsets, checked before anything runs."""
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from maskcl_jax.evaluate import checks, knn, subsets
 from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate.segmentation_data import open_pairs
 from maskcl_jax.evaluate.settings import name_of
-from maskcl_jax.training import run_folder, sharding
+from maskcl_jax.training import checkpoint, run_folder, sharding
 from maskcl_jax.training.run import Run
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]  # features (n, D) float32, labels (n,), index (n,)
@@ -109,6 +110,21 @@ class Session(NamedTuple):
         outputs = jax.jit(compute, out_shardings=sharding.replicated(self.mesh))
         rows = knn.to_host(outputs(self.encoder.variables, placed["image"]))[knn.to_host(placed["valid"])]
         self.refuse(checks.features_problem(rows, "test"))
+
+    def facts(self, split: str) -> dict[str, Any]:
+        """What tells the images of a split from others (`Source.facts`), and the weights of the encoder."""
+        facts = {
+            name: value
+            for name, value in self.source.facts().items()
+            if name == "classes" or (name.partition("_")[0] == "test") == (split == "test")
+        }
+        sums = checkpoint.checksums(self.encoder.variables)
+        return facts | {"encoder": hashlib.blake2b(repr(sums).encode(), digest_size=16).hexdigest()}
+
+    def warn(self, problem: str) -> None:
+        """Says once, not on every process, what a figure is worth ("" is nothing)."""
+        if problem and jax.process_index() == 0:
+            print(f"warning: {problem}", flush=True)
 
     def refuse(self, problem: str) -> None:
         """Raises UserError where there is a problem ("" is none)."""

@@ -39,6 +39,10 @@ class Part(Source):
         data = self.source.evaluated(origin)
         return data if indices is None else data.take(indices)
 
+    def facts(self) -> dict[str, int | str]:
+        """Those of the whole, and the numbers and digests of these images."""
+        return self.source.facts() | super().facts()
+
 
 def choose(labels: np.ndarray, amount: str, *, seed: int, names: tuple[str, ...] = ()) -> np.ndarray:
     """Chooses a labeled subset.

@@ -1,5 +1,6 @@
 """Makes a run of other code bases' weights: recognized, renamed, completed with initial values, saved at step 0."""
 
+import contextlib
 import json
 import re
 from typing import Any, NamedTuple
@@ -76,10 +77,11 @@ def import_run(path: str, source: str, out: str, config: ConfigDict | None = Non
     """
     with files.new_folder(out) as folder:
         run = build_run(path, source, config)
-        run_folder.claim(str(folder), run.config)
-        checkpoints = checkpoint.Checkpoints(str(folder))
-        checkpoints.save(0, run.state)
-        checkpoints.close()
+        with (
+            contextlib.closing(run_folder.claim(str(folder), run.config)),
+            contextlib.closing(checkpoint.Checkpoints(str(folder))) as checkpoints,
+        ):
+            checkpoints.save(0, run.state, run.config)
         origin = {"file": path, "layout": source, "kind": run.kind, "new": run.initialized}
         run_folder.write_text(folder / "origin.json", json.dumps(origin, indent=1))
     return run.notes

@@ -4,6 +4,7 @@ Orbax writes a checkpoint beside its place and renames it when it is whole, so a
 """
 
 import errno
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError, first_line
+from maskcl_jax.training import checkpoint_metadata
 from maskcl_jax.training.train_state import TrainState
 
 
@@ -23,7 +25,7 @@ class Checkpoints:
     """The checkpoints of one run. All processes call every method.
 
     Beside the state, a checkpoint keeps the config, a checksum of every array, the machines it was made on and the
-    facts of the data (`Source.facts`).
+    facts of the data (`Source.facts`): see `checkpoint_metadata`.
     """
 
     def __init__(self, workdir: str, *, keep_last: int = 2, keep_every: int = 0):
@@ -49,21 +51,27 @@ class Checkpoints:
             "data": dict(data) if data is not None else None,
         }
         args = ocp.args.Composite(state=ocp.args.StandardSave(state))
-        self.manager.save(step, args=args, custom_metadata=kept)
+        self.manager.save(step, args=args, custom_metadata=checkpoint_metadata.with_digest(kept))
 
     def latest(self) -> int | None:
         """The newest whole checkpoint's step, or None."""
         return self.manager.latest_step()
 
-    def metadata(self, step: int | None = None) -> dict[str, Any]:
-        """What the checkpoint at `step` (default: the newest) keeps beside the state; {} where there is none."""
-        step = self.latest() if step is None else step
-        if step is None:
-            return {}
-        try:
-            return dict(self.manager.metadata(step).custom_metadata or {})
-        except (OSError, ValueError, KeyError):
-            return {}
+    def keeps_data(self) -> bool:
+        """Whether the newest checkpoint keeps the facts of the data."""
+        return checkpoint_metadata.newest(self.folder).get("data") is not None
+
+    def data_difference(self, facts: Mapping[str, Any]) -> str:
+        """In which figures the data differ from those of the newest checkpoint.
+
+        Args:
+            facts: `Source.facts`, and further figures that must be equal.
+
+        Returns:
+            Both figures in words; "" where they are equal, and where there is no checkpoint or it keeps none.
+        """
+        before = checkpoint_metadata.newest(self.folder).get("data")
+        return "" if before is None else checkpoint_metadata.difference_of(before, facts)
 
     def check_data(self, facts: Mapping[str, Any], *, accept: bool) -> None:
         """Compares the data with those of the newest checkpoint.
@@ -75,26 +83,19 @@ class Checkpoints:
         Raises:
             UserError: The data differ: the length of an epoch, and with it the learning rate, would change.
         """
-        before = self.metadata().get("data")
-        # An earlier version may have kept fewer facts: those that both have are compared.
-        if before is None or accept or all(facts.get(name, value) == value for name, value in before.items()):
-            return
-        figures = "{train} training and {test} test images, {classes} classes"
-        then, now = figures.format(**before), figures.format(**facts)
-        same_counts = f"as many ({now}), with other names or labels, or other pixels"
-        difference = same_counts if then == now else f"{then} there, {now} here"
-        raise UserError(
-            f"the run was started on other data ({difference}): give the same data or another --workdir, or set "
-            "data.accept_changes=True to go on with these"
-        )
+        if not accept and (difference := self.data_difference(facts)):
+            raise UserError(
+                f"the run was started on other data ({difference}): give the same data or another --workdir, or set "
+                "data.accept_changes=True to go on with these"
+            )
 
     def made_on(self) -> dict[str, int]:
         """`machine_counts` when the newest checkpoint was made; {} where there is none, or it does not say."""
-        kept = self.metadata()
+        kept = checkpoint_metadata.newest(self.folder)
         return {name: kept[name] for name in machine_counts() if name in kept}
 
     def restore_newest(
-        self, abstract_state: TrainState, say: Callable[[str], None], *, move: bool = False
+        self, abstract_state: TrainState, say: Callable[[str], None], *, move: bool = False, anew: bool = False
     ) -> TrainState | None:
         """The state of the newest checkpoint that can be read; None where there is no checkpoint.
 
@@ -102,26 +103,42 @@ class Checkpoints:
             abstract_state: See `restore`.
             say: Is given a line for each damaged checkpoint.
             move: Whether to move a damaged one aside, so that the run can save that step again.
+            anew: Whether to return None, instead of refusing, where none of the checkpoints can be read.
 
         Raises:
             UserError: None of the checkpoints can be read, or the newest is of another architecture. In a run of
                 several processes also where the newest is damaged.
         """
-        damaged: list[str] = []
-        for step in sorted(self.manager.all_steps(), reverse=True):
+        steps, state = sorted(self.manager.all_steps(), reverse=True), None
+        damaged: dict[int, Damaged] = {}
+        for step, older in itertools.zip_longest(steps, steps[1:]):
             try:
-                return self.restore(abstract_state, step)
+                state = self.restore(abstract_state, step)
+                break
             except Damaged as error:
+                damaged[step] = error
                 if jax.process_count() > 1:
-                    raise
-                damaged.append(str(error))
-                say(f"WARNING: {error}: the checkpoint before it is used")
-                if move:
-                    os.replace(self.folder / str(step), self.folder / f"damaged-{step}")
-                    self.manager.reload()
-        if damaged:
-            raise UserError(f"no checkpoint of this run can be read: {damaged[0]}; use another --workdir, or a copy")
-        return None
+                    then = "starts anew" if older is None else f"goes on from step {older}"
+                    raise UserError(f"{error}: move that folder elsewhere, and the same command {then}") from None
+                if older is None and not anew:
+                    newest = next(iter(damaged.values()))
+                    raise UserError(
+                        f"no checkpoint of this run can be read: {newest}; use another --workdir, or a copy"
+                    ) from None
+                then = (
+                    "there is none before it, all starts anew" if older is None else "the checkpoint before it is used"
+                )
+                say(f"WARNING: {error}: {then}")
+        for step in damaged if move else ():
+            self.move_aside(step)
+        return state
+
+    def move_aside(self, step: int) -> None:
+        """Renames a checkpoint `damaged-STEP`, or `damaged-STEP-2` and so on where there is one."""
+        names = itertools.chain([f"damaged-{step}"], (f"damaged-{step}-{number}" for number in itertools.count(2)))
+        place = next(self.folder / name for name in names if not (self.folder / name).exists())
+        os.replace(self.folder / str(step), place)
+        self.manager.reload()
 
     def restore(self, abstract_state: TrainState, step: int | None = None) -> TrainState:
         """The state at `step` (default: the newest), placed as `abstract_state` says (shapes, dtypes, shardings).
@@ -132,6 +149,7 @@ class Checkpoints:
         """
         step = self.latest() if step is None else step
         where = self.folder / str(step)
+        kept = self._read(where, lambda: checkpoint_metadata.read(where))
         saved = self._read(where, lambda: self.manager.item_metadata(step)["state"])
         if saved is None:
             raise Damaged(f"checkpoint {where} is damaged (it holds no state)")
@@ -141,7 +159,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         state = self._read(where, lambda: self.manager.restore(step, args=args)["state"])
         state = from_old_layout(state, abstract_state) if old else state
-        before = self.metadata(step).get("checksums")
+        before = kept.get("checksums")
         if before is not None and before != checksums(state):
             raise Damaged(f"checkpoint {where} is damaged (its arrays are not those that were saved)")
         return state
@@ -184,8 +202,8 @@ def _sums(state):
     return jnp.stack([add(leaf) for leaf in jax.tree.leaves(state)])
 
 
-def checksums(state: TrainState) -> list[int]:
-    """One number per array of a state, in the order of its leaves."""
+def checksums(state: Any) -> list[int]:
+    """One number per array of a state, or of any pytree, in the order of its leaves."""
     return np.asarray(_sums(state)).tolist()
 
 

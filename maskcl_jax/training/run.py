@@ -1,5 +1,6 @@
 """A run read back from its folder: what export and evaluation start from."""
 
+import contextlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ def restore_run(workdir: str, step: int | None = None) -> Run:
         step: Of the checkpoint; default: the newest.
 
     Raises:
-        UserError: There is no run, no checkpoint, or not that one.
+        UserError: There is no run, no checkpoint, or not that one, or it is damaged.
     """
     config = config_lib.unflat(run_folder.read_config(workdir))
     compile_cache.use(config.compile_cache)
@@ -62,12 +63,26 @@ def restore_run(workdir: str, step: int | None = None) -> Run:
         method = methods.create(config)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{workdir}/config.json is of another version: {first_line(error)}") from None
-    checkpoints = checkpoint.Checkpoints(workdir)
     shapes = abstract_state(config, method)
-    state = None if step is not None else checkpoints.restore_newest(shapes, absl_logging.warning)
-    state = checkpoints.restore(shapes, step) if state is None else state
-    checkpoints.close()
+    with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+        if step is None:
+            state = checkpoints.restore_newest(shapes, absl_logging.warning)
+        else:
+            state = restore_step(checkpoints, shapes, step, others=[other for other in steps if other != step])
+    if state is None:
+        raise UserError(f"{folder} holds no checkpoint: train first, or give another")
     return Run(config, method, state, workdir)
+
+
+def restore_step(
+    checkpoints: checkpoint.Checkpoints, shapes: train_state.TrainState, step: int, others: list[int]
+) -> train_state.TrainState:
+    """The state of one step. Raises UserError that names the other steps where it is damaged."""
+    try:
+        return checkpoints.restore(shapes, step)
+    except checkpoint.Damaged as error:
+        choice = f"choose another step (there are {', '.join(map(str, others))}), or use" if others else "use"
+        raise UserError(f"{error}: {choice} a copy of the run") from None
 
 
 def abstract_state(config: Any, method: methods.Method) -> train_state.TrainState:

@@ -19,9 +19,11 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 import jax
+from ml_collections import ConfigDict
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError, first_line
+from maskcl_jax.training import checkpoint_metadata
 from maskcl_jax.training.distributed import exchange
 
 SUMMARY = "summary.json"  # {name: text}, the closing table
@@ -57,30 +59,33 @@ locked_files: weakref.WeakValueDictionary[pathlib.Path, TextIO] = weakref.WeakVa
 
 
 class RunLock:
-    """Holds a run's folder until `close`, or until nothing refers to it, so that no other run writes there.
+    """Holds a run's folder until `close`, or until nothing refers to it, so that no other process writes there.
 
     An operating system's lock on `.lock` in the folder: it ends with its process, however that ends, so it is never
     stale. Over NFS it holds between hosts; in a mounted bucket only among the processes of one host. In a run of
     several processes, process 0 holds it for all. A process may lock a folder again.
     """
 
-    def __init__(self, workdir: str | pathlib.Path) -> None:
+    def __init__(self, workdir: str | pathlib.Path, evaluation: str = "") -> None:
         """Locks the folder. All processes of a run must call it.
 
         Args:
             workdir: The run's folder, which must exist.
+            evaluation: The name of an evaluation, to lock only its files in the folder.
 
         Raises:
             UserError: On all processes alike: another run holds the folder.
         """
         self.file, holder = None, ""
+        what = f"--workdir={workdir} is in use by another run"
+        name, remedy = ".lock", "wait until it has ended, or give another with --workdir=DIR"
+        if evaluation:
+            what = f"evaluation {evaluation} of {workdir} is being computed by another process"
+            name, remedy = f"evaluate/.{evaluation}.lock", "wait until it has ended"
         if jax.process_index() == 0:
-            self.file, holder = lock_file(pathlib.Path(workdir).absolute() / ".lock")
+            self.file, holder = lock_file(pathlib.Path(workdir).absolute() / name)
         if holder := exchange(holder)[0]:
-            raise UserError(
-                f"--workdir={workdir} is in use by another run, {holder}: wait until it has ended, or give another "
-                "with --workdir=DIR"
-            )
+            raise UserError(f"{what}, {holder}: {remedy}")
 
     def close(self) -> None:
         """Unlocks the folder."""
@@ -116,7 +121,7 @@ def describe_holder(path: pathlib.Path) -> str:
     return "which does not say where it runs"
 
 
-def differences(config, other: dict) -> list[str]:
+def differences(config: ConfigDict, other: dict[str, Any]) -> list[str]:
     """The fields, apart from FREE_FIELDS, in which a config differs from a stored one."""
     return differing(config_lib.with_defaults(other), config_lib.flat(config))
 
@@ -140,7 +145,7 @@ def folder_of(workdir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(workdir)
 
 
-def claim(workdir: str, config) -> RunLock:
+def claim(workdir: str | pathlib.Path, config: ConfigDict) -> RunLock:
     """Makes `workdir` this run's: locks it, and writes config.json or checks the one that is there.
 
     Returns the lock, which holds until it is closed. Raises UserError where the folder cannot be written, is in use by
@@ -170,7 +175,7 @@ def claim(workdir: str, config) -> RunLock:
     return lock
 
 
-def read_config(workdir: str) -> dict[str, Any]:
+def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
     """The flat config that a run was started with, from config.json or else from the copy in its newest checkpoint.
 
     Raises:
@@ -197,13 +202,8 @@ def read_config(workdir: str) -> dict[str, Any]:
 
 
 def config_of_checkpoint(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The copy of the config that the newest checkpoint of a run keeps; None where there is none."""
-    found = folder.glob("checkpoints/*/_CHECKPOINT_METADATA")
-    files = {int(path.parent.name): path for path in found if path.parent.name.isdecimal()}
-    try:
-        return json.loads(files[max(files)].read_text())["custom_metadata"]["config"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    """The copy of the config that a run's newest checkpoint with whole metadata keeps; None where there is none."""
+    return checkpoint_metadata.newest(folder / "checkpoints").get("config")
 
 
 def write_summary(workdir: str, rows: Mapping[str, str]) -> None:

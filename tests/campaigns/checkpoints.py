@@ -6,12 +6,14 @@
 A run has three checkpoints. Files of the newest, of the two newest or of all are cut, emptied, removed, overwritten,
 made longer or exchanged, or its config is. Restoring must give, bit for bit, the state of the newest checkpoint that is
 not damaged (or a damaged one's, where the damage does no harm), with one line that names each folder that is damaged;
-or, where none is left, one line of refusal. Nothing may change outside the run's folder, nor in whole checkpoints.
-Every twentieth attempt starts `python -m maskcl_jax.main --workdir=RUN` in a process of its own.
+or, where none is left, one line of refusal. No checkpoint may be used whose metadata (config, checksums, facts of the
+data) are not what was written, and nothing may be printed besides. Nothing may change outside the run's folder, nor in
+whole checkpoints. Every twentieth attempt starts `python -m maskcl_jax.main --workdir=RUN` in a process of its own.
 """
 
 import functools
 import hashlib
+import json
 import pathlib
 import shutil
 import subprocess
@@ -24,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(common.ROOT / "tests"))
 
 STEPS = (2, 4, 6)
+METADATA = "_CHECKPOINT_METADATA"
 TOTAL = 8  # steps of the run, so that it goes on for a little
 FIELDS = {"total_steps": TOTAL, "checkpoint.keep_last": 3, "eval.pictures": 0}
 CONTENT = {
@@ -35,6 +38,18 @@ CONTENT = {
     "longer": common.longer,
 }
 KINDS = (*CONTENT, "missing", "missing folder", "exchanged files", "files of another step", "strangers", "config.json")
+
+
+@functools.cache
+def as_a_command() -> None:
+    """Prints what a command prints."""
+    from absl import logging
+
+    from maskcl_jax import cli
+
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    cli.silence_arrays()
 
 
 @functools.cache
@@ -171,7 +186,6 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     """One damaged run."""
     import jax
 
-    from maskcl_jax import cli
     from maskcl_jax.errors import UserError
     from maskcl_jax.training import run_folder
 
@@ -186,7 +200,7 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     outcome, said, state, refusal = common.Outcome(kind, ""), [], None, ""
     if index // len(KINDS) % 20 == 19 or index % 20 == 19:
         return by_command(outcome, workdir, untouched, folder)
-    cli.silence_arrays()  # as every command does
+    as_a_command()
     log = folder / "log"
     with common.captured(log):
         try:
@@ -210,9 +224,12 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     else:
         step = int(state.step)
         outcome.result = "the newest, whole" if step == STEPS[-1] else "one before it"
+        kept = json.loads((workdir / "checkpoints" / str(step) / METADATA).read_bytes())["custom_metadata"]
         ours = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
         if step not in arrays or not all(a.tobytes() == b.tobytes() for a, b in zip(ours, arrays[step], strict=True)):
             outcome.failure = f"other arrays than those saved at step {step}"
+        elif kept != json.loads((whole / "checkpoints" / str(step) / METADATA).read_bytes())["custom_metadata"]:
+            outcome.failure = f"step {step}, whose metadata are damaged, and said {said}"
         elif untouched and step < max(untouched):
             outcome.failure = f"step {step}, though {untouched} are whole"
         elif len(said) != len([other for other in STEPS if other > step]) and kind != "strangers":
@@ -222,7 +239,7 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
         outcome.failure = f"more than a line: {lines}"
     if not outcome.failure and any("checkpoints/" not in line for line in said):
         outcome.failure = f"the folder is not named: {said}"
-    if not outcome.failure and "Traceback" in printed:
+    if not outcome.failure and printed:
         outcome.failure = f"printed {printed[:1500]}"
     if not outcome.failure and {path.name for path in folder.iterdir()} != {"run"}:
         outcome.failure = f"wrote {list(folder.iterdir())}"
