@@ -132,9 +132,10 @@ def poll_output() -> list[tuple[int, int]]:
         return []
 
 
-# What Orbax logs of metadata that are damaged, one of them with the whole content of a file.
+# What Orbax logs of metadata that are damaged, once with the whole content of a file, once a line for each array.
 DAMAGE_LOGGED = re.compile(
-    "Failed to json parse Metadata file|Metadata file does not exist|was found in the checkpoint, but could not be"
+    "Failed to (json parse|read) Metadata file|Metadata file does not exist|"
+    "was found in the checkpoint, but could not be|Provided metadata contains unknown key"
 )
 
 
@@ -163,7 +164,8 @@ def is_of_an_array(error: BaseException | None) -> bool:
 
     Reads and writes that are still pending when another has failed find their event loop gone, or fail too.
     """
-    return str(error) == "Event loop is closed" or "TensorStore details" in str(error)
+    text = str(error)
+    return text == "Event loop is closed" or "TensorStore details" in text or "[tensorstore_spec=" in text
 
 
 def listing(config: ml_collections.ConfigDict, text: str) -> str:

@@ -36,10 +36,19 @@ class Checkpoints:
             keep_last: So many of the newest stay.
             keep_every: Every checkpoint at a multiple of it stays, too; 0 for none.
         """
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every or None)
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.keep_last, self.keep_every = keep_last, keep_every
+        self.manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        """Orbax's manager of the checkpoints that are there."""
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep_last,
+            keep_period=self.keep_every or None,
+            lightweight_initialize=True,  # else it reads all metadata, and fails where one is damaged
+        )
         handlers = {"state": ocp.StandardCheckpointHandler()}
-        self.manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def save(self, step: int, state: TrainState, config: Any = None, data: Mapping[str, Any] | None = None) -> None:
         """Starts saving in the background; the state's arrays are copied before this returns."""
@@ -129,16 +138,18 @@ class Checkpoints:
                     "there is none before it, all starts anew" if older is None else "the checkpoint before it is used"
                 )
                 say(f"WARNING: {error}: {then}")
-        for step in damaged if move else ():
-            self.move_aside(step)
+        if move and damaged:
+            for step in damaged:
+                self._move_aside(step)
+            self.manager.close()
+            self.manager = self._open()
         return state
 
-    def move_aside(self, step: int) -> None:
+    def _move_aside(self, step: int) -> None:
         """Renames a checkpoint `damaged-STEP`, or `damaged-STEP-2` and so on where there is one."""
         names = itertools.chain([f"damaged-{step}"], (f"damaged-{step}-{number}" for number in itertools.count(2)))
         place = next(self.folder / name for name in names if not (self.folder / name).exists())
         os.replace(self.folder / str(step), place)
-        self.manager.reload()
 
     def restore(self, abstract_state: TrainState, step: int | None = None) -> TrainState:
         """The state at `step` (default: the newest), placed as `abstract_state` says (shapes, dtypes, shardings).
