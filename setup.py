@@ -18,7 +18,7 @@ REQUIREMENTS = [
     "ml-collections>=1.0",
     "numpy",
     "optax>=0.2.5",
-    "orbax-checkpoint>=0.11.30",
+    "orbax-checkpoint>=0.11.31",  # the first whose managers can be opened without reading all metadata
     "pillow",
     "safetensors",
     "scikit-image",  # its wheel carries the photographs of the embedded data set

@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -150,6 +151,7 @@ def silence_arrays() -> None:
         return not (is_of_an_array(error) or disk_full_line(error) or DAMAGE_LOGGED.search(record.getMessage()))
 
     logging.get_absl_handler().addFilter(shown)
+    warnings.filterwarnings("ignore", r"coroutine '_(read|write)\w*' was never awaited", RuntimeWarning)
     default = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -162,3 +162,40 @@ def test_reads_of_a_damaged_checkpoint_that_nobody_waits_for_say_nothing():
     done = subprocess.run([sys.executable, "-c", code], env=environment(1), capture_output=True, text=True, check=False)
     assert done.stderr.count("Exception ignored in") == 1
     assert done.stderr.rstrip().endswith("something else")
+
+
+LOGGED = """
+import asyncio
+from absl import app, logging
+from maskcl_jax import cli
+async def fails(text):
+    raise ValueError(text)
+async def _read_array():
+    pass
+async def tasks():
+    for text in ['Error opening "zarr" driver [tensorstore_spec=...]', "something else"]:
+        task = asyncio.create_task(fails(text))
+        await asyncio.sleep(0)
+        del task
+def main(argv):
+    cli.silence_arrays()
+    logging.error("Failed to json parse Metadata file: F, file content: %s", "x" * 1000)
+    logging.error("Failed to read Metadata file: F, error: invalid start byte")
+    logging.warning("Metadata file does not exist: F")
+    logging.warning("Provided metadata contains unknown key k. Adding it to custom_metadata.")
+    logging.warning("a warning that is shown")
+    _read_array()
+    asyncio.run(tasks())
+app.run(main)
+"""
+
+
+def test_what_orbax_and_asyncio_log_of_damage_is_dropped_and_nothing_else():
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGED], env=environment(1), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("Traceback", "  "))]
+    words = ["a warning that is shown", "Task exception was never retrieved", "something else", "something else"]
+    assert len(lines) == len(words), done.stderr
+    assert all(word in line for word, line in zip(words, lines, strict=True))

@@ -6,11 +6,15 @@ import shlex
 import shutil
 import subprocess
 
+import orbax.checkpoint as ocp
 import pytest
 from helpers.processes import arguments_of, command, environment
-from helpers.tiny import fields_of
+from helpers.tiny import fields_of, rows, tiny
 
+from maskcl_jax import cli
 from maskcl_jax.errors import disk_full_line
+from maskcl_jax.training import logging, loop
+from maskcl_jax.training.checkpoint import Checkpoints
 
 IN_A_NAMESPACE = ["unshare", "--map-root-user", "--mount"]  # a file system of our own, without rights
 MOUNTS = "mkdir {0} && mount -t tmpfs -o size=1m tmpfs {0}"
@@ -72,6 +76,50 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(prepare, every, wh
     assert after.endswith("status 0\n")
     steps = [row["step"] for row in map(json.loads, (tmp_path / "rows").read_text().splitlines()) if "loss" in row]
     assert steps == list(range(1, total + 1))
+
+
+FULL = "No space left on device"
+
+
+def full_metrics(monkeypatch):
+    """The disk is full when the fifth row of metrics is written."""
+    write = logging.Writers.write_scalars
+
+    def fails(self, step, values):
+        if step == 5:
+            raise OSError(errno.ENOSPC, FULL)
+        write(self, step, values)
+
+    monkeypatch.setattr(logging.Writers, "write_scalars", fails)
+
+
+def full_checkpoint(monkeypatch):
+    """The disk is full when TensorStore writes the second checkpoint."""
+    save, saved = ocp.StandardCheckpointHandler.async_save, []
+
+    async def fails(self, *arguments, **options):
+        saved.append(1)
+        if len(saved) == 2:
+            raise ValueError(f'RESOURCE_EXHAUSTED: Failed writing: "/disk/d": Failed to write: {FULL} [source]')
+        return await save(self, *arguments, **options)
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "async_save", fails)
+
+
+@pytest.mark.parametrize("fill", [full_metrics, full_checkpoint])
+def test_a_write_that_finds_the_disk_full_is_one_line_wherever_the_tests_run(fill, tmp_path, monkeypatch, capsys):
+    config = tiny("mae", **{"total_steps": 8, "checkpoint.every_epochs": 2 / 8, "eval.pictures": 0})
+    with monkeypatch.context() as full, pytest.raises(SystemExit) as ended, cli.one_line_errors():
+        fill(full)
+        loop.train(config, str(tmp_path))
+    assert ended.value.code == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: the disk is full")
+    newest = Checkpoints(tmp_path).latest()
+    assert newest == (2 if fill is full_checkpoint else 4)
+    loop.train(config, str(tmp_path))
+    assert f"resumed from step {newest}" in capsys.readouterr().out
+    assert [row["step"] for row in rows(tmp_path) if "loss" in row] == list(range(1, 9))
 
 
 def raised(error, cause=None) -> Exception:
