@@ -91,6 +91,7 @@ def trained(monkeypatch):
         ("segment", "29 training images, 2 classes, batches of 4, 2 steps", "36 training images, 2 classes"),
         ("features", "32 training images, 3 classes", "9 training images, 3 classes"),
     ],
+    ids=["linear", "finetune", "segment", "features"],
 )
 def test_other_data_are_refused_with_both_figures(start, trained, protocol, before, after):
     (first,) = start(protocol) or [None]
