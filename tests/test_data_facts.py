@@ -144,11 +144,11 @@ def test_a_run_of_an_earlier_version_resumes_by_the_facts_that_it_has(tmp_path, 
     now = facts_of("tar", path=tar(tmp_path / "train.tar", TEN))
     old = {name: now[name] for name in ("train", "test", "classes", "digest")}
     checkpoints = checkpoint.Checkpoints(tmp_path / "run")
-    monkeypatch.setattr(checkpoints, "metadata", lambda: {"data": old})
+    monkeypatch.setattr(checkpoint.checkpoint_metadata, "newest", lambda folder: {"data": old})
     checkpoints.check_data(now, accept=False)
     with pytest.raises(UserError, match="started on other data"):
         checkpoints.check_data(now | {"train": 9}, accept=False)
-    monkeypatch.setattr(checkpoints, "metadata", lambda: {"data": now})
+    monkeypatch.setattr(checkpoint.checkpoint_metadata, "newest", lambda folder: {"data": now})
     other = facts_of("tar", path=tar(tmp_path / "other.tar", {f"x{name}": seed for name, seed in TEN.items()}))
     with pytest.raises(UserError, match=r"as many \(10 training and 0 test images, 0 classes\)"):
         checkpoints.check_data(other, accept=False)
