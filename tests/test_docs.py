@@ -6,13 +6,14 @@ import inspect
 import io
 import pathlib
 import re
+import sys
 import textwrap
 
 import jax
 import numpy as np
 import pytest
 from helpers.methods import context_of
-from helpers.pages import LINK, anchors, blocks, commands, pages, prose
+from helpers.pages import LINK, anchors, blocks, commands, files_of_pages, pages, prose, python_block
 from helpers.tiny import CONFIGS, ROOT
 from helpers.untrained import write_run
 from helpers.views import batch_of
@@ -26,6 +27,9 @@ from maskcl_jax.api import fields
 from maskcl_jax.evaluate import recipes, settings
 from maskcl_jax.interchange.catalog import LAYOUTS
 from maskcl_jax.methods import METHODS, create
+
+sys.path.insert(0, str(ROOT / "tests/campaigns"))
+import commands as campaign
 
 SHELL = blocks("bash")
 PYTHON = blocks("python")
@@ -41,19 +45,12 @@ def script(name: str):
     return module
 
 
-def python_block(page: str, word: str) -> str:
-    """The Python block of a page that has a word."""
-    (code,) = [block.code for block in PYTHON if block.page == page and word in block.code]
-    return code
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """A folder with the files that the pages tell their reader to write."""
     folder = tmp_path_factory.mktemp("workspace")
-    (folder / "barlow.py").write_text(python_block("README.md", "class BarlowTwins"))
-    (folder / "rotnet.py").write_text(python_block("docs/write_a_method.md", "class RotNet"))
-    (folder / "rotnet_config.py").write_text(python_block("docs/write_a_method.md", "# rotnet_config.py"))
+    for name, code in files_of_pages().items():
+        (folder / name).write_text(code)
     (folder / "examples").symlink_to(ROOT / "examples")
     return folder
 
@@ -136,6 +133,28 @@ def check_extras(words: list[str]) -> None:
     for word in words:
         if match := re.fullmatch(r"\.\[(.*)\]", word):
             assert set(match[1].split(",")) <= set(ast.literal_eval(extras)), word
+
+
+def execute_by_name(block, words):
+    """What `tests/campaigns/commands.py` would execute, without the things that stand for placeholders."""
+    if campaign.kind_of(block, words) not in ("others", "marked"):
+        return campaign.shortened(campaign.filled(words, pathlib.Path("things")))
+    return words
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_every_command_can_be_executed_by_the_campaign(block, workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    for words in commands(block.code):
+        assert len(execute_by_name(block, words)) >= len(words)
+
+
+@pytest.mark.parametrize("command", ["python -m maskcl_jax.main --config=mae:folder,path=VOLUME", "python docs/x.py"])
+def test_a_command_that_the_campaign_cannot_execute_is_found(command):
+    block = SHELL[0]._replace(reason=None)
+    with pytest.raises(ValueError, match=r"VOLUME stands for nothing|docs/x\.py is unknown"):
+        execute_by_name(block, command.split())
+    assert execute_by_name(block._replace(reason="needs a cluster"), command.split()) == command.split()
 
 
 def test_a_wrong_command_is_found():

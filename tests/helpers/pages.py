@@ -13,6 +13,13 @@ FENCE = re.compile(
 )
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]+)?\)")  # its file and its anchor
 
+# What a reader saves: the file, its page, and a word of its code block.
+SAVED = {
+    "barlow.py": ("README.md", "class BarlowTwins"),
+    "rotnet.py": ("docs/write_a_method.md", "class RotNet"),
+    "rotnet_config.py": ("docs/write_a_method.md", "# rotnet_config.py"),
+}
+
 
 class Block(NamedTuple):
     """A code block. `reason`: why nobody ran it as it stands; None where it must hold."""
@@ -50,6 +57,17 @@ def commands(code: str) -> list[list[str]]:
     joined = code.replace("\\\n", " ")
     lines = [re.sub(r"(^|\s)#.*", "", line) for line in joined.splitlines()]
     return [shlex.split(command) for line in lines for command in line.split("&&") if command.strip()]
+
+
+def python_block(page: str, word: str) -> str:
+    """The Python block of a page that has a word."""
+    (code,) = [block.code for block in blocks("python") if block.page == page and word in block.code]
+    return code
+
+
+def files_of_pages() -> dict[str, str]:
+    """{name: content} of the files that pages tell their reader to write."""
+    return {name: python_block(*where) for name, where in SAVED.items()}
 
 
 def prose(text: str) -> str:
