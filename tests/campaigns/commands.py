@@ -11,7 +11,7 @@ What a page writes stays in the command; what is added to it only shortens:
 
 * main, benchmark, import_torch: 2 steps of batches of 8, unless the page says otherwise; evaluations on at most 64
   training and 32 test images, no report at the end; of encoders of more than four blocks one, of images of more than 64
-  pixels, 64, and no figures; of wide ResNets a ResNet-10 of width 16, at 32 pixels; of decoders one block. A run that
+  pixels, 64, and no figures; of wide ResNets a ResNet-10 of width 16, at 56 pixels; of decoders one block. A run that
   is continued without a config gets the same lengths in its config.json.
 * evaluate: 2 steps of batches of 8, where anything is trained.
 * benchmark: 2 timed steps after 1; 16 JPEGs. benchmarks/accelerator.py: --toy, one minute. tests/benchmarks/kernels.py:
@@ -54,6 +54,9 @@ from maskcl_jax import cli
 from maskcl_jax.config import flat
 from maskcl_jax.evaluate.recipes import PROTOCOLS
 
+SHELL: dict[str, list[Block]] = {}  # page -> its shell blocks
+for shell_block in blocks("bash"):
+    SHELL.setdefault(shell_block.page, []).append(shell_block)
 LIMIT = 600.0  # seconds of one command
 SHOWN = 20  # lines of a failed one
 OTHERS = {"git", "cd", "source", "pip", "pytest", "ruff", "mypy", "sphinx-build", "pre-commit", ".ci/run"}
@@ -165,7 +168,7 @@ def smaller(config) -> dict[str, object]:
     elif not resnet and fields["model.depth"] > 4:
         new["model.depth"] = 1
     if max(fields["data.image_size"]) > 64 and "data.image_size" not in ours:
-        new |= {"data.image_size": 32 if resnet else 64, "eval.pictures": 0}
+        new |= {"data.image_size": 56 if resnet else 64, "eval.pictures": 0}  # 56: a grid of 7 divides it
     return new
 
 
@@ -192,7 +195,8 @@ def make_room(words: list[str]) -> None:
             old = values.get("workdir", f"runs/{pathlib.Path(file).stem}-{preset}")
         else:
             record = pathlib.Path(values["workdir"], "config.json")
-            record.write_text(json.dumps(json.loads(record.read_text()) | TRAINED | EVALUATED))
+            if record.is_file():  # else what was to write it has failed
+                record.write_text(json.dumps(json.loads(record.read_text()) | TRAINED | EVALUATED))
     if old and pathlib.Path(old).is_dir():
         shutil.rmtree(old)
 
@@ -209,14 +213,17 @@ def execute(words: list[str], environment: dict[str, str]) -> tuple[str, float]:
             start_new_session=True,
         )
         try:
-            status = process.wait(LIMIT)
+            status = str(process.wait(LIMIT))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait()
+            status = "none"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         output.seek(0)
         text = output.read()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    problem = f"exit status {status} after {time.monotonic() - begun:.0f} s" if status else ""
+    problem = f"exit status {status} after {time.monotonic() - begun:.0f} s" if status != "0" else ""
     if not problem and "Traceback (most recent call last)" in text:
         problem = "a traceback"
     lines = "\n    ".join(text.splitlines()[-SHOWN:])
@@ -245,11 +252,6 @@ def run_page(page: str, folder: pathlib.Path, things: pathlib.Path, environment:
             if problem:
                 print(f"FAILED {block}: {shlex.join(short)}: {problem}\n  again: {again}", flush=True)
             yield Result(kind, "failed" if problem else "executed", seconds)
-
-
-SHELL: dict[str, list[Block]] = {}  # page -> its shell blocks
-for shell_block in blocks("bash"):
-    SHELL.setdefault(shell_block.page, []).append(shell_block)
 
 
 def main() -> None:

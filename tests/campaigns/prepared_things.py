@@ -16,7 +16,6 @@ from PIL import Image
 
 from maskcl_jax.config import load, set_field
 from maskcl_jax.data.sources.embedded import photographs
-from maskcl_jax.interchange import files, pickles
 from maskcl_jax.interchange.exporting import export_run
 
 # A pattern of what stands in a word -> where it is, in the folder of prepared things. The first that fits holds.
@@ -32,8 +31,8 @@ PLACES = {
     r"(?<=list=)FILE\.txt$": "list.txt",
     r"(?<=path=|-out=)FILE\.npz$": "FILE.npz",
     r"^FILE\.npz$": "reference.npz",
-    r"^FILE$": "mae.pth",
-    r"^mae_pretrain_vit_base_full\.pth$": "mae_b.pth",
+    r"^FILE$": "mae/checkpoint.pth",
+    r"^mae_pretrain_vit_base_full\.pth$": "mae_b/checkpoint.pth",
     r"\bRUN2$": "RUN2",
     r"\bRUN3$": "RUN3",
     r"\bRUN$": "RUN",
@@ -53,8 +52,8 @@ def prepare(things: pathlib.Path, shortened: Callable[[list[str]], list[str]], e
     (things / "nothing").mkdir()
     reference = common.ROOT / "maskcl_jax/verify/reference/boxes.npz"
     (things / "reference.npz").write_bytes(reference.read_bytes())
-    write_weights(things / "mae.pth", "Ti/16")
-    write_weights(things / "mae_b.pth", "B/16")
+    write_weights(things / "mae", "Ti/16")
+    write_weights(things / "mae_b", "B/16")
     write_run(things / "resnet", "moco_v2", **STOCK | {"model.depth": 18})
     for seed, name in enumerate(RUNS):
         config = f"--config=configs/mae.py:folder,path={things / 'split/train'},seed={seed}"
@@ -129,11 +128,9 @@ def write_data_sets(folder: pathlib.Path, crops: dict[str, list[tuple[Image.Imag
         prepared.write(folder / name, splits, shape=shape, class_names=CLASSES)
 
 
-def write_weights(file: pathlib.Path, variant: str) -> None:
-    """A whole MAE of one block as its authors save it."""
+def write_weights(folder: pathlib.Path, variant: str) -> None:
+    """A whole MAE of one block as its authors save it, checkpoint.pth."""
     config = load("mae", f"folder,variant={variant}")
     for field, value in {"model.depth": 1, "method.decoder.depth": 1, "data.image_size": "64x64"}.items():
         set_field(config, field, value, written=field)
-    exported = file.with_suffix("")
-    export_run(run_of(config), "mae", str(exported), full=True, check=False)
-    file.write_bytes(pickles.torch_file(files.read_state(str(exported))[0], "model"))
+    export_run(run_of(config), "mae", str(folder), full=True, check=False)
