@@ -94,16 +94,16 @@ def full_metrics(monkeypatch):
 
 
 def full_checkpoint(monkeypatch):
-    """The disk is full when TensorStore writes the second checkpoint."""
-    save, saved = ocp.StandardCheckpointHandler.async_save, []
+    """The disk is full when TensorStore's second checkpoint is completed, in Orbax's thread."""
+    finalize, finished = ocp.StandardCheckpointHandler.finalize, []
 
-    async def fails(self, *arguments, **options):
-        saved.append(1)
-        if len(saved) == 2:
+    def fails(self, directory):
+        finished.append(1)
+        if len(finished) == 2:
             raise ValueError(f'RESOURCE_EXHAUSTED: Failed writing: "/disk/d": Failed to write: {FULL} [source]')
-        return await save(self, *arguments, **options)
+        finalize(self, directory)
 
-    monkeypatch.setattr(ocp.StandardCheckpointHandler, "async_save", fails)
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "finalize", fails)
 
 
 @pytest.mark.parametrize("fill", [full_metrics, full_checkpoint])
