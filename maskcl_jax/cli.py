@@ -167,7 +167,8 @@ def is_of_an_array(error: BaseException | None) -> bool:
     Reads and writes that are still pending when another has failed find their event loop gone, or fail too.
     """
     text = str(error)
-    return text == "Event loop is closed" or "TensorStore details" in text or "[tensorstore_spec=" in text
+    of_tensorstore = ("TensorStore details", "[tensorstore_spec=", "in OCDBT database at")
+    return text == "Event loop is closed" or any(words in text for words in of_tensorstore)
 
 
 def listing(config: ml_collections.ConfigDict, text: str) -> str:

@@ -173,7 +173,8 @@ async def fails(text):
 async def _read_array():
     pass
 async def tasks():
-    for text in ['Error opening "zarr" driver [tensorstore_spec=...]', "something else"]:
+    of_arrays = ['Error opening "zarr" driver [tensorstore_spec=...]', 'Error reading "0.0" in OCDBT database at F']
+    for text in [*of_arrays, "something else"]:
         task = asyncio.create_task(fails(text))
         await asyncio.sleep(0)
         del task
