@@ -50,6 +50,8 @@ def test_kernels_shrink_with_the_images():
     assert fills.kernel_at(224, 10.0, 31) == (10.0, 31)
     assert fills.kernel_at(448, 5.0, 11) == (10.0, 21)
     assert fills.kernel_at(32, 5.0, 11) == (1.0, 3)
+    # A kernel far narrower than a pixel has no taps but those that count.
+    assert fills.kernel_at(32, 1e-3, 11) == fills.kernel_at(224, 1e-3, 11) == (1.0, 13)
     sigma, taps = fills.kernel_at(32, 10.0, 31)
     assert (round(sigma, 3), taps) == (1.429, 5)
 

@@ -157,9 +157,9 @@ RANGES = {
     "method.channelwise_p": FRACTION,
     "method.*noise_std": NOT_NEGATIVE,
     "method.high_pass.sigma": POSITIVE,
-    "method.high_pass.taps": Range(3),
+    "method.high_pass.taps": Range(3, 447),
     "method.blur.sigma": POSITIVE,
-    "method.blur.taps": Range(3),
+    "method.blur.taps": Range(3, 447),
     # Evaluations (`evaluate/recipes.py`), besides the fields that they share with training.
     "step": Range(-1),
     "eval_batch_size": AT_LEAST_1,

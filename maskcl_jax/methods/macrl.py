@@ -95,8 +95,7 @@ class MACRL(MAE):
         in_batch = batch["query"].shape[0] if c.in_batch_negatives else 1
         metrics = {
             "loss": out["loss"],
-            "loss_rec_query": out["loss_rec_query"],
-            **({"loss_rec_key": out["loss_rec_key"]} if c.mask_ratio_key or c.loss_on == "all" else {}),
+            **{f"loss_rec_{view.name}": out[f"loss_rec_{view.name}"] for view in self.views if self.reconstructs(view)},
             **contrast.metrics(
                 out["loss_contrast"], out["accuracy"], out["query"]["pooled"], candidates=in_batch + c.queue_size
             ),
@@ -126,9 +125,9 @@ class MACRL(MAE):
         cross_entropy, accuracy = losses.queue_nce(z_query, z_key, bank, c.temperature, in_batch=c.in_batch_negatives)
         # 4. Both decoders reconstruct their own view.
         loss_key = jax.lax.stop_gradient(key["loss"]) if c.mode == "ema_full" else key["loss"]
-        reconstruction = c.lambda_query * query["loss"]
-        if c.lambda_key:  # if nothing is masked, a loss over the masked patches has no value
-            reconstruction += c.lambda_key * loss_key
+        weighted = ((c.lambda_query, query["loss"]), (c.lambda_key, loss_key))
+        # If nothing is masked, a loss over the masked patches has no value: its weight is 0, see `check`.
+        reconstruction = sum(weight * loss for weight, loss in weighted if weight)
         # 5. The oldest keys leave the bank, these enter.
         if c.queue_size:
             state["queue"] = losses.enqueue(state["queue"], z_key)
@@ -144,6 +143,10 @@ class MACRL(MAE):
             "loss": c.contrast_weight * cross_entropy + reconstruction,
             "model_state": state,
         }
+
+    def reconstructs(self, view: View) -> bool:
+        """Whether there are patches of a view that the loss looks at."""
+        return view.find(PatchMask) is not None or self.config.method.loss_on == "all"
 
     def branch(self, params, batch: Arrays, view: View) -> dict[str, jax.Array]:
         """Encoder and decoder on one view: {latent, loss, pooled}."""
@@ -230,8 +233,9 @@ def check(config: Any) -> None:
             f"method.mask_ratio_key={c.mask_ratio_key} is above method.mask_ratio={c.mask_ratio}: the query has "
             "the higher ratio; method.swap_roles=True exchanges the two"
         )
-    if c.mask_ratio_key == 0 and c.lambda_key and c.loss_on == "masked":
+    weight = "lambda_query" if c.swap_roles else "lambda_key"  # of the view that has the ratio mask_ratio_key
+    if c.mask_ratio_key == 0 and getattr(c, weight) and c.loss_on == "masked":
         raise UserError(
-            f"method.mask_ratio_key={c.mask_ratio_key} leaves nothing masked to reconstruct: set "
-            "method.lambda_key=0 or method.loss_on=all"
+            f"method.mask_ratio_key={c.mask_ratio_key} with method.swap_roles={c.swap_roles} leaves nothing masked to "
+            f"reconstruct: set method.{weight}=0 or method.loss_on=all"
         )

@@ -87,6 +87,8 @@ def check(config: Any, *, frameworks: Iterable[str]) -> None:
         low, high = getattr(c, field)
         if not 0.0 <= low <= high <= 1.0:
             raise UserError(f"method.{field}={(low, high)} is not a range: use 0 <= low <= high <= 1")
+    if len(c.negative_cap) != 2:
+        raise UserError(f"method.negative_cap={tuple(c.negative_cap)} is no pair: give from where on, and the most")
     for field in ("focal_p", "channelwise_p", "ema_warmup"):
         check_range(f"method.{field}", getattr(c, field), 0.0, 1.0)
     for field in ("focal_window", "negative_window"):

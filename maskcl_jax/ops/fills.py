@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from maskcl_jax.ops import color
 
 FULL_SIZE = 224  # pixels: the side of the images for which the paper's code states its kernels
+FARTHEST = 6.0  # sigmas: what a Gaussian has beyond is less than float32 rounds off
 
 
 def blur(images: jax.Array, sigma: float, taps: int) -> jax.Array:
@@ -47,7 +48,7 @@ def kernel_at(side: int, sigma: float, taps: int) -> tuple[float, int]:
         taps: Its width in pixels, at `FULL_SIZE`.
 
     Returns:
-        (sigma, taps), sigma at least 1, truncated at as many sigmas.
+        (sigma, taps), sigma at least 1, truncated at as many sigmas, at most FARTHEST.
     """
     scaled = max(1.0, sigma * side / FULL_SIZE)
-    return scaled, 2 * max(1, round((taps - 1) / 2 / sigma * scaled)) + 1
+    return scaled, 2 * max(1, round(min(FARTHEST, (taps - 1) / 2 / sigma) * scaled)) + 1
