@@ -1,4 +1,4 @@
-"""CMAE, MACRL, MoCo v3: what each switch does, what each reduces to, what the target and the bank do."""
+"""CMAE, MACRL, MoCo v3, SimCLR: what each switch does, what each reduces to, what the target and the bank do."""
 
 import functools
 import runpy
@@ -272,6 +272,16 @@ def test_the_clean_target_is_another_picture():
     _, clean, _ = run("macrl", **painting, recon_target="clean")
     np.testing.assert_allclose(painted["loss_rec_key"], clean["loss_rec_key"], rtol=1e-6)  # the key keeps its colours
     assert abs(float(painted["loss_rec_query"] - clean["loss_rec_query"])) > 1e-3
+
+
+def test_simclr_finds_the_other_view_at_its_temperature():
+    method, params, state, b = made("simclr_vit", temperature=0.3)
+    out = jax.jit(lambda: method.forward(params, context_of(method, params, state), method.images_of(b)))()
+    z = np.asarray(losses.l2_normalize(out["z"]), np.float64)
+    logits, other = z @ z.T / 0.3, (np.arange(16) + 8) % 16
+    np.fill_diagonal(logits, -np.inf)
+    by_hand = (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(16), other]).mean()
+    np.testing.assert_allclose(out["loss"], by_hand, rtol=1e-5)
 
 
 def test_sizes_of_cmae_as_published():
