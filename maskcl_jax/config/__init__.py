@@ -10,6 +10,7 @@ from maskcl_jax.config.defaults import COLOR, DATA, DEFAULTS, SMALL_RESNET, SMAL
 from maskcl_jax.config.fields import (
     Config,
     flat,
+    is_vit,
     read_value,
     set_field,
     split_fields,
@@ -35,6 +36,7 @@ __all__ = [
     "encoder_size",
     "find_file",
     "flat",
+    "is_vit",
     "load",
     "read_value",
     "set_field",

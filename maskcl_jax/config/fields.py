@@ -101,6 +101,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+def is_vit(model: Mapping[str, Any] | ml_collections.ConfigDict) -> bool:
+    """Whether the fields of `config.model` are those of a ViT; if not, they are those of a ResNet."""
+    return "patch_size" in model
+
+
 def split_fields(config: ml_collections.ConfigDict) -> dict[str, int]:
     """The fields that split each device's part of a batch, by name."""
     return {name: config[name] for name in ("accumulation", "image_chunks")}

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from maskcl_jax.config.defaults import DATA, DEFAULTS, encoder_size
-from maskcl_jax.config.fields import SHORT, Config, flat, set_field, suggestion
+from maskcl_jax.config.fields import SHORT, Config, flat, is_vit, set_field, suggestion
 from maskcl_jax.errors import UserError, first_line
 
 
@@ -45,7 +45,7 @@ def build(argument: str | None, *, method: Mapping[str, Any], presets: Mapping[s
         set_model(config, encoder_size(variant), layer)
     sizes = {path: value for path, value in fields.items() if path.startswith("model.")}
     set_model(config, {path.removeprefix("model."): value for path, value in sizes.items()}, "preset")
-    if "patch_size" in config.model:
+    if is_vit(config.model):
         set_model(config, {"attention": "xla"}, "default")  # or "cudnn": 16 bits, only on a GPU
     elif "stages" not in config.model:
         set_model(config, {"stages": ()}, "default")  # (): those of the named depth; else the blocks of each stage

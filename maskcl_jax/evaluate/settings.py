@@ -81,7 +81,7 @@ def check_overrides(overrides: tuple[str, ...]) -> None:
 def default_recipe(protocol: str, run_config: ConfigDict) -> str:
     """The recipe for the run's encoder where none is named."""
     if protocol == "finetune":
-        if "stem" in run_config.model:
+        if not config_lib.is_vit(run_config.model):
             return "resnet"
         width = run_config.model.width
         return "small" if width < 384 else "mae_b" if width < 1024 else "mae_l" if width < 1280 else "mae_h"

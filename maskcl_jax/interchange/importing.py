@@ -178,7 +178,7 @@ def config_for(weights: Weights, source: str, config: ConfigDict | None) -> Conf
     name = METHODS.get(source, DEFAULT[weights.kind])
     config = config_lib.load(name, "imagenet")
     model = dict(known.model)
-    if "patch_size" in model:
+    if config_lib.is_vit(model):
         model["heads"] = facts.heads_of(known, name)
     with config.unlocked():
         config.model = model

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from maskcl_jax.config import is_vit
 from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.models.kernels import resolve
 from maskcl_jax.models.resnet import RESNETS, STEMS, ResNet, average_pool
@@ -62,7 +63,7 @@ def decoder(config: Any, field: str, *, grid: tuple[int, int], out: int, positio
 def resnet(config: Any, *, bn_group_size: int = 0) -> ResNet:
     """Returns the ResNet of `config.model`. Raises UserError if there is none, or of unknown size."""
     m = config.model
-    if not hasattr(m, "stem"):
+    if is_vit(m):
         raise UserError(f"method {config.method.name!r} needs a ResNet: write for instance variant=R50 or R18/small")
     if m.depth not in RESNETS:
         raise UserError(f"model.depth={m.depth} is unknown: use one of {', '.join(map(str, RESNETS))}")
@@ -136,7 +137,7 @@ def apply_in_training(
 def check_vit(config: Any) -> None:
     """Raises UserError if a ViT of `config.model` cannot take images of `config.data.image_size`."""
     m, (height, width) = config.model, config.data.image_size
-    if not hasattr(m, "patch_size"):
+    if not is_vit(m):
         raise UserError(f"method {config.method.name!r} needs a ViT: write for instance variant=S/16")
     if min(m.width, m.depth, m.heads, m.patch_size) < 1:
         raise UserError(
@@ -157,7 +158,7 @@ def _compiled_as(config: Any) -> dict[str, Any]:
 
 
 def _kernels(config: Any) -> str:
-    return resolve(getattr(config, "kernels", "auto"))  # runs of earlier versions do not have the field
+    return resolve(config.kernels)
 
 
 def _remat(config: Any) -> str:

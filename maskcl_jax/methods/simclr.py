@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from maskcl_jax.config import is_vit
 from maskcl_jax.errors import UserError
 from maskcl_jax.methods import contrast, encoders, options
 from maskcl_jax.methods.base import Arrays, LossOutput, Method, StepContext
@@ -31,7 +32,7 @@ class SimCLR(Method):
         if c.projector.layers < 1:
             raise UserError(f"method.projector.layers={c.projector.layers} is out of range: use 1 or more")
         self.config = config
-        self.on_vit = hasattr(config.model, "patch_size")
+        self.on_vit = is_vit(config.model)
         if self.on_vit:
             self.encoder = encoders.vit(config, positions="mocov3", init_rule="mocov3")
             self.width = self.encoder.width

@@ -259,7 +259,7 @@ class Block(nn.Module):
         """x (B, T, D) plus what branch i (0: attention, 1: MLP) computes, times its factors."""
         if branches is not None:
             branch = branch * branches[i][:, None, None].astype(branch.dtype)
-        return fused.materialize_gradient(x + branch) if self.kernels == "fused" else x + branch
+        return x + branch
 
     def cls_attention(self, x: jax.Array) -> jax.Array:
         """Tokens (B, T, D) -> only what the cls token attends to in this block, (B, T - 1)."""

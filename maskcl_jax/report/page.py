@@ -12,8 +12,10 @@ import jinja2
 import numpy as np
 
 from maskcl_jax import __version__
+from maskcl_jax.config import is_vit
 from maskcl_jax.errors import UserError, first_line
 from maskcl_jax.evaluate import results
+from maskcl_jax.interchange.facts import resnet_name
 from maskcl_jax.report import charts, commands, film, findings, pixels, record
 from maskcl_jax.report import look as look_lib
 from maskcl_jax.report.look import Look
@@ -218,10 +220,10 @@ def run_context(i: int, run: Record, look: Look | None, *, several: bool) -> dic
 def headline(run: Record, look: Look | None) -> str:
     """A run in one line: method, data, network, images."""
     model = {field.removeprefix("model."): value for field, value in run.config.items() if field.startswith("model.")}
-    if "patch_size" in model:
+    if is_vit(model):
         network = f"ViT of width {model['width']}, {model['depth']} blocks, patches of {model['patch_size']} pixels"
     else:
-        network = f"ResNet-{model['depth']} of width {model['width']}"
+        network = f"{resnet_name(model['depth'], model['stages'])}, width {model['width']}"
     if look:
         network += f", {look.parameters / 1e6:.3g} M parameters"
     height, width = run.config["data.image_size"]

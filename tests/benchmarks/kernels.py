@@ -32,7 +32,6 @@ PLAIN = {
     "LayerNorm": functools.partial(nn.LayerNorm, epsilon=kernels.LAYER_NORM_EPS, use_fast_variance=False),
     "dot_general": jax.lax.dot_general,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "materialize_gradient": lambda x: x,
 }
 
 
