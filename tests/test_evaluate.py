@@ -103,7 +103,7 @@ def test_knn_counts_what_scikit_learn_counts(small, blobs, tmp_path):
         assert (entry["n_train"], entry["n_test"]) == (1503, 2003)
 
 
-def test_neighbours_may_come_in_any_pieces(small):
+def test_neighbors_may_come_in_any_pieces(small):
     rng = np.random.default_rng(0)
     train, labels, test = rng.normal(size=(83, 6)), rng.integers(4, size=83), rng.normal(size=(31, 6))
     whole = knn.knn_predict(train, labels, test, k=7, num_classes=4)
@@ -193,7 +193,7 @@ def test_features_go_on_where_they_broke_off(small, tmp_path, monkeypatch):
     again = np.concatenate([row[0] for row in whole(s.feature_fn(), s.batches("train", 16), s.put, keep="valid")])
     np.testing.assert_allclose(saved["features"], again, atol=1e-6)
     assert not list(tmp_path.glob("*.parts"))
-    for picture in ("neighbours", "attention"):
+    for picture in ("neighbors", "attention"):
         assert (tmp_path / f"embedded-{picture}.png").stat().st_size > 100
     other = opened(small, "features", tmp_path, "batch_size=16", "split=train", out, "network=random")
     with pytest.raises(UserError, match=r"another run.*network"):

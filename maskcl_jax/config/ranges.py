@@ -187,7 +187,7 @@ RANGES = {
     "ignore": Range(-1),
     "crop_scale": FRACTIONS_NOT_0,
     "pictures": AT_LEAST_0,
-    "neighbours": AT_LEAST_0,
+    "neighbors": AT_LEAST_0,
 }
 
 # Words that more than one method knows; those of a method stand beside what they choose.

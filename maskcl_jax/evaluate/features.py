@@ -24,7 +24,7 @@ PART = 64  # batches a file, until all are computed
 
 
 def run_features(session: Session) -> None:
-    """Writes FILE.npz {features, labels, index, names, class_names, origin}, FILE-neighbours.png and -attention.png.
+    """Writes FILE.npz {features, labels, index, names, class_names, origin}, FILE-neighbors.png and -attention.png.
 
     Raises:
         UserError: for a split without images, and a file that is there from something else.
@@ -55,14 +55,14 @@ def files_of(run: Run, chosen: ConfigDict) -> tuple[pathlib.Path, ...]:
         return ()
     name = settings.name_of(chosen, run.step)
     path = pathlib.Path(chosen.out or pathlib.Path(run.workdir, "evaluate", f"{name}.npz")).with_suffix(".npz")
-    return path, path.with_name(f"{path.stem}-neighbours.png"), path.with_name(f"{path.stem}-attention.png")
+    return path, path.with_name(f"{path.stem}-neighbors.png"), path.with_name(f"{path.stem}-attention.png")
 
 
 def origin_of(session: Session) -> dict[str, Any]:
     """Everything that the embeddings depend on; the batch size is not part of it."""
     fields = config_lib.flat(session.settings)
     origin = {
-        name: value for name, value in fields.items() if name not in ("batch_size", "out", "pictures", "neighbours")
+        name: value for name, value in fields.items() if name not in ("batch_size", "out", "pictures", "neighbors")
     }
     workdir = str(pathlib.Path(session.run.workdir).absolute())
     origin |= {"workdir": workdir, "step": session.run.step, "feature": session.feature}
@@ -170,7 +170,7 @@ def draw_neighbors(session: Session, saved: Any, path: pathlib.Path) -> None:
     """Draws a few images, each with the images of most similar embeddings (cosine)."""
     s, unit = session.settings, knn.normalized(saved["features"])
     queries = spread(len(unit), s.pictures)
-    count = min(s.neighbours, len(unit) - 1)
+    count = min(s.neighbors, len(unit) - 1)
     if not len(queries) or count < 1:
         return
     similarity = unit[queries] @ unit.T

@@ -183,6 +183,6 @@ PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     "linear": LINEAR,
     "finetune": FINETUNE,
     "segment": {"linear": segment("linear", epochs=20), "decoder": segment("decoder", epochs=20)},
-    "features": {"": {"batch_size": 256, "split": "test", "out": "", "pictures": 8, "neighbours": 7}},
+    "features": {"": {"batch_size": 256, "split": "test", "out": "", "pictures": 8, "neighbors": 7}},
 }
 CHEAP = ("logistic", "lowshot", "knn")  # what --protocol=all runs: no gradient through an encoder

@@ -51,15 +51,15 @@ class SaliencyMasking(Method):
 
     # --- State: the framework's ---------------------------------------------------------------------------------
     def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The framework's."""
+        """The momentum of the framework (MoCo v2) at a fraction `progress` of the run; SimCLR has no EMA target."""
         return self.framework.init(rng)
 
     def target_params(self, params: dict[str, Any]) -> dict[str, Any] | None:
-        """The framework's."""
+        """The momentum of the framework (MoCo v2) at a fraction `progress` of the run; SimCLR has no EMA target."""
         return self.framework.target_params(params)
 
     def momentum(self, progress: jax.Array | float) -> jax.Array:
-        """The framework's."""
+        """The momentum of the framework (MoCo v2) at a fraction `progress` of the run; SimCLR has no EMA target."""
         return self.framework.momentum(progress)
 
     # --- Loss ---------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class SaliencyMasking(Method):
 
     # --- Evaluation ---------------------------------------------------------------------------------------------
     def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
-        """The framework's."""
+        """The momentum of the framework (MoCo v2) at a fraction `progress` of the run; SimCLR has no EMA target."""
         return self.framework.encoder_variables(params, model_state, target=target)
 
     def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:

@@ -260,6 +260,6 @@ def convolve(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.A
 
 
 def multiply(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same for a 1x1 kernel as a product of matrices."""
+    """What `convolve` computes for a kernel (1, 1, C, D), as one product of matrices (pixels, C) @ (C, D)."""
     seen = x[:, :: strides[0], :: strides[1]]
     return (seen.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*seen.shape[:3], kernel.shape[-1])

@@ -41,7 +41,7 @@ def per_image(x):
 
 
 def select_planes(chosen, planes: tuple, others: tuple) -> tuple:
-    """The planes of those images (B,) that are chosen, and the others'."""
+    """Of each image its `planes` where `chosen` (B,) is True, and `others` where it is False."""
     return tuple(jnp.where(per_image(chosen), *pair) for pair in zip(planes, others, strict=True))
 
 

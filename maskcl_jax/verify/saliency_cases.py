@@ -88,7 +88,7 @@ def image_of_planes(planes: tuple):
 
 
 def augment(c: dict, weights: dict, inputs: dict) -> dict:
-    """torchvision's operations: colours on the device in float, crops and mirroring on the host in uint8."""
+    """torchvision's operations: colors on the device in float, crops and mirroring on the host in uint8."""
     photo = inputs["image"]
     image = jnp.asarray(photo, jnp.float32)[None] / 255.0
     planes = color.planes_of(image)
