@@ -222,7 +222,7 @@ def with_jpegs(config: Any, folder: str, count: int) -> Any:
 # --- What they share ------------------------------------------------------------------------------------------
 
 
-def program_of(config, per_epoch: int, source=None) -> Program:
+def program_of(config: Any, per_epoch: int, source: Any = None) -> Program:
     """The step on the devices of this machine; with data.on_device, and given the source, on images that lie there."""
     mesh, images = sharding.create_mesh(config.mesh), None
     config = memory.with_remat(config, mesh)

@@ -105,7 +105,7 @@ def _decode(encoded: bytes, channels: int) -> np.ndarray:
     return decode_with_pillow(encoded, channels)
 
 
-def _plain_jpeg(encoded: bytes):
+def _plain_jpeg(encoded: bytes) -> tuple[Any, ...] | None:
     """The header of a complete JPEG, gray or in three colors: (height, width, ...); None for all else.
 
     A file that does not end with the end-of-image marker is left to Pillow, which tells harmless from truncated.
@@ -231,7 +231,7 @@ def _height_first(height: int, width: int, size: tuple[int, int]) -> bool:
 
 
 @functools.cache
-def _resizing(channels: int, interpolation: str):
+def _resizing(channels: int, interpolation: str) -> tuple[Any, Any]:
     kind = {1: cykooz_resizer.PixelType.U8, 3: cykooz_resizer.PixelType.U8x3}[channels]
     filters = {"bicubic": cykooz_resizer.FilterType.catmull_rom, "bilinear": cykooz_resizer.FilterType.bilinear}
     algorithm = cykooz_resizer.ResizeAlg.convolution(filters[interpolation])

@@ -113,7 +113,7 @@ class Batches:
     def __enter__(self) -> "Batches":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
 

@@ -39,7 +39,7 @@ OPTIMIZER = {
 }
 
 
-def linear(*, batch_size: int, epochs: int, augment: dict, optimizer: dict, **fields) -> dict:
+def linear(*, batch_size: int, epochs: int, augment: dict, optimizer: dict, **fields: Any) -> dict:
     """A linear classifier on frozen features of augmented images."""
     shared = {
         "batch_size": batch_size,
@@ -96,7 +96,7 @@ NONE: dict[str, Any] = {
 }
 
 
-def finetune(*, epochs: int, batch_size: int, optimizer: dict, augment: dict = CROP, **fields) -> dict:
+def finetune(*, epochs: int, batch_size: int, optimizer: dict, augment: dict = CROP, **fields: Any) -> dict:
     """All weights trained with a classifier on top."""
     shared = {
         "batch_size": batch_size,
@@ -110,13 +110,13 @@ def finetune(*, epochs: int, batch_size: int, optimizer: dict, augment: dict = C
     return LOOP | {"epochs": float(epochs)} | shared | NONE | fields
 
 
-def adamw(**fields) -> dict:
+def adamw(**fields: Any) -> dict:
     """AdamW as MAE fine-tunes."""
     recipe = {"name": "adamw", "weight_decay": 0.05, "min_lr": 1e-6, "warmup_epochs": 5.0, "decay_on": "finetune_mae"}
     return recipe | fields
 
 
-def mae(*, epochs: int, base_lr: float, layer_decay: float, drop_path: float, **optimizer) -> dict:
+def mae(*, epochs: int, base_lr: float, layer_decay: float, drop_path: float, **optimizer: Any) -> dict:
     """facebookresearch/mae FINETUNE.md, batch 1024; not its paper's table, which is of the un-normalized target."""
     return finetune(
         epochs=epochs,

@@ -265,7 +265,7 @@ def resnet(
     """
     counts, bottleneck = size
 
-    def layer(a: str, suffix: str, theirs: tuple[str, str], above: str = "", **numbers) -> list[Row]:
+    def layer(a: str, suffix: str, theirs: tuple[str, str], above: str = "", **numbers: int) -> list[Row]:
         conv, bn = (f"{prefix}{above}{name.format(**numbers)}" for name in theirs)
         kernel = Row(f"{target}params/{a}conv{suffix}/kernel", f"{conv}.weight", "conv")
         return [kernel, *batch_norm(f"{a}bn{suffix}", bn, target)]

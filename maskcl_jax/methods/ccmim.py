@@ -80,7 +80,9 @@ class CCMIM(MAE):
             metrics |= attention_metrics(out["attention_per_layer"], out["attention"], out["visible"], out["masked"])
         return LossOutput(out["loss"], metrics, {"batch_stats": out["batch_stats"]})
 
-    def forward(self, params, stats, images, batch: Arrays) -> dict[str, Any]:
+    def forward(
+        self, params: dict[str, Any], stats: dict[str, Any], images: jax.Array, batch: Arrays
+    ) -> dict[str, Any]:
         """All intermediates of one step, by name. images: preprocessed; stats: of the projector's BatchNorm."""
         c = self.config.method
         # 1. The importance A of a patch: how much the cls token attends to it, over all heads and blocks, when it sees
@@ -118,7 +120,7 @@ class CCMIM(MAE):
             "batch_stats": stats,
         }
 
-    def choose(self, params, images, batch: Arrays) -> dict[str, jax.Array]:
+    def choose(self, params: dict[str, Any], images: jax.Array, batch: Arrays) -> dict[str, jax.Array]:
         """{visible, masked} and, if attention chose them, {attention_per_layer, attention}."""
         if self.config.method.masking == "random":
             return {"visible": batch["visible"], "masked": batch["masked"]}
@@ -129,7 +131,7 @@ class CCMIM(MAE):
         chosen = {"visible": visible, "masked": masked}
         return chosen | {"attention_per_layer": per_layer, "attention": attention}
 
-    def attention(self, params, images) -> jax.Array:
+    def attention(self, params: dict[str, Any], images: jax.Array) -> jax.Array:
         """(blocks, B, N) float32: what the cls token attends to on the whole image; no gradient."""
         params, layers = jax.lax.stop_gradient(params), tuple(self.config.method.importance_layers)
 
@@ -140,7 +142,9 @@ class CCMIM(MAE):
         per_image = chunked.mapped(attend, self.image_chunks, images)
         return jax.lax.stop_gradient(jnp.moveaxis(per_image, 1, 0))
 
-    def project(self, params, stats, cls):
+    def project(
+        self, params: dict[str, Any], stats: dict[str, Any], cls: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """(projected cls tokens, updated statistics); normalizes with the statistics of the batch."""
         if not self.config.method.projector:
             return cls, stats
@@ -149,7 +153,7 @@ class CCMIM(MAE):
         return out, updated["batch_stats"]
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """MAE's pictures and, before the mask, the importance of the patches (also if masks are random)."""
         images = self.preprocess(batch["image"])
         chosen = self.choose(params, images, batch)
@@ -175,7 +179,9 @@ def check(config: Any) -> None:
     contrast.check_contrast(config)
 
 
-def attention_metrics(per_layer, attention, visible, masked) -> dict[str, jax.Array]:
+def attention_metrics(
+    per_layer: jax.Array, attention: jax.Array, visible: jax.Array, masked: jax.Array
+) -> dict[str, jax.Array]:
     """How peaked the importance is, and how much of it the mask hides."""
     fraction = per_layer / per_layer.sum(axis=-1, keepdims=True)
     entropy = -jnp.sum(fraction * jnp.log(fraction + 1e-12), axis=-1).mean() / jnp.log(fraction.shape[-1])

@@ -118,7 +118,15 @@ class CMAE(MAE):
         }
         return LossOutput(out["loss"], metrics, out["model_state"])
 
-    def forward(self, params, context: StepContext, query, key, visible, masked) -> dict[str, Any]:
+    def forward(
+        self,
+        params: dict[str, Any],
+        context: StepContext,
+        query: jax.Array,
+        key: jax.Array,
+        visible: jax.Array,
+        masked: jax.Array,
+    ) -> dict[str, Any]:
         """Every intermediate of one step, by name; query, key: the two views, preprocessed."""
         c = self.config.method
         stats, target_stats = context.model_state["batch_stats"], context.model_state["target_batch_stats"]
@@ -154,7 +162,9 @@ class CMAE(MAE):
             "model_state": {"batch_stats": stats, "target_batch_stats": target_stats},
         }
 
-    def online_features(self, params, latent, visible, masked) -> dict[str, jax.Array]:
+    def online_features(
+        self, params: dict[str, Any], latent: jax.Array, visible: jax.Array, masked: jax.Array
+    ) -> dict[str, jax.Array]:
         """{feature_pred, online_pooled}: what stands for the whole image, seen through the visible patches.
 
         feature_pred is in the order of the sequence, visible patches first; kind "none" has none.
@@ -171,7 +181,7 @@ class CMAE(MAE):
             prediction = tokens @ layer["kernel"] + layer["bias"]
         return {"feature_pred": prediction, "online_pooled": prediction.astype(jnp.float32).mean(axis=1)}
 
-    def target_features(self, target, images) -> jax.Array:
+    def target_features(self, target: dict[str, Any], images: jax.Array) -> jax.Array:
         """(B, D): the mean of the EMA encoder's patch tokens, before any final norm."""
 
         def encode(images):
@@ -181,7 +191,7 @@ class CMAE(MAE):
         return chunked.mapped(encode, self.image_chunks, images)
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """The online view, its mask and reconstruction, the target's view, and the part of the online view in it."""
         query, key = self.views
         shown = options.network_images(self.config, batch, query)

@@ -102,7 +102,7 @@ class MACRL(MAE):
         }
         return LossOutput(out["loss"], metrics, out["model_state"])
 
-    def forward(self, params, context: StepContext, batch: Arrays) -> dict[str, Any]:
+    def forward(self, params: dict[str, Any], context: StepContext, batch: Arrays) -> dict[str, Any]:
         """Every intermediate of one step, by name."""
         c, (query_view, key_view) = self.config.method, self.views
         state = dict(context.model_state)
@@ -148,13 +148,13 @@ class MACRL(MAE):
         """Whether there are patches of a view that the loss looks at."""
         return view.find(PatchMask) is not None or self.config.method.loss_on == "all"
 
-    def branch(self, params, batch: Arrays, view: View) -> dict[str, jax.Array]:
+    def branch(self, params: dict[str, Any], batch: Arrays, view: View) -> dict[str, jax.Array]:
         """Encoder and decoder on one view: {latent, loss, pooled}."""
         images, targets = self.images_of(batch, view)
         out = self.reconstruct(params, images, *self.masks_of_view(batch, view), targets=targets)
         return {**out, "pooled": encoders.pooled(out["latent"], self.config.method.pool)}
 
-    def key_features(self, params, batch: Arrays, view: View) -> jax.Array:
+    def key_features(self, params: dict[str, Any], batch: Arrays, view: View) -> jax.Array:
         """The pooled feature of one view, without its decoder."""
 
         def encode(images, visible):
@@ -163,11 +163,15 @@ class MACRL(MAE):
         images, visible = self.images_of(batch, view)[0], self.masks_of_view(batch, view)[0]
         return chunked.mapped(encode, self.image_chunks, images, visible)
 
-    def project(self, params, stats, pooled):
+    def project(
+        self, params: dict[str, Any], stats: dict[str, Any], pooled: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """(projection, statistics after it)."""
         return apply_in_training(self.projector, "projector", params, stats, pooled)
 
-    def decoder_loss(self, decoder_params, latent, given) -> jax.Array:
+    def decoder_loss(
+        self, decoder_params: dict[str, Any], latent: jax.Array, given: tuple[jax.Array, ...]
+    ) -> jax.Array:
         """The error of the masked patches, or of all."""
         if self.config.method.loss_on == "masked":
             return super().decoder_loss(decoder_params, latent, given)
@@ -175,7 +179,7 @@ class MACRL(MAE):
         prediction = self.decode({"decoder": decoder_params}, latent, visible, masked)
         return self.error(prediction, self.target_patches(targets, jnp.concatenate([visible, masked], axis=1)))
 
-    def error(self, prediction, target) -> jax.Array:
+    def error(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         """Mean absolute or squared error."""
         return (losses.patch_l1 if self.config.method.reconstruction == "l1" else losses.patch_mse)(prediction, target)
 
@@ -195,7 +199,7 @@ class MACRL(MAE):
         return images, options.network_images(self.config, batch, view, augment_color=False)
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """Both views, their masks and what the online decoder makes of them."""
         drawn = {}
         for view in self.views:

@@ -5,6 +5,7 @@ patch, and predicts their pixels. Faithful to facebookresearch/mae at efb2a80 (o
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -86,7 +87,15 @@ class MAE(Method):
         out = self.reconstruct(params, images, batch["visible"], batch["masked"])
         return LossOutput(out["loss"], {"loss": out["loss"]}, context.model_state)
 
-    def reconstruct(self, params, images, visible, masked, *, targets=None) -> dict[str, jax.Array]:
+    def reconstruct(
+        self,
+        params: dict[str, Any],
+        images: jax.Array,
+        visible: jax.Array,
+        masked: jax.Array,
+        *,
+        targets: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
         """Returns {latent, loss} of preprocessed images under given masks.
 
         Args:
@@ -105,47 +114,61 @@ class MAE(Method):
         )
         return {"latent": latent, "loss": loss}
 
-    def latent(self, params, images, visible) -> jax.Array:
+    def latent(self, params: dict[str, Any], images: jax.Array, visible: jax.Array) -> jax.Array:
         """(B, 1 + n, D): the cls token and the visible patches, encoded."""
         return self.encode(params, ViT.encode, self.encode(params, ViT.embed, images, visible))
 
-    def decoder_loss(self, decoder_params, latent, given) -> jax.Array:
+    def decoder_loss(
+        self, decoder_params: dict[str, Any], latent: jax.Array, given: tuple[jax.Array, ...]
+    ) -> jax.Array:
         """The reconstruction error of the masked patches. given: (targets, visible, masked)."""
         targets, visible, masked = given
         prediction = self.decode({"decoder": decoder_params}, latent, visible, masked, only_masked=True)
         return self.error(prediction, self.target_patches(targets, masked))
 
-    def target_patches(self, targets, ids) -> jax.Array:
+    def target_patches(self, targets: jax.Array, ids: jax.Array) -> jax.Array:
         """Pixels of the patches `ids`; with norm_pix, each patch is normalized by its own mean and std."""
         patches = masking.take(masking.patchify(targets, self.patch), ids)
         return losses.normalize_patches(patches) if self.config.method.norm_pix else patches
 
-    def error(self, prediction, target) -> jax.Array:
+    def error(self, prediction: jax.Array, target: jax.Array) -> jax.Array:
         """Mean squared error."""
         return losses.patch_mse(prediction, target)
 
-    def encode(self, params, function, *arguments, **keywords) -> jax.Array:
+    def encode(
+        self, params: dict[str, Any], function: Callable[..., Any], *arguments: Any, **keywords: Any
+    ) -> jax.Array:
         """Applies one of the encoder's methods with the encoder's parameters."""
         return self.encoder.apply({"params": params["encoder"]}, *arguments, **keywords, method=function)
 
-    def decode(self, params, *arguments, **keywords) -> jax.Array:
+    def decode(self, params: dict[str, Any], *arguments: Any, **keywords: Any) -> jax.Array:
         """Applies the decoder with its parameters."""
         return self.decoder.apply({"params": params["decoder"]}, *arguments, **keywords)
 
-    def predict(self, params, latent, visible, masked) -> jax.Array:
+    def predict(self, params: dict[str, Any], latent: jax.Array, visible: jax.Array, masked: jax.Array) -> jax.Array:
         """(B, N, pixels of a patch): the decoder's prediction of every patch, in image order."""
         return masking.take(self.decode(params, latent, visible, masked), masking.restore_ids(visible, masked))
 
     # --- Evaluation -------------------------------------------------------------------------------------------
-    def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
+    def encoder_variables(
+        self, params: dict[str, Any], model_state: dict[str, Any], *, target: bool = False
+    ) -> dict[str, Any]:
         """A ViT has parameters only."""
         return {"params": params["encoder"]}
 
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """The image, what the encoder saw of it, and the decoder's patches in the masked places."""
         return self.draw(params, self.preprocess(batch["image"]), batch["visible"], batch["masked"])
 
-    def draw(self, params, images, visible, masked, *, targets=None) -> dict[str, jax.Array]:
+    def draw(
+        self,
+        params: dict[str, Any],
+        images: jax.Array,
+        visible: jax.Array,
+        masked: jax.Array,
+        *,
+        targets: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
         """{input, masked, reconstruction} of preprocessed images under given masks; targets: as in `reconstruct`."""
         filled = self.predict(params, self.latent(params, images, visible), visible, masked).astype(jnp.float32)
         patches = masking.patchify(images, self.patch)

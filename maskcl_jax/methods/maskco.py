@@ -8,6 +8,7 @@ order of the parts and the positive and negative keys. Every number, and what th
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ class MaskCo(MoCoV2):
         candidates = jnp.isfinite(out["logits"]).sum(axis=1).mean()
         return self.output(out, candidates=candidates, masked_share=out["masked_share"])
 
-    def one_way(self, params, context: StepContext, views) -> dict[str, Any]:
+    def one_way(self, params: dict[str, Any], context: StepContext, views: Sequence[Any]) -> dict[str, Any]:
         """Masked regions of the first view against keys of the second: every intermediate by name.
 
         views: of each view its images, preprocessed, and its boxes (B, R, 4).
@@ -118,20 +119,24 @@ class MaskCo(MoCoV2):
             "model_state": state | {"batch_stats": stats, "target_batch_stats": target_stats},
         }
 
-    def maps(self, params, stats, images):
+    def maps(
+        self, params: dict[str, Any], stats: dict[str, Any], images: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """The encoder's last map, through the mask prediction head if `params` have one; statistics after it."""
         feature_map, stats = super().maps(params, stats, images)
         return self.predict(params, stats, feature_map)
 
-    def predict(self, params, stats, feature_map):
+    def predict(
+        self, params: dict[str, Any], stats: dict[str, Any], feature_map: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """(what the mask prediction head makes of a map, statistics after it); without a head the map itself."""
         if "mask_head" not in params:
             return feature_map, stats
         return apply_in_training(self.mask_head, "mask_head", params, stats, feature_map)
 
-    def mask_regions(self, images, boxes, rng) -> tuple[jax.Array, jax.Array]:
+    def mask_regions(self, images: jax.Array, boxes: jax.Array, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(preprocessed images with something else in the boxes (B, R, 4), mask (B, H, W, 1))."""
-        mask = regions.pixels_in(boxes, images.shape[1:3]).any(axis=1)[..., None]
+        mask = regions.pixels_in(boxes, (images.shape[1], images.shape[2])).any(axis=1)[..., None]
         if self.config.method.fill == "noise":
             fill = jax.random.normal(rng, images.shape)
         elif self.config.method.fill == "mean":
@@ -141,7 +146,7 @@ class MaskCo(MoCoV2):
             fill = jnp.zeros(())
         return jnp.where(mask, fill, images), mask
 
-    def project_regions(self, params, feature_map, boxes) -> jax.Array:
+    def project_regions(self, params: dict[str, Any], feature_map: jax.Array, boxes: jax.Array) -> jax.Array:
         """A map (B, h, w, C), boxes (B, R, 4) -> (B, R, out)."""
         c = self.config.method
         pooled = roi_mean(feature_map, boxes, scale=1 / self.encoder.stride, size=c.roi_size, samples=c.roi_samples)
@@ -153,7 +158,7 @@ class MaskCo(MoCoV2):
         return [(x, batch[view.key("boxes")]) for x, view in zip(self.images_of(batch), self.views, strict=True)]
 
     # --- Pictures ---------------------------------------------------------------------------------------------
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """The query, the query as the encoder sees it, and the key with the regions outlined."""
         (images, boxes), (_, key_boxes) = self.images_and_boxes(batch)
         masked, _ = self.mask_regions(images, boxes[:, : self.config.method.regions], jax.random.key(0))

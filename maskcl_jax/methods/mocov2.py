@@ -5,6 +5,7 @@ the encoder and wait in a queue. Faithful to facebookresearch/moco at 78b69ca (o
 BatchNorm statistics of a step: `verify`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -109,7 +110,7 @@ class MoCoV2(Method):
         out = self.forward(params, context, self.images_of(batch))
         return self.output(out, candidates=out["logits"].shape[1])
 
-    def forward(self, params, context: StepContext, views) -> dict[str, Any]:
+    def forward(self, params: dict[str, Any], context: StepContext, views: Sequence[Any]) -> dict[str, Any]:
         """All intermediates of one step, by name; views: the two views, preprocessed."""
         first_rng, second_rng = jax.random.split(context.rng)
         out = self.one_way(params, context._replace(rng=first_rng), views)
@@ -124,7 +125,7 @@ class MoCoV2(Method):
         state = out["model_state"]
         return out | {"model_state": state | {"queue": losses.enqueue(state["queue"], keys)}}
 
-    def one_way(self, params, context: StepContext, views) -> dict[str, Any]:
+    def one_way(self, params: dict[str, Any], context: StepContext, views: Sequence[Any]) -> dict[str, Any]:
         """Queries of the first view against keys of the second: all intermediates, by name."""
         c, state = self.config.method, context.model_state
         # 1. Queries q: encoder and projector.
@@ -148,11 +149,15 @@ class MoCoV2(Method):
             "model_state": state | {"batch_stats": stats, "target_batch_stats": target_stats},
         }
 
-    def maps(self, params, stats, images):
+    def maps(
+        self, params: dict[str, Any], stats: dict[str, Any], images: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """(the encoder's last feature map, updated statistics), in training mode."""
         return apply_in_training(self.encoder, "encoder", params, stats, images)
 
-    def key_maps(self, target, target_stats, images, rng):
+    def key_maps(
+        self, target: dict[str, Any], target_stats: dict[str, Any], images: jax.Array, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """`maps` of the EMA encoder, without gradient; with shuffle_bn, on BatchNorm groups of random images."""
         c = self.config.method
         if not (c.shuffle_bn and c.bn_group_size):
@@ -164,7 +169,7 @@ class MoCoV2(Method):
         maps, target_stats = self.maps(target, target_stats, shuffled)
         return jax.lax.stop_gradient(maps[jnp.argsort(order)]), target_stats
 
-    def project(self, params, feature_map) -> jax.Array:
+    def project(self, params: dict[str, Any], feature_map: jax.Array) -> jax.Array:
         """A map of the encoder (B, h, w, C) -> (B, out)."""
         return self.projector.apply({"params": params["projector"]}, average_pool(feature_map), train=True)
 
@@ -172,17 +177,19 @@ class MoCoV2(Method):
         """The two views, preprocessed."""
         return [options.network_images(self.config, batch, view) for view in self.views]
 
-    def output(self, out: dict[str, Any], *, candidates, **metrics: jax.Array) -> LossOutput:
+    def output(self, out: dict[str, Any], *, candidates: int | jax.Array, **metrics: jax.Array) -> LossOutput:
         """The `LossOutput` of the intermediates; candidates: the number of keys that a query is compared with."""
         metrics |= contrast.metrics(out["loss"], out["accuracy"], out["pooled"], candidates=candidates)
         return LossOutput(out["loss"], {"loss": out["loss"], **metrics}, out["model_state"])
 
     # --- Evaluation -------------------------------------------------------------------------------------------
-    def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
+    def encoder_variables(
+        self, params: dict[str, Any], model_state: dict[str, Any], *, target: bool = False
+    ) -> dict[str, Any]:
         """The target's encoder has BatchNorm statistics of its own."""
         stats = model_state["target_batch_stats" if target else "batch_stats"]
         return {"params": params["encoder"], "batch_stats": stats["encoder"]}
 
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """Both views."""
         return {view.name: options.float_images(batch, view) for view in self.views}

@@ -80,7 +80,7 @@ class MoCoV3(Method):
         )
         return LossOutput(out["loss"], {"loss": out["loss"], **metrics}, out["model_state"])
 
-    def forward(self, params, context: StepContext, x1, x2) -> dict[str, Any]:
+    def forward(self, params: dict[str, Any], context: StepContext, x1: jax.Array, x2: jax.Array) -> dict[str, Any]:
         """Every intermediate of one step, by name; x1, x2: the two views, preprocessed."""
         c = self.config.method
         stats, target_stats = context.model_state["batch_stats"], context.model_state["target_batch_stats"]
@@ -109,17 +109,19 @@ class MoCoV3(Method):
         out["model_state"] = {"batch_stats": stats, "target_batch_stats": target_stats}
         return out
 
-    def cls(self, params, images) -> jax.Array:
+    def cls(self, params: dict[str, Any], images: jax.Array) -> jax.Array:
         """The cls token after the final norm, (B, D)."""
         variables = {"params": params["encoder"]}
         tokens = self.encoder.apply(variables, images, method=ViT.embed)
         return self.encoder.apply(variables, tokens, method=ViT.encode_cls)
 
     # --- Evaluation -------------------------------------------------------------------------------------------
-    def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
+    def encoder_variables(
+        self, params: dict[str, Any], model_state: dict[str, Any], *, target: bool = False
+    ) -> dict[str, Any]:
         """A ViT has parameters only."""
         return {"params": params["encoder"]}
 
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """The two views as the networks see them."""
         return {view.name: options.float_images(batch, view) for view in self.views}

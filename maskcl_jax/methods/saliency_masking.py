@@ -13,7 +13,7 @@ The paper finds salient cells with a ResNet-50 trained on ImageNet's labels [C].
 are not the paper's. The host makes its maps before the color augmentation, [C] after: our choice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -86,7 +86,7 @@ class SaliencyMasking(Method):
             return self.framework.output(out, candidates=out["logits"].shape[1])
         return self.framework.output(out, candidates=out["z"].shape[0] - 1 + len(self.hard_negatives[0]))
 
-    def forward(self, params, context: StepContext, images: Mapping[str, jax.Array]) -> dict[str, Any]:
+    def forward(self, params: dict[str, Any], context: StepContext, images: Mapping[str, jax.Array]) -> dict[str, Any]:
         """Every intermediate of the contrast, by name; images: of `masked_images`."""
         out = self.framework.forward(params, context, [images[view.name] for view in self.views])
         if not self.hard_negatives[0]:
@@ -95,7 +95,9 @@ class SaliencyMasking(Method):
             return out | self.hard_keys(self.framework, context, out, images)
         return out | self.hard_rows(self.framework, params, context, out, images)
 
-    def hard_keys(self, moco: MoCoV2, context: StepContext, out, images) -> dict[str, Any]:
+    def hard_keys(
+        self, moco: MoCoV2, context: StepContext, out: dict[str, Any], images: Mapping[str, jax.Array]
+    ) -> dict[str, Any]:
         """MoCo v2: one more logit for every hard negative of a query, a key of the EMA encoder for that query only."""
         c, state = self.config.method, out["model_state"]
         target, target_stats = jax.lax.stop_gradient(context.target_params), state["target_batch_stats"]
@@ -113,7 +115,14 @@ class SaliencyMasking(Method):
         state = state | {"target_batch_stats": target_stats}
         return {"hard_raw": hard_raw, "logits": logits, "loss": loss, "accuracy": accuracy, "model_state": state}
 
-    def hard_rows(self, simclr: SimCLR, params, context: StepContext, out, images) -> dict[str, Any]:
+    def hard_rows(
+        self,
+        simclr: SimCLR,
+        params: dict[str, Any],
+        context: StepContext,
+        out: dict[str, Any],
+        images: Mapping[str, jax.Array],
+    ) -> dict[str, Any]:
         """SimCLR: one more logit for every hard negative of an anchor."""
         c, stats = self.config.method, context.model_state["batch_stats"]
 
@@ -134,7 +143,7 @@ class SaliencyMasking(Method):
         """The two views, preprocessed, before any mask."""
         return [self.filtered(images) for images in self.framework.images_of(batch)]
 
-    def cells_by_target(self, context: StepContext, images, batch: Arrays) -> dict[str, jax.Array]:
+    def cells_by_target(self, context: StepContext, images: Sequence[jax.Array], batch: Arrays) -> dict[str, jax.Array]:
         """{rule: cells}: the batch's in the warm-up, then drawn again from what the EMA encoder attends to.
 
         Source of the map: SCDA [C], the channel sum of the last feature map; of an encoder that teaches itself: our
@@ -156,7 +165,9 @@ class SaliencyMasking(Method):
                 chosen[rule.name] = jnp.where(context.progress < c.ema_warmup, batch[f"{rule.name}_cells"], redrawn)
         return chosen
 
-    def masked_images(self, images, batch: Arrays, rng, chosen: Mapping[str, jax.Array] = {}) -> dict[str, jax.Array]:
+    def masked_images(
+        self, images: Sequence[jax.Array], batch: Arrays, rng: jax.Array, chosen: Mapping[str, jax.Array] = {}
+    ) -> dict[str, jax.Array]:
         """Returns {view or hard negative: images as the encoders see them}.
 
         Args:
@@ -176,7 +187,7 @@ class SaliencyMasking(Method):
                 masked[rule.name] = jnp.where(hidden, filling, clean)
         return masked
 
-    def fill_values(self, images, window, rng, *, negative: bool) -> jax.Array:
+    def fill_values(self, images: jax.Array, window: jax.Array, rng: jax.Array, *, negative: bool) -> jax.Array:
         """What stands in the masked places of images as `images_of` gives them."""
         c = self.config.method
         if c.strategy == "mean":
@@ -193,11 +204,13 @@ class SaliencyMasking(Method):
         return fills.kernel_at(min(self.config.data.image_size), c.sigma, c.taps)
 
     # --- Evaluation ---------------------------------------------------------------------------------------------
-    def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
-        """The momentum of the framework (MoCo v2) at a fraction `progress` of the run; SimCLR has no EMA target."""
+    def encoder_variables(
+        self, params: dict[str, Any], model_state: dict[str, Any], *, target: bool = False
+    ) -> dict[str, Any]:
+        """The framework's encoder, which has BatchNorm statistics."""
         return self.framework.encoder_variables(params, model_state, target=target)
 
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """Both views; the host's map of what is salient in them; what the encoders see of them if masked."""
         masked = self.masked_images(self.images_of(batch), batch, jax.random.key(0))
         mean = (0.5,) if self.config.method.strategy == "high_pass" else self.config.data.mean

@@ -5,6 +5,7 @@ of the released code, google-research/simclr at 1e7f15d (tf2), of which there ar
 checked against its formula in the tests.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -75,7 +76,7 @@ class SimCLR(Method):
         out = self.forward(params, context, self.images_of(batch))
         return self.output(out, candidates=out["z"].shape[0] - 1)
 
-    def forward(self, params, context: StepContext, views) -> dict[str, Any]:
+    def forward(self, params: dict[str, Any], context: StepContext, views: Sequence[Any]) -> dict[str, Any]:
         """Every intermediate of one step, by name; views: the two views, preprocessed."""
         # 1. h = f(x) and z = g(h) of both views in one batch: BatchNorm sees them together.
         h, z, stats = self.embed_and_project(params, context.model_state["batch_stats"], jnp.concatenate(views))
@@ -84,13 +85,17 @@ class SimCLR(Method):
         loss, accuracy = losses.nt_xent(first, second, self.config.method.temperature)
         return {"pooled": h, "z": z, "loss": loss, "accuracy": accuracy, "model_state": {"batch_stats": stats}}
 
-    def embed_and_project(self, params, stats, images):
+    def embed_and_project(
+        self, params: dict[str, Any], stats: dict[str, Any], images: jax.Array
+    ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
         """(features (B, D), projections (B, out), statistics after them) of preprocessed images in training."""
         h, stats = self.embed(params, stats, images)
         z, stats = apply_in_training(self.projector, "projector", params, stats, h)
         return h, z, stats
 
-    def embed(self, params, stats, images):
+    def embed(
+        self, params: dict[str, Any], stats: dict[str, Any], images: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """(features (B, D), statistics after them) of preprocessed images in training."""
         if self.on_vit:
             return encoders.pooled(self.encoder.apply({"params": params["encoder"]}, images), "cls"), stats
@@ -107,11 +112,13 @@ class SimCLR(Method):
         return LossOutput(out["loss"], {"loss": out["loss"], **metrics}, out["model_state"])
 
     # --- Evaluation -------------------------------------------------------------------------------------------
-    def encoder_variables(self, params, model_state, *, target: bool = False) -> dict[str, Any]:
+    def encoder_variables(
+        self, params: dict[str, Any], model_state: dict[str, Any], *, target: bool = False
+    ) -> dict[str, Any]:
         """A ResNet has running statistics too."""
         variables = {"params": params["encoder"]}
         return variables if self.on_vit else variables | {"batch_stats": model_state["batch_stats"]["encoder"]}
 
-    def pictures(self, params, model_state, batch: Arrays) -> dict[str, jax.Array]:
+    def pictures(self, params: dict[str, Any], model_state: dict[str, Any], batch: Arrays) -> dict[str, jax.Array]:
         """Both views."""
         return {view.name: options.float_images(batch, view) for view in self.views}

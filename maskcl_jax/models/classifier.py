@@ -27,7 +27,7 @@ class ViTClassifier(nn.Module):
     num_classes: int
     pool: str = "mean"
 
-    def setup(self):
+    def setup(self) -> None:
         if self.pool == "mean":
             self.fc_norm = layer_norm(jnp.float32, kernels=self.encoder.kernels)
         self.head = nn.Dense(self.num_classes, kernel_init=head_init)
@@ -46,7 +46,7 @@ class ResNetClassifier(nn.Module):
     encoder: ResNet
     num_classes: int
 
-    def setup(self):
+    def setup(self) -> None:
         self.head = nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01))
 
     def __call__(self, images: jax.Array, *, train: bool, branches: None = None) -> jax.Array:

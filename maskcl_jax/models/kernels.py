@@ -160,7 +160,7 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 # --- Dense ----------------------------------------------------------------------------------------------------
 
 
-def dot_general(x: jax.Array, kernel: jax.Array, *_, **__) -> jax.Array:
+def dot_general(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
     """What `nn.Dense` takes as its `dot_general`: `matmul`. Dimensions and precision are the defaults of `nn.Dense`."""
     return matmul(x, kernel)
 
@@ -229,7 +229,7 @@ gelu.defvjp(lambda x: (gelu(x), x), gelu_backward)
 # --- 1x1 convolutions --------------------------------------------------------------------------------------------
 
 
-def pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_, **__) -> jax.Array:
+def pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], *_: Any, **__: Any) -> jax.Array:
     """What `nn.Conv` takes as its `conv_general_dilated`: `convolve_pointwise`, for 1x1 kernels without padding."""
     return convolve_pointwise(strides, x, kernel)
 

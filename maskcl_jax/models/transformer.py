@@ -1,6 +1,6 @@
 """The transformer: its layers, plain or fused, with their initial values, attention, blocks, sequences of blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -76,7 +76,7 @@ class Mlp(nn.Module):
     dtype: Any = jnp.float32
     kernels: str = "plain"
 
-    def setup(self):
+    def setup(self) -> None:
         options = {"kernel_init": xavier, "dtype": self.dtype, "kernels": self.kernels}
         self.fc1 = dense(self.hidden, **options)
         self.fc2 = dense(self.width, **options)
@@ -108,7 +108,7 @@ class Attention(nn.Module):
     attention: str = "xla"
     kernels: str = "plain"
 
-    def setup(self):
+    def setup(self) -> None:
         options = {"dtype": self.dtype, "kernels": self.kernels}
         self.qkv = dense(3 * self.width, kernel_init=self.qkv_init, **options)
         self.proj = dense(self.width, kernel_init=xavier, **options)
@@ -229,7 +229,7 @@ class Block(nn.Module):
     attention: str = "xla"
     kernels: str = "plain"
 
-    def setup(self):
+    def setup(self) -> None:
         self.norm1 = layer_norm(self.dtype, kernels=self.kernels)
         self.attn = Attention(self.width, self.heads, self.dtype, self.qkv_init, self.attention, self.kernels)
         self.norm2 = layer_norm(self.dtype, kernels=self.kernels)
@@ -266,7 +266,7 @@ class Block(nn.Module):
         return self.attn.cls_attention(self.norm1(x))
 
 
-def save_weight_products(primitive, *arguments, **parameters) -> bool:
+def save_weight_products(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
     """Whether an operation is a product with a layer's weights: most of the work, and a small part of the memory."""
     if primitive.name == "conv_general_dilated":
         return True
@@ -298,7 +298,7 @@ def run_blocks(blocks: Sequence[Block], x: jax.Array, *, remat: str, scan: bool,
         return blocks[-1](x, rows=rows)
     modules, variables = zip(*(block.unbind() for block in blocks), strict=True)
 
-    def step_for(rows: slice):
+    def step_for(rows: slice) -> Callable[..., Any]:
         def step(x, block_variables):
             return modules[0].apply(block_variables, x, rows=rows)
 

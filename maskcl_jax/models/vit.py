@@ -59,7 +59,7 @@ class ViT(nn.Module):
     attention: str = "xla"
     kernels: str = "plain"
 
-    def setup(self):
+    def setup(self) -> None:
         as_moco = self.init_rule == "mocov3"
         fan_in = self.patch_size**2 * self.channels
         self.patch_embed = dense(
@@ -219,7 +219,7 @@ class Decoder(nn.Module):
     attention: str = "xla"
     kernels: str = "plain"
 
-    def setup(self):
+    def setup(self) -> None:
         options = {"dtype": self.dtype, "kernels": self.kernels}
         self.embed = dense(self.width, kernel_init=xavier, **options)
         self.mask_token = self.param("mask_token", token_init, (1, 1, self.width))

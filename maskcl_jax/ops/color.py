@@ -7,6 +7,8 @@ image, (B,): a CPU core then works in long vectors; three interleaved channels m
 Source: torchvision `transforms.functional`, checked against it in the tests.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -24,58 +26,58 @@ SOLARIZE_THRESHOLD = 128 / 256  # Pillow's; n / 256 divides uint8 levels as n it
 BLUR_RADIUS = 6  # pixels: three sigmas of the widest blur in use, 2.0
 
 
-def planes_of(images) -> tuple:
+def planes_of(images: jax.Array) -> tuple:
     """(B, H, W, C) -> its C planes (B, H, W)."""
     planes = jnp.moveaxis(images, -1, 0)
     return tuple(planes[channel] for channel in range(len(planes)))
 
 
-def images_of(planes: tuple):
+def images_of(planes: tuple) -> jax.Array:
     """C planes (B, H, W) -> (B, H, W, C)."""
     return jnp.stack(planes, axis=-1)
 
 
-def per_image(x):
+def per_image(x: jax.Array) -> jax.Array:
     """(B,) -> (B, 1, 1)."""
     return x[:, None, None]
 
 
-def select_planes(chosen, planes: tuple, others: tuple) -> tuple:
+def select_planes(chosen: jax.Array, planes: tuple, others: tuple) -> tuple:
     """Of each image its `planes` where `chosen` (B,) is True, and `others` where it is False."""
     return tuple(jnp.where(per_image(chosen), *pair) for pair in zip(planes, others, strict=True))
 
 
-def blend(planes: tuple, other, factor) -> tuple:
+def blend(planes: tuple, other: jax.Array | float, factor: jax.Array) -> tuple:
     """factor * plane + (1 - factor) * other of every plane, clipped to 0..1."""
     factor = per_image(factor)
     return tuple(jnp.clip(factor * plane + (1.0 - factor) * other, 0.0, 1.0) for plane in planes)
 
 
-def grayscale_of(planes: tuple):
+def grayscale_of(planes: tuple) -> jax.Array:
     """(B, H, W): luminance of three channels, otherwise their mean."""
     if len(planes) != 3:
         return sum(planes) / len(planes)
     return sum(weight * plane for weight, plane in zip(GREY, planes, strict=True))
 
 
-def adjust_brightness(planes: tuple, factor) -> tuple:
+def adjust_brightness(planes: tuple, factor: jax.Array) -> tuple:
     """Towards black (0) or beyond the image (above 1)."""
     return blend(planes, 0.0, factor)
 
 
-def adjust_contrast(planes: tuple, factor) -> tuple:
+def adjust_contrast(planes: tuple, factor: jax.Array) -> tuple:
     """Towards, or away from, the mean gray of the whole image."""
     # Along the columns first: a CPU core would add up a whole image sequentially.
     columns_mean = grayscale_of(planes).mean(axis=1, keepdims=True)
     return blend(planes, columns_mean.mean(axis=2, keepdims=True), factor)
 
 
-def adjust_saturation(planes: tuple, factor) -> tuple:
+def adjust_saturation(planes: tuple, factor: jax.Array) -> tuple:
     """Towards, or away from, the gray of every pixel; three channels only."""
     return blend(planes, grayscale_of(planes), factor) if len(planes) == 3 else planes
 
 
-def adjust_hue(planes: tuple, turn) -> tuple:
+def adjust_hue(planes: tuple, turn: jax.Array) -> tuple:
     """The hue turned by -0.5..0.5 of the circle, in HSV; three channels only."""
     if len(planes) != 3:
         return planes
@@ -100,12 +102,12 @@ def adjust_hue(planes: tuple, turn) -> tuple:
     return tuple(turned)
 
 
-def solarize(planes: tuple, applied, threshold: float = SOLARIZE_THRESHOLD) -> tuple:
+def solarize(planes: tuple, applied: jax.Array, threshold: float = SOLARIZE_THRESHOLD) -> tuple:
     """Where `applied` is 1, values of `threshold` and more are turned into 1 - value."""
     return tuple(jnp.where((per_image(applied) > 0) & (plane >= threshold), 1.0 - plane, plane) for plane in planes)
 
 
-def gaussian_blur(planes: tuple, sigma, radius: int = BLUR_RADIUS) -> tuple:
+def gaussian_blur(planes: tuple, sigma: jax.Array, radius: int = BLUR_RADIUS) -> tuple:
     """Gaussian of 2 * radius + 1 taps, the border reflected; sigma 0 leaves an image as it is.
 
     A true Gaussian, where the papers' code uses Pillow's three box blurs: our choice.
@@ -117,13 +119,13 @@ def gaussian_blur(planes: tuple, sigma, radius: int = BLUR_RADIUS) -> tuple:
     return select_planes(sigma > 0, blurred, planes)
 
 
-def weighted_sum(plane, weights, *, axis: int):
+def weighted_sum(plane: jax.Array, weights: jax.Array, *, axis: int) -> jax.Array:
     """A plane (B, H, W), each of its pixels the sum of those around it along an axis, by weights (B, taps)."""
     count = weights.shape[1]
     padding = [(count // 2, count // 2) if i == axis else (0, 0) for i in range(3)]
     lines = jnp.pad(plane, padding, mode="reflect")
     shifted = (jax.lax.slice_in_dim(lines, k, k + plane.shape[axis], axis=axis) for k in range(count))
-    return sum(per_image(weights[:, k]) * part for k, part in enumerate(shifted))
+    return sum((per_image(weights[:, k]) * part for k, part in enumerate(shifted)), start=jnp.zeros((), plane.dtype))
 
 
 OPERATIONS = {
@@ -134,12 +136,14 @@ OPERATIONS = {
 }
 
 
-def columns(parameters) -> dict:
+def columns(parameters: jax.Array) -> dict:
     """{column of `COLUMNS`: (B,) float32}."""
     return dict(zip(COLUMNS, parameters.astype(jnp.float32).T, strict=True))
 
 
-def apply(images, parameters, *, blur: bool = True, threshold: float = SOLARIZE_THRESHOLD):
+def apply(
+    images: jax.Array, parameters: jax.Array, *, blur: bool = True, threshold: float = SOLARIZE_THRESHOLD
+) -> jax.Array:
     """Images (B, H, W, C) in 0..1 -> the same, changed as `parameters` (B, P) says, the columns of `COLUMNS`.
 
     Args:
@@ -161,7 +165,9 @@ def apply(images, parameters, *, blur: bool = True, threshold: float = SOLARIZE_
     return images_of(solarize(planes, p["solarize"], threshold))
 
 
-def apply_each(images, parameters, *, blur: bool = True, threshold: float = SOLARIZE_THRESHOLD):
+def apply_each(
+    images: jax.Array, parameters: jax.Array, *, blur: bool = True, threshold: float = SOLARIZE_THRESHOLD
+) -> jax.Array:
     """uint8 (B, H, W, C) -> the same, as `apply` changes them, rounded; one after the other, with branches."""
 
     def change(image_and_row):
@@ -173,7 +179,7 @@ def apply_each(images, parameters, *, blur: bool = True, threshold: float = SOLA
     return jax.lax.map(change, (images, parameters))
 
 
-def _apply_to_one(planes: tuple, p, *, blur: bool, threshold: float) -> tuple:
+def _apply_to_one(planes: tuple, p: jax.Array, *, blur: bool, threshold: float) -> tuple:
     amounts = jnp.stack([p[name][0] for name in OPERATIONS])
     unchanged = amounts == jnp.asarray(IDENTITY[4:8])
 
@@ -191,5 +197,5 @@ def _apply_to_one(planes: tuple, p, *, blur: bool, threshold: float) -> tuple:
     return _if(p["solarize"], lambda x: solarize(x, p["solarize"], threshold), planes)
 
 
-def _if(applied, operation, planes: tuple) -> tuple:
+def _if(applied: jax.Array, operation: Callable[[tuple], tuple], planes: tuple) -> tuple:
     return jax.lax.cond(applied[0] > 0, operation, lambda x: x, planes)

@@ -257,13 +257,13 @@ def machine_counts() -> dict[str, int]:
     return {"processes": jax.process_count(), "devices": jax.device_count()}
 
 
-def shapes(tree) -> dict[str, tuple[int, ...]]:
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """{"params/encoder/cls_token": (1, 1, 128), ...} of anything whose leaves have shapes."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {"/".join(key_name(k) for k in path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def key_name(key) -> str:
+def key_name(key: Any) -> str:
     """One step of a tree path as a bare word: orbax returns dicts and lists where we hold tuples and structs."""
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
@@ -271,7 +271,7 @@ def key_name(key) -> str:
     return str(key)
 
 
-def compare_shapes(saved: dict, wanted: dict, where) -> None:
+def compare_shapes(saved: dict, wanted: dict, where: Any) -> None:
     """Raises UserError naming the first few arrays that differ in name or shape."""
     differing = [
         f"{name} {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"

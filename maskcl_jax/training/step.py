@@ -138,7 +138,7 @@ def make_train_step(
         interface.check_output(method, out, context.model_state)
         return out
 
-    def train_step(state: TrainState, batch: Arrays):
+    def train_step(state: TrainState, batch: Arrays) -> tuple[TrainState, dict[str, jax.Array]]:
         rng, progress = jax.random.fold_in(jax.random.key(seed), state.step), state.step / total_steps
         if views is not None:
             batch = on_device.batch_of(views, batch["images"], batch["index"], on_device.key_of(rng))

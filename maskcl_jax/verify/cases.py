@@ -80,12 +80,12 @@ def shape_of(method: MAE) -> convert.Shape:
     return convert.Shape(method.patch, method.encoder.channels, method.encoder.grid, widths)
 
 
-def channels_last(images):
+def channels_last(images: Any) -> jax.Array:
     """(B, C, H, W) -> (B, H, W, C)."""
     return jnp.asarray(np.asarray(images).transpose(0, 2, 3, 1))
 
 
-def random_masks(noise, visible: int):
+def random_masks(noise: np.ndarray, visible: int) -> tuple[jax.Array, jax.Array]:
     """(visible, masked): the patches of smallest noise stay, as facebookresearch/mae ranks them."""
     order = np.argsort(noise, axis=1, kind="stable")
     return jnp.asarray(order[:, :visible]), jnp.asarray(order[:, visible:])
@@ -123,7 +123,9 @@ def mae(c: dict, weights: dict, inputs: dict) -> dict:
     return with_prefixes(outputs, convert.gradients_to_torch(grads, rows, shape))
 
 
-def reconstruction(method: MAE, params, latent, visible, masked) -> dict:
+def reconstruction(
+    method: MAE, params: dict[str, Any], latent: jax.Array, visible: jax.Array, masked: jax.Array
+) -> dict:
     """{mask, ids_restore, pred}: what the authors' forward pass returns of every patch, and ours need not make."""
     return {
         "mask": masking.mask_of(visible, method.num_patches),

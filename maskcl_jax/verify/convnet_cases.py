@@ -64,7 +64,7 @@ def moco_weight(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return (offset + std * np.sqrt(3) * u).reshape(shape).astype(np.float32)
 
 
-def channels_first(x):
+def channels_first(x: jax.Array) -> jax.Array:
     """(B, H, W, C) -> (B, C, H, W)."""
     return jnp.moveaxis(x, -1, 1)
 

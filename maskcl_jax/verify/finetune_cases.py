@@ -1,6 +1,7 @@
 """The cases of linear probing and fine-tuning: LARS, and layer-wise learning rates."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ def official_names(depth: int) -> dict[str, str]:
     return names | last | {"head/kernel": "head.weight", "head/bias": "head.bias"}
 
 
-def paths(tree) -> dict:
+def paths(tree: Any) -> dict:
     """{"encoder/cls_token": leaf, ...}."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {"/".join(key.key for key in path): leaf for path, leaf in leaves}

@@ -1,5 +1,7 @@
 """The cases of saliency-guided masking and of image operations."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +84,7 @@ def saliency_masks(c: dict, weights: dict, inputs: dict) -> dict:
     return with_prefixes(outputs, {})
 
 
-def image_of_planes(planes: tuple):
+def image_of_planes(planes: tuple) -> jax.Array:
     """The planes of one image -> (H, W, C)."""
     return color.images_of(planes)[0]
 
@@ -107,7 +109,7 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
         made[f"tv_blur{c['blur_kernel']}_{sigma}"] = image_of_planes(blurred)
     made["grayscale"] = image_of_planes((color.grayscale_of(planes),))
     floats = made | {"normalize": normalization.normalize(jnp.asarray(photo)[None], c["mean"], c["std"])[0]}
-    outputs = {f"float/{name}": x[: c["float_crop"], : c["float_crop"]] for name, x in floats.items()}
+    outputs: dict[str, Any] = {f"float/{name}": x[: c["float_crop"], : c["float_crop"]] for name, x in floats.items()}
     made[f"solarize_{c['solarize']}"] = image_of_planes(color.solarize(planes, jnp.ones(1), c["solarize"] / 256))
     # As torchvision makes levels of floats: cut off, not rounded. A rounding error must not cost a whole level.
     levels = {name: np.floor(np.asarray(x, np.float64) * 255 + 1e-3) for name, x in made.items()}

@@ -1,5 +1,7 @@
 """The cases of methods with an EMA target: a step with its keys, gradients, and the target and statistics after it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from maskcl_jax.verify.cases import EXACT, Case, channels_last, encoder_config, 
 from maskcl_jax.views.patch_mask import PatchMask
 
 
-def stats(x) -> np.ndarray:
+def stats(x: Any) -> np.ndarray:
     """(19,): sum, L2 norm, sum of absolute values, the first 16 elements (zeros where there are fewer)."""
     x = np.asarray(x, np.float64).ravel()
     first = np.zeros(16)
@@ -68,7 +70,7 @@ def cmae(c: dict, weights: dict, inputs: dict) -> dict:
     return with_prefixes(outputs, convert.gradients_to_torch(grads, rows, shape))
 
 
-def block_masks(noise, mask):
+def block_masks(noise: np.ndarray, mask: Any) -> tuple[jax.Array, jax.Array]:
     """(visible, masked): the blocks of smallest noise stay."""
     order = np.argsort(noise, axis=1, kind="stable")
     count = order.shape[1]

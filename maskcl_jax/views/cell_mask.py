@@ -190,7 +190,7 @@ def masks_of(rule: CellRule, activation: Any, spread: float, size: tuple[int, in
     return arrays
 
 
-def _windows(rule: CellRule, size: tuple[int, int], corner, xp):
+def _windows(rule: CellRule, size: tuple[int, int], corner: Any, xp: Any) -> Any:
     """(B, 4) int32, the corner of each uniform over where the window fits. corner: (B, 2) in [0, 1)."""
     room = np.array(size) - rule.window
     start = xp.minimum(xp.floor(corner * (room + 1)), room)

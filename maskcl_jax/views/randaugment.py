@@ -1,6 +1,7 @@
 """RandAugment as timm's `rand-m9-mstd0.5-inc1` has it: what MAE and CMAE fine-tune with. Pillow, on the host."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,27 @@ LEVELS = 10.0  # the largest magnitude
 BICUBIC = Image.Resampling.BICUBIC
 
 
-def affine(image, matrix, fill):
+def affine(image: Image.Image, matrix: tuple[float, ...], fill: Any) -> Image.Image:
     """Pixel (x, y) of the result shows pixel matrix (x, y, 1) of the image."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, BICUBIC, fillcolor=fill)
 
 
-def enhance(kind):
+def enhance(kind: Any) -> Callable[..., Image.Image]:
     """Brightness and its like: a factor below or above 1, the further the larger the level."""
     return lambda image, level, sign, fill: kind(image).enhance(max(0.1, 1.0 + sign * 0.9 * level))
 
 
-def posterize(image, level, sign, fill):
+def posterize(image: Image.Image, level: float, sign: int, fill: Any) -> Image.Image:
     """The highest bits of each pixel: 4 at level 0, none at 1."""
     return ImageOps.posterize(image, 4 - int(level * 4))
 
 
-def solarize(image, level, sign, fill):
+def solarize(image: Image.Image, level: float, sign: int, fill: Any) -> Image.Image:
     """Inverted from a threshold on."""
     return ImageOps.solarize(image, 256 - int(level * 256))
 
 
-def solarize_add(image, level, sign, fill):
+def solarize_add(image: Image.Image, level: float, sign: int, fill: Any) -> Image.Image:
     """The darker half raised."""
     add = min(128, int(level * 110))
     table = [min(255, value + add) if value < 128 else value for value in range(256)]

@@ -170,12 +170,12 @@ def _sum_of_rows(plane, grid):
     return plane.reshape(b, grid, height // grid, width).sum(axis=2)
 
 
-def _mean_of_cells(side: int, grid: int):
+def _mean_of_cells(side: int, grid: int) -> np.ndarray:
     """(G, side) float32: what averages the pixels of every cell."""
     return np.repeat(np.eye(grid, dtype=np.float32), side // grid, axis=1) * np.float32(grid / side)
 
 
-def _mean_of_steps(side: int, grid: int):
+def _mean_of_steps(side: int, grid: int) -> np.ndarray:
     """(G, side - 1) float32: what averages the steps between neighbors of one cell."""
     cell = np.arange(side) // (side // grid)
     inside = (np.arange(grid)[:, None] == cell[:-1]) & (cell[:-1] == cell[1:])
@@ -193,12 +193,12 @@ def _filtered(x, weights):
     return x
 
 
-def _gaussian(taps: int, sigma: float):
+def _gaussian(taps: int, sigma: float) -> np.ndarray:
     weights = np.exp(-((np.arange(taps) - taps // 2) ** 2) / (2 * sigma**2))
     return weights / weights.sum()
 
 
-def _sampled(x, length: int, axis: int):
+def _sampled(x: np.ndarray, length: int, axis: int) -> np.ndarray:
     """One axis resized, float32: linear interpolation between pixel centers, not antialiased."""
     source = x.shape[axis]
     place = np.clip((np.arange(length) + 0.5) * source / length - 0.5, 0, source - 1)
@@ -207,9 +207,9 @@ def _sampled(x, length: int, axis: int):
     return x.take(low, axis) * (1 - fraction) + x.take(np.minimum(low + 1, source - 1), axis) * fraction
 
 
-def _surround(gray, half: int):
+def _surround(gray: np.ndarray, half: int) -> np.ndarray:
     """(B, H, W): mean over the pixels from half - 1 before to half after in both directions, without the pixel."""
-    total, count = gray, 1
+    total, count = gray, np.ones((1, 1, 1), np.int64)
     for axis in (1, 2):
         length = gray.shape[axis]
         summed = np.cumsum(total, axis=axis, dtype=np.float64)
