@@ -21,10 +21,10 @@ class Budget(NamedTuple):
     """How long a classifier is trained.
 
     Attributes:
-        n_train: training images.
-        batch_size: of all devices together.
-        total_steps: of the run.
-        steps_per_epoch: whole batches in the training images.
+        n_train: Training images.
+        batch_size: Of all devices together.
+        total_steps: Of the run.
+        steps_per_epoch: Whole batches in the training images.
     """
 
     n_train: int
@@ -52,15 +52,15 @@ def budget_of(settings: ml_collections.ConfigDict, count: int, mesh: jax.shardin
     labels).
 
     Args:
-        settings: with batch_size, epochs and total_steps.
-        count: training images.
-        mesh: all devices.
+        settings: With batch_size, epochs and total_steps.
+        count: Training images.
+        mesh: All devices.
 
     Returns:
         The budget.
 
     Raises:
-        UserError: where there is less than an image for each device, or no step.
+        UserError: Where there is less than an image for each device, or no step.
     """
     devices = mesh.shape[sharding.DATA]
     size = min(settings.batch_size, count // devices * devices)
@@ -123,14 +123,14 @@ def with_holdout(source: Source, settings: ml_collections.ConfigDict) -> Source:
     """Holds out a fraction of the training images: the learning rate is chosen on them.
 
     Args:
-        source: of all training images.
-        settings: with holdout, the fraction, and seed.
+        source: Of all training images.
+        settings: With holdout, the fraction, and seed.
 
     Returns:
         A source whose train split is the rest and whose test split is the held-out part.
 
     Raises:
-        UserError: where a part is empty, or the held-out images are of fewer than two classes.
+        UserError: Where a part is empty, or the held-out images are of fewer than two classes.
     """
     data = source.split("train")
     kept, held = subsets.held_out(len(data), settings.holdout, seed=settings.seed)

@@ -14,7 +14,7 @@ def labels_problem(labels: np.ndarray, split: str) -> str:
 
     Args:
         labels: (N,) integer classes of a split, -1 for images without a label.
-        split: the name of the split, for the text.
+        split: The name of the split, for the text.
 
     Returns:
         A reason that names the split and what it holds; "" where at least two classes are labeled.
@@ -35,8 +35,8 @@ def features_problem(features: np.ndarray, split: str, count: int | None = None)
 
     Args:
         features: (N, ...) float32 features of different images, or their extremes (2, ...).
-        split: the name of the split, for the text.
-        count: the number of images, where it is not N.
+        split: The name of the split, for the text.
+        count: The number of images, where it is not N.
 
     Returns:
         A reason; "" where the features are finite and differ (a single image is not judged).
@@ -61,7 +61,7 @@ def predictions_problem(counts: np.ndarray, what: str) -> str:
 
     Args:
         counts: (C,) how often each class is predicted.
-        what: of what, for the text: "test images".
+        what: Of what, for the text: "test images".
 
     Returns:
         A line; "" where more than one class is predicted, or only one image is there.

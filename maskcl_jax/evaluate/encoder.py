@@ -21,9 +21,9 @@ class Encoder(NamedTuple):
     """An encoder with its weights.
 
     Attributes:
-        module: for images of one size.
+        module: For images of one size.
         variables: {"params": ..., "batch_stats": ... (ResNet)}.
-        method: of the run, for its preprocessing.
+        method: Of the run, for its preprocessing.
         network: "online", "target" or "random".
     """
 
@@ -84,16 +84,16 @@ def open_encoder(
     """The encoder of a run.
 
     Args:
-        run: the run.
+        run: The run.
         network: "online", "target" (the EMA), or "random" (initial values: what training is compared with).
         image_size: (height, width); default: that of training. A ViT's position table is resized as MAE resizes it.
-        seed: of random weights.
+        seed: Of random weights.
 
     Returns:
         The encoder.
 
     Raises:
-        UserError: for a network that the run does not have, and a size that the encoder cannot take.
+        UserError: For a network that the run does not have, and a size that the encoder cannot take.
     """
     check_choice("network", network, NETWORKS)
     method, state = run.method, run.state

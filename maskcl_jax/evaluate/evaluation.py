@@ -32,17 +32,17 @@ def evaluate(
     """Evaluates a run.
 
     Args:
-        workdir: the run's folder.
+        workdir: The run's folder.
         protocol: `protocol[:recipe]`, see `settings.create`.
-        data: a data preset instead of the run's data.
+        data: A data preset instead of the run's data.
         overrides: "FIELD=VALUE" for each setting that differs.
-        command: what the user typed, for the record.
+        command: What the user typed, for the record.
 
     Returns:
         The records (see `results.record`) of each evaluation that `protocol` names.
 
     Raises:
-        UserError: in one line, for what cannot work.
+        UserError: In one line, for what cannot work.
     """
     config = config_lib.unflat(run_folder.read_config(workdir))
     evaluations = settings.create(protocol, config, data=data, overrides=overrides)
@@ -54,15 +54,15 @@ def evaluate_run(run: Run, evaluations: list[ConfigDict], *, command: str = "") 
     """Evaluates a run that was read.
 
     Args:
-        run: the run; results go to its `workdir`.
-        evaluations: settings of each evaluation, see `settings.create`.
-        command: what the user typed, for the record.
+        run: The run; results go to its `workdir`.
+        evaluations: Settings of each evaluation, see `settings.create`.
+        command: What the user typed, for the record.
 
     Returns:
         The records, see `evaluate`.
 
     Raises:
-        UserError: in one line, for what cannot work.
+        UserError: In one line, for what cannot work.
     """
     records: list[dict[str, Any]] = []
     cache: dict[tuple[str, str], Columns] = {}

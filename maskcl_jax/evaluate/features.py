@@ -27,7 +27,7 @@ def run_features(session: Session) -> None:
     """Writes FILE.npz {features, labels, index, names, class_names, origin}, FILE-neighbors.png and -attention.png.
 
     Raises:
-        UserError: for a split without images, and a file that is there from something else.
+        UserError: For a split without images, and a file that is there from something else.
     """
     s = session.settings
     check_choice("split", s.split, SPLITS)

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from maskcl_jax.errors import UserError, check_choice, check_range
+from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import batches, checks, mixing, results
 from maskcl_jax.evaluate.encoder import position_table
 from maskcl_jax.evaluate.fit import fit
@@ -25,7 +25,7 @@ def run_finetune(session: Session) -> dict[str, Any]:
         {"entries": [one]}, see `results.record`.
 
     Raises:
-        UserError: for settings out of range, and where nothing is measured.
+        UserError: For words that it does not know, and where nothing is measured.
     """
     s = session.settings
     check(s)
@@ -43,12 +43,8 @@ def run_finetune(session: Session) -> dict[str, Any]:
 
 
 def check(s: ml_collections.ConfigDict) -> None:
-    """Raises UserError for settings out of range."""
+    """Raises UserError for words that fine-tuning does not know."""
     check_choice("init", s.init, ("pretrained", "scratch"))
-    for field in ("drop_path", "erase_p", "label_smoothing", "ema"):
-        check_range(field, s[field], 0.0, 1.0)
-    for field in ("mixup", "cutmix"):
-        check_range(field, s[field], 0.0, 100.0)
     if s.feature:
         raise UserError(f"feature={s.feature!r} has no meaning in fine-tuning: set pool to mean or cls")
 
@@ -57,8 +53,8 @@ class Tuning:
     """The state and the step of one fine-tuning.
 
     Args:
-        session: the evaluation.
-        budget: how long it takes.
+        session: The evaluation.
+        budget: How long it takes.
     """
 
     def __init__(self, session: Session, budget: batches.Budget):

@@ -31,17 +31,17 @@ def fit(session: Session, trainer: Trainer, budget: Budget, batches: Callable[[i
     """Trains, going on from the newest checkpoint of this evaluation. A signal saves and leaves, as in training.
 
     Args:
-        session: the evaluation; checkpoints lie in its folder, under its name.
-        trainer: state and step.
-        budget: how long.
-        batches: first step -> iterator over batches of this process, with `close`.
+        session: The evaluation; checkpoints lie in its folder, under its name.
+        trainer: State and step.
+        budget: How long.
+        batches: First step -> iterator over batches of this process, with `close`.
 
     Returns:
         The state after the last step.
 
     Raises:
-        UserError: where the newest checkpoint is of other training images, labels or batches.
-        Diverged: where a loss is not finite.
+        UserError: Where the newest checkpoint is of other training images, labels or batches.
+        Diverged: Where a loss is not finite.
     """
     s, total = session.settings, budget.total_steps
     save_every = round(s.checkpoint_every_epochs * budget.steps_per_epoch)  # 0: at the end only

@@ -17,7 +17,7 @@ def run_knn(session: Session) -> dict[str, Any]:
         {"entries": [one for each k]}, see `results.record`.
 
     Raises:
-        UserError: for a k larger than the train split, and where nothing is measured.
+        UserError: For a k larger than the train split, and where nothing is measured.
     """
     s, source = session.settings, session.source
     if problem := checks.neighbors_problem(max(s.k), source.num_examples("train")):
@@ -68,7 +68,7 @@ def run_logistic(session: Session) -> dict[str, Any]:
         {"entries": [one]}, see `results.record`.
 
     Raises:
-        UserError: where nothing is measured.
+        UserError: Where nothing is measured.
     """
     s = session.settings
     train, labels, _ = session.features("train")

@@ -35,17 +35,17 @@ def knn_predict(
         train_features: (m, D).
         train_labels: (m,) integers from 0 to num_classes - 1.
         test_features: (n, D).
-        k: neighbors that vote; larger than m means all m.
-        temperature: of the weights.
-        num_classes: the number of classes.
-        block: training features compared at once; does not change the result.
-        test_block: test features compared at once; does not change the result.
+        k: Neighbors that vote; larger than m means all m.
+        temperature: Of the weights.
+        num_classes: The number of classes.
+        block: Training features compared at once; does not change the result.
+        test_block: Test features compared at once; does not change the result.
 
     Returns:
         (n,) int32 classes.
 
     Raises:
-        UserError: for k below 1, no training or test features, or a label out of range.
+        UserError: For k below 1, no training or test features, or a label out of range.
 
     Source: Wu et al. 2018, section 3.4; k 20 and temperature 0.07 as DINO reports.
     """
@@ -64,9 +64,9 @@ class Neighbors:
 
     Args:
         test_features: (n, D).
-        k: neighbors to keep.
-        block: training features compared at once.
-        rows: test features compared at once.
+        k: Neighbors to keep.
+        block: Training features compared at once.
+        rows: Test features compared at once.
     """
 
     def __init__(self, test_features: np.ndarray, *, k: int, block: int = TRAIN_BLOCK, rows: int = TEST_BLOCK):
@@ -141,7 +141,7 @@ def merge_neighbors(
         test: (t, D), rows of unit length.
         train: (P, R, D), likewise.
         labels: (P, R).
-        count: rows of the block that are not padding.
+        count: Rows of the block that are not padding.
 
     Returns:
         `best`, updated.
@@ -191,9 +191,9 @@ def feature_batches(
     """Computes features of evaluation batches.
 
     Args:
-        feature_fn: images (B, H, W, C) on the devices -> (B, D).
+        feature_fn: Images (B, H, W, C) on the devices -> (B, D).
         batches: {image, label, index, valid (B,) bool} of this process.
-        put: batch of this process -> global arrays on the devices.
+        put: Batch of this process -> global arrays on the devices.
         keep: "labeled", or "valid" for images without a label too; the padding of a batch is never kept.
 
     Yields:
@@ -249,15 +249,15 @@ def knn_accuracy(
         train_labels: (m,).
         test: (n, D).
         test_labels: (n,).
-        k: see `knn_predict`.
-        temperature: see `knn_predict`.
-        num_classes: the number of classes.
+        k: See `knn_predict`.
+        temperature: See `knn_predict`.
+        num_classes: The number of classes.
 
     Returns:
         {accuracy (0..1), low, high (Wilson 95 %), n_train, n_test, k, temperature}; k is how many voted, at most m.
 
     Raises:
-        UserError: where a split has no labeled image.
+        UserError: Where a split has no labeled image.
     """
     predicted = knn_predict(train, train_labels, test, k=k, temperature=temperature, num_classes=num_classes)
     correct = int((predicted == test_labels).sum())

@@ -25,7 +25,7 @@ def run_linear(session: Session) -> dict[str, Any]:
         {"entries": [one], "held_out": {learning rate: accuracy}}, see `results.record`.
 
     Raises:
-        UserError: for several factors without images to choose on, and where nothing is measured.
+        UserError: For several factors without images to choose on, and where nothing is measured.
     """
     s = session.settings
     if len(s.factors) > 1 and not s.holdout:
@@ -63,8 +63,8 @@ class Heads:
     """The state and the step of many linear heads on one frozen encoder.
 
     Args:
-        session: the evaluation.
-        budget: how long the heads are trained.
+        session: The evaluation.
+        budget: How long the heads are trained.
     """
 
     def __init__(self, session: Session, budget: batches.Budget):
@@ -156,7 +156,7 @@ class Counts(NamedTuple):
         correct: (heads,) images that are classified correctly.
         predicted: (heads, C) images that are predicted as each class.
         finite: (heads,) whether all outputs are finite.
-        n: labeled images.
+        n: Labeled images.
     """
 
     correct: np.ndarray

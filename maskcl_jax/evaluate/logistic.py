@@ -18,7 +18,7 @@ def logistic_predict(
         train_features: (m, D).
         train_labels: (m,) integers.
         test_features: (n, D).
-        C: the inverse strength of L2.
+        C: The inverse strength of L2.
 
     Returns:
         (n,) classes.

@@ -17,9 +17,9 @@ def erase(rng: jax.Array, images: jax.Array, probability: float) -> jax.Array:
     """Random erasing: replaces one rectangle of an image by normal noise.
 
     Args:
-        rng: a key.
+        rng: A key.
         images: (B, H, W, C), normalized.
-        probability: that an image is changed.
+        probability: That an image is changed.
 
     Returns:
         The images.
@@ -57,11 +57,11 @@ def mix(
     """Blends a batch with itself in reverse order: mixup or CutMix, one for the whole batch.
 
     Args:
-        rng: a key.
+        rng: A key.
         images: (B, H, W, C).
         targets: (B, C) probabilities of the classes.
-        mixup: parameter of the beta distribution of mixup, 0 for never.
-        cutmix: likewise of CutMix; with both, each has half the batches.
+        mixup: Parameter of the beta distribution of mixup, 0 for never.
+        cutmix: Likewise of CutMix; with both, each has half the batches.
 
     Returns:
         (images, targets), blended alike.

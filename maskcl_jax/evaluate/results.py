@@ -51,10 +51,10 @@ def record(session: Session, values: dict[str, Any], *, seconds: float, command:
     """Writes RUN/evaluate/NAME.json.
 
     Args:
-        session: the evaluation.
+        session: The evaluation.
         values: {"entries": [{accuracy | miou, n_test, ...}], ...}, the figures.
-        seconds: how long it took.
-        command: what the user typed.
+        seconds: How long it took.
+        command: What the user typed.
 
     Returns:
         The content of the file.

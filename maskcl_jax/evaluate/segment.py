@@ -24,7 +24,7 @@ def run_segment(session: Session) -> dict[str, Any]:
         {"entries": [one]}, see `results.record`.
 
     Raises:
-        UserError: for an unknown head, and where nothing is measured.
+        UserError: For an unknown head, and where nothing is measured.
     """
     s, pairs = session.settings, session.source
     check_choice("head", s.head, SEGMENTERS)
@@ -57,7 +57,7 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
         miou the mean over the others.
 
     Raises:
-        UserError: where the counted pixels are of fewer than two classes.
+        UserError: Where the counted pixels are of fewer than two classes.
     """
     shown = int((confusion.sum(axis=1) > 0).sum())
     if shown < 2:
@@ -76,8 +76,8 @@ class Segmentation:
     """The state and the step of a segmenter on an encoder, which is frozen or trained with it.
 
     Args:
-        session: the evaluation; its source are images with masks.
-        budget: how long it is trained.
+        session: The evaluation; its source are images with masks.
+        budget: How long it is trained.
     """
 
     def __init__(self, session: Session, budget: batches.Budget):
@@ -162,7 +162,7 @@ class Segmentation:
         """(confusion matrix int64, number of images) of all batches of a split.
 
         Raises:
-            UserError: where an output is not finite.
+            UserError: Where an output is not finite.
         """
         total, images = np.zeros((self.classes, self.classes), np.int64), 0
         for batch in split_batches:

@@ -43,11 +43,11 @@ class Pairs:
 
     Args:
         splits: {"train": [(image, mask)], "test": [(image, mask)]}.
-        description: where they come from, in words.
-        settings: of the evaluation (`evaluate.recipes.segment`).
+        description: Where they come from, in words.
+        settings: Of the evaluation (`evaluate.recipes.segment`).
 
     Raises:
-        UserError: where a split has no image, a mask cannot be trusted (colors, lossy compression), a value has no
+        UserError: Where a split has no image, a mask cannot be trusted (colors, lossy compression), a value has no
             class, or fewer than two classes are shown.
     """
 
@@ -128,10 +128,10 @@ class Pairs:
         """Random crops, flipped at random, of images and masks alike.
 
         Args:
-            batch_size: of all processes together.
-            start: the first step.
-            process_index: which part of every batch is loaded.
-            process_count: the number of parts.
+            batch_size: Of all processes together.
+            start: The first step.
+            process_index: Which part of every batch is loaded.
+            process_count: The number of parts.
 
         Returns:
             An iterator over {image (b, H, W, C) uint8, mask (b, H, W) int32 with -1 for not counted, valid (b,) bool}.
@@ -217,13 +217,13 @@ def decode_mask(item: Item) -> np.ndarray:
     """The values of a mask.
 
     Args:
-        item: a file or its content: palette numbers, gray values, or channels that are all equal.
+        item: A file or its content: palette numbers, gray values, or channels that are all equal.
 
     Returns:
         (H, W) integers.
 
     Raises:
-        UserError: where it cannot be read, its compression changes values, or its channels differ: colors that stand
+        UserError: Where it cannot be read, its compression changes values, or its channels differ: colors that stand
             for classes would have to be translated first.
     """
     name = item if isinstance(item, str) else "a mask"

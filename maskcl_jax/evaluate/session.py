@@ -27,15 +27,15 @@ class Session(NamedTuple):
     """One evaluation, ready to run.
 
     Attributes:
-        settings: of the protocol (`evaluate.settings`).
-        run: that is evaluated.
-        encoder: its network, for the images of this evaluation.
-        feature: the kind of feature.
-        source: a Source, its train split the labeled subset only; for segmentation the `Pairs` of images and masks.
-        mesh: all devices.
-        folder: where results go.
-        cache: features already computed in this process, for the protocols that run one after the other.
-        unlabeled: split -> fraction of its images without a label; only of splits that have some.
+        settings: Of the protocol (`evaluate.settings`).
+        run: That is evaluated.
+        encoder: Its network, for the images of this evaluation.
+        feature: The kind of feature.
+        source: A Source, its train split the labeled subset only; for segmentation the `Pairs` of images and masks.
+        mesh: All devices.
+        folder: Where results go.
+        cache: Features already computed in this process, for the protocols that run one after the other.
+        unlabeled: Split -> fraction of its images without a label; only of splits that have some.
     """
 
     settings: ml_collections.ConfigDict
@@ -80,7 +80,7 @@ class Session(NamedTuple):
         """The labeled images of a split as features; computed once for several protocols.
 
         Raises:
-            UserError: where they measure nothing (`checks`).
+            UserError: Where they measure nothing (`checks`).
         """
         labels = self.settings.labels if split == "train" else "all"
         if (split, labels) not in self.cache:
@@ -101,7 +101,7 @@ class Session(NamedTuple):
         """Refuses an encoder whose outputs on the first batch of images are all equal.
 
         Args:
-            batches: of the test split; one is drawn, then they are closed.
+            batches: Of the test split; one is drawn, then they are closed.
             compute: (variables, images (B, H, W, C)) -> outputs (B, ...).
         """
         batch = next(batches)
@@ -142,15 +142,15 @@ def open_session(run: Run, settings: ml_collections.ConfigDict, cache: dict | No
     """Checks everything that can be wrong before anything is computed.
 
     Args:
-        run: the run to evaluate.
-        settings: of the protocol (`evaluate.settings.create`).
-        cache: of sessions that differ from this one in protocol and labels only.
+        run: The run to evaluate.
+        settings: Of the protocol (`evaluate.settings.create`).
+        cache: Of sessions that differ from this one in protocol and labels only.
 
     Returns:
         The session.
 
     Raises:
-        UserError: for whatever the protocol cannot work with.
+        UserError: For whatever the protocol cannot work with.
     """
     mesh = sharding.create_mesh()
     for field in ("batch_size", "eval_batch_size"):
@@ -191,7 +191,7 @@ def check_labels(source: Source, settings: ml_collections.ConfigDict) -> dict[st
     """The fraction of unlabeled images of each split that has some.
 
     Raises:
-        UserError: where a split shows fewer than two classes.
+        UserError: Where a split shows fewer than two classes.
     """
     fractions = {}
     for split in SPLITS:

@@ -28,15 +28,15 @@ def create(
 
     Args:
         protocol: "all" is every protocol of CHEAP, "lowshot:finetune" the run's recipe of finetune on lowshot's labels.
-        run_config: of the run.
-        data: a preset of `config.DATA` instead of the run's data; its images are resized to the run's size.
+        run_config: Of the run.
+        data: A preset of `config.DATA` instead of the run's data; its images are resized to the run's size.
         overrides: "FIELD=VALUE"; `data.FIELD` for the data.
 
     Returns:
         One ConfigDict for each evaluation; several for several amounts of labels.
 
     Raises:
-        UserError: for a protocol, recipe, preset or field that is unknown, and a value out of its range.
+        UserError: For a protocol, recipe, preset or field that is unknown, and a value out of its range.
     """
     name, _, recipe = protocol.partition(":")
     if name == "all":

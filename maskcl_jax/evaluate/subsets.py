@@ -11,7 +11,7 @@ class Part(Source):
     """Some images of a source, as a source.
 
     Args:
-        source: the whole.
+        source: The whole.
         parts: {"train": (split of the source, ascending indices or None for all), "test": ...}.
     """
 
@@ -52,14 +52,14 @@ def choose(labels: np.ndarray, amount: str, *, seed: int, names: tuple[str, ...]
     Args:
         labels: (N,) integer classes, -1 for images without a label.
         amount: "10%" of every class, "5" images of each class, or "all" labeled images.
-        seed: of the choice.
-        names: of the classes, for errors.
+        seed: Of the choice.
+        names: Of the classes, for errors.
 
     Returns:
         Ascending indices (n,).
 
     Raises:
-        UserError: for an amount of another form, or a class with fewer images than asked for.
+        UserError: For an amount of another form, or a class with fewer images than asked for.
     """
     if amount == "all":
         return np.flatnonzero(labels >= 0)
@@ -96,7 +96,7 @@ def held_out(count: int, fraction: float, *, seed: int) -> tuple[np.ndarray, np.
         (kept, held out): ascending positions, at least one on either side.
 
     Raises:
-        UserError: where nothing is left on one side.
+        UserError: Where nothing is left on one side.
     """
     held = max(1, round(fraction * count))
     if not 0 < fraction < 1 or held >= count:

@@ -13,12 +13,12 @@ class Depths(NamedTuple):
     """The sizes that the names of a state dict depend on.
 
     Attributes:
-        encoder: blocks of a ViT; 0 for a ResNet.
-        decoder: blocks of the decoder.
-        feature_decoder: blocks of CMAE's second decoder.
-        head: layers of MoCo v2's projector.
-        final_norm: whether the ViT has one (CMAE's target does not).
-        resnet: the stages of a ResNet.
+        encoder: Blocks of a ViT; 0 for a ResNet.
+        decoder: Blocks of the decoder.
+        feature_decoder: Blocks of CMAE's second decoder.
+        head: Layers of MoCo v2's projector.
+        final_norm: Whether the ViT has one (CMAE's target does not).
+        resnet: The stages of a ResNet.
     """
 
     encoder: int = 0
@@ -33,12 +33,12 @@ class Layout(NamedTuple):
     """The names of one network in one code base.
 
     Attributes:
-        rows: depths -> the table.
-        marker: a key by which the network is recognized.
-        counted: field of `Depths` -> the prefix of its numbered blocks; {} for a ResNet.
-        prefixes: that every key of the network may have; keys without it are then another network's.
-        others: a pattern of keys that may be left out: classifiers, another network.
-        stages: of a ResNet, the prefix of the keys of its blocks, and their names.
+        rows: Depths -> the table.
+        marker: A key by which the network is recognized.
+        counted: Field of `Depths` -> the prefix of its numbered blocks; {} for a ResNet.
+        prefixes: That every key of the network may have; keys without it are then another network's.
+        others: A pattern of keys that may be left out: classifiers, another network.
+        stages: Of a ResNet, the prefix of the keys of its blocks, and their names.
     """
 
     rows: Callable[[Depths], list[Row]]

@@ -46,14 +46,14 @@ def check(p: Product, folder: str) -> str:
     """Compares the export in `folder` with the run.
 
     Args:
-        p: the export.
-        folder: where it was written.
+        p: The export.
+        folder: Where it was written.
 
     Returns:
         What was compared, in words.
 
     Raises:
-        UserError: where a feature differs by more than `LIMIT`, a tensor is not what was written, or the format's
+        UserError: Where a feature differs by more than `LIMIT`, a tensor is not what was written, or the format's
             preprocessing is not the run's.
     """
     import torch

@@ -15,12 +15,12 @@ class Shape(NamedTuple):
     """What a layout's transforms must know of a ViT besides the arrays; a ResNet's need nothing.
 
     Attributes:
-        patch_size: side of a patch.
-        channels: of the images.
-        grid: patches down and across.
+        patch_size: Side of a patch.
+        channels: Of the images.
+        grid: Patches down and across.
         widths: {"encoder": ..., "decoder": ...} of the fixed position tables.
-        order: of the halves of these tables, "mae" or "mocov3".
-        learned: whether the encoders' tables are parameters.
+        order: Of the halves of these tables, "mae" or "mocov3".
+        learned: Whether the encoders' tables are parameters.
     """
 
     patch_size: int = 0
@@ -74,15 +74,15 @@ def from_torch(state: dict[str, np.ndarray], rows: Sequence[Row], shape: Shape) 
     """Converts a state dict to our tree.
 
     Args:
-        state: their key -> array.
-        rows: of the layout.
-        shape: of the network.
+        state: Their key -> array.
+        rows: Of the layout.
+        shape: Of the network.
 
     Returns:
         {"params": ..., "batch_stats": ...}, nested.
 
     Raises:
-        UserError: listing keys that are missing or left over, for a tensor of a shape that cannot be, and for a fixed
+        UserError: Listing keys that are missing or left over, for a tensor of a shape that cannot be, and for a fixed
             position table that is not ours.
     """
     expected = {row.theirs for row in rows}

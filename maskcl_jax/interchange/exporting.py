@@ -16,8 +16,8 @@ class Exported(NamedTuple):
     """What an export tells its user.
 
     Attributes:
-        readme: the text of the folder's README.md.
-        verdict: what the check says, or why there was none; a line of the README.
+        readme: The text of the folder's README.md.
+        verdict: What the check says, or why there was none; a line of the README.
     """
 
     readme: str
@@ -28,17 +28,17 @@ def export(workdir: str, format: str, out: str, *, step: int | None = None, **op
     """Exports the run in `workdir`.
 
     Args:
-        workdir: the run's folder.
-        format: a name of `LAYOUTS`.
-        out: the new folder.
-        step: of the checkpoint; default: the newest.
-        **options: see `export_run`.
+        workdir: The run's folder.
+        format: A name of `LAYOUTS`.
+        out: The new folder.
+        step: Of the checkpoint; default: the newest.
+        **options: See `export_run`.
 
     Returns:
         The README.
 
     Raises:
-        UserError: see `export_run`.
+        UserError: See `export_run`.
     """
     if pathlib.Path(out).exists():
         raise UserError(f"--out={out} exists: give another, or remove it")
@@ -51,18 +51,18 @@ def export_run(
     """Exports a run.
 
     Args:
-        run: the run.
-        format: a name of `LAYOUTS`.
-        out: the new folder.
+        run: The run.
+        format: A name of `LAYOUTS`.
+        out: The new folder.
         network: "online" or "target", the EMA.
-        full: the whole pre-training model instead of an encoder.
-        check: load it and compare; None: where the libraries can be imported.
+        full: The whole pre-training model instead of an encoder.
+        check: Load it and compare; None: where the libraries can be imported.
 
     Returns:
         The README, and what the check says.
 
     Raises:
-        UserError: and leaves nothing, where something does not fit or the check fails.
+        UserError: And leaves nothing, where something does not fit or the check fails.
     """
     if full and network == "target":
         raise UserError("--full exports both networks: leave --network out")

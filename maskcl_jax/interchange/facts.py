@@ -20,13 +20,13 @@ class Facts(NamedTuple):
     """What is known of an encoder; None where no file states it.
 
     Attributes:
-        model: fields of `config.model`; heads only where a file states them.
-        channels: of the images.
+        model: Fields of `config.model`; heads only where a file states them.
+        channels: Of the images.
         size: (height, width) of the images.
-        mean: of the pixels in 0..1.
-        std: of the pixels in 0..1.
+        mean: Of the pixels in 0..1.
+        std: Of the pixels in 0..1.
         feature: "cls" or "mean".
-        record: the config of the run that was exported, flat.
+        record: The config of the run that was exported, flat.
     """
 
     model: dict[str, Any]
@@ -44,16 +44,16 @@ def of_tensors(
     """Reads an encoder's size off its tensors.
 
     Args:
-        state: their key -> array.
-        keys: our path -> their key.
-        depth: blocks of a ViT.
-        resnet: the stages of a ResNet.
+        state: Their key -> array.
+        keys: Our path -> their key.
+        depth: Blocks of a ViT.
+        resnet: The stages of a ResNet.
 
     Returns:
         (fields of `config.model`, channels of the images).
 
     Raises:
-        UserError: for patches that are not square.
+        UserError: For patches that are not square.
     """
     if "params/encoder/conv1/kernel" in keys:
         width, channels, kernel, _ = state[keys["params/encoder/conv1/kernel"]].shape

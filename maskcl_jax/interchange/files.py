@@ -28,7 +28,7 @@ def new_folder(path: str) -> Iterator[pathlib.Path]:
     """A context in which a folder is filled that becomes `path` in the end; after an error nothing is left.
 
     Raises:
-        UserError: where `path` exists or cannot be written.
+        UserError: Where `path` exists or cannot be written.
     """
     target = pathlib.Path(path)
     if target.exists():
@@ -66,13 +66,13 @@ def read_state(path: str) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     """Reads weights. Floating point numbers become float32.
 
     Args:
-        path: a file, or a folder that holds one.
+        path: A file, or a folder that holds one.
 
     Returns:
         (state dict, {name: content} of the JSON files beside it).
 
     Raises:
-        UserError: where nothing can be read, or reading would run code.
+        UserError: Where nothing can be read, or reading would run code.
     """
     file = pathlib.Path(path)
     if not file.exists():

@@ -33,15 +33,15 @@ class Format:
     """One way to write a product.
 
     Attributes:
-        file: the name of the weights.
-        encode: state dict -> the content of that file.
+        file: The name of the weights.
+        encode: State dict -> the content of that file.
         load: (product, folder) -> Python that makes `model` or `state`.
         preprocess: (product, folder) -> Python that makes normalized `images` (1, C, H, W) of a PIL `image`; "" where
             the format has no preprocessing, or cannot express the run's.
-        feature: product -> Python for the run's feature of normalized `images` (B, C, H, W).
-        texts: product -> {file name: content} beside the weights.
+        feature: Product -> Python for the run's feature of normalized `images` (B, C, H, W).
+        texts: Product -> {file name: content} beside the weights.
         notes: (product, folder) -> what else a user must know, Markdown.
-        lacks: product -> why the format cannot hold it, or "".
+        lacks: Product -> why the format cannot hold it, or "".
     """
 
     file: str

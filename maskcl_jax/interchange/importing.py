@@ -29,10 +29,10 @@ class Weights(NamedTuple):
 
     Attributes:
         kind: "vit", "resnet" or "full" (see `catalog`).
-        tree: our arrays, without position tables.
-        tables: our path -> a position table as they store it.
-        facts: what the files say of the encoder.
-        notes: lines for the user.
+        tree: Our arrays, without position tables.
+        tables: Our path -> a position table as they store it.
+        facts: What the files say of the encoder.
+        notes: Lines for the user.
     """
 
     kind: str
@@ -46,11 +46,11 @@ class Imported(NamedTuple):
     """A run before it is saved.
 
     Attributes:
-        config: of the run.
-        state: at step 0.
-        kind: of the weights.
-        initialized: the parts with initial values.
-        notes: lines for the user.
+        config: Of the run.
+        state: At step 0.
+        kind: Of the weights.
+        initialized: The parts with initial values.
+        notes: Lines for the user.
     """
 
     config: ConfigDict
@@ -64,16 +64,16 @@ def import_run(path: str, source: str, out: str, config: ConfigDict | None = Non
     """Writes the run that `build_run` makes of weights.
 
     Args:
-        path: of the weights, see `build_run`.
-        source: a key of `LAYOUTS`.
-        out: the new run's folder.
-        config: see `build_run`.
+        path: Of the weights, see `build_run`.
+        source: A key of `LAYOUTS`.
+        out: The new run's folder.
+        config: See `build_run`.
 
     Returns:
         Lines for the user.
 
     Raises:
-        UserError: and leaves nothing, where something does not fit.
+        UserError: And leaves nothing, where something does not fit.
     """
     with files.new_folder(out) as folder:
         run = build_run(path, source, config)
@@ -91,16 +91,16 @@ def build_run(path: str, source: str, config: ConfigDict | None = None) -> Impor
     """Makes a run of weights.
 
     Args:
-        path: a file of weights, or a folder that holds one.
-        source: a key of `LAYOUTS`: whose names the weights have.
-        config: of the run; default: that of the run that was exported, or the published one of the method, with the
+        path: A file of weights, or a folder that holds one.
+        source: A key of `LAYOUTS`: whose names the weights have.
+        config: Of the run; default: that of the run that was exported, or the published one of the method, with the
             encoder's size as the weights have it.
 
     Returns:
         The run.
 
     Raises:
-        UserError: where something does not fit.
+        UserError: Where something does not fit.
     """
     weights = read_weights(path, source)
     config = config_for(weights, source, config)
@@ -242,15 +242,15 @@ def complete(
     """A new state with the weights; a target network that they do not have is a copy.
 
     Args:
-        tree: our arrays.
-        config: of the run.
-        method: of the run.
+        tree: Our arrays.
+        config: Of the run.
+        method: Of the run.
 
     Returns:
         (state at step 0, names of the parts with initial values).
 
     Raises:
-        UserError: listing shapes that do not fit.
+        UserError: Listing shapes that do not fit.
     """
     tx = optimizer.create(config, lambda step: 0.0, frozen=method.frozen)
     state = jax.jit(lambda key: train_state.create(method, tx, key))(jax.random.key(config.seed))

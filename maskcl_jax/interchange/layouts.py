@@ -13,10 +13,10 @@ class Row(NamedTuple):
     """One tensor.
 
     Attributes:
-        ours: our path, "params/encoder/cls_token".
-        theirs: their key.
-        transform: a name in `convert.TRANSFORMS`.
-        part: where they have three tensors for one of ours, which third of our last dimension this is.
+        ours: Our path, "params/encoder/cls_token".
+        theirs: Their key.
+        transform: A name in `convert.TRANSFORMS`.
+        part: Where they have three tensors for one of ours, which third of our last dimension this is.
     """
 
     ours: str

@@ -22,16 +22,16 @@ def place_tables(
     """Puts the position tables of weights where the run's networks have them.
 
     Args:
-        tree: our arrays, without tables; completed here.
-        tables: our path -> a table (1, 1 + N, D) as they store it.
-        facts: of the encoder.
-        config: of the run; `config.model.positions` is set where needed.
+        tree: Our arrays, without tables; completed here.
+        tables: Our path -> a table (1, 1 + N, D) as they store it.
+        facts: Of the encoder.
+        config: Of the run; `config.model.positions` is set where needed.
 
     Returns:
         (the tree with its learned tables, notes for the user).
 
     Raises:
-        UserError: for a decoder's table that is not the fixed one, and for one whose grid cannot be known.
+        UserError: For a decoder's table that is not the fixed one, and for one whose grid cannot be known.
     """
     if not tables:
         return tree, []

@@ -85,15 +85,15 @@ def compare_preprocessing(p: Product, lines: str, namespace: dict[str, Any]) -> 
     A format that rounds sizes and offsets to whole pixels may differ by what half a pixel makes.
 
     Args:
-        p: the export.
+        p: The export.
         lines: Python that makes normalized `images` (1, C, H, W) of a PIL `image`.
-        namespace: what the lines find besides `image`.
+        namespace: What the lines find besides `image`.
 
     Returns:
         What was compared, in words.
 
     Raises:
-        UserError: where an image differs by more.
+        UserError: Where an image differs by more.
     """
     largest = 0.0
     mean, std = (np.asarray(values, np.float32) for values in p.moments)

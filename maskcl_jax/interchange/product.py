@@ -20,14 +20,14 @@ class Product(NamedTuple):
     """An export before it is written.
 
     Attributes:
-        format: a key of `LAYOUTS`.
+        format: A key of `LAYOUTS`.
         kind: "vit", "resnet" or "full" (see `catalog`).
         network: "online" or "target".
-        run: that is exported.
-        depths: of its networks.
-        tree: our arrays; of an encoder, `params` are those of the network.
-        state: the same arrays under the names of the format.
-        left_out: what the run has and the format has no name for.
+        run: That is exported.
+        depths: Of its networks.
+        tree: Our arrays; of an encoder, `params` are those of the network.
+        state: The same arrays under the names of the format.
+        left_out: What the run has and the format has no name for.
     """
 
     format: str
@@ -86,16 +86,16 @@ def product_of(run: run_lib.Run, *, format: str, network: str, full: bool) -> Pr
     """Collects the tensors of an export.
 
     Args:
-        run: the run.
-        format: a key of `LAYOUTS`.
+        run: The run.
+        format: A key of `LAYOUTS`.
         network: "online" or "target".
-        full: the whole pre-training model instead of an encoder.
+        full: The whole pre-training model instead of an encoder.
 
     Returns:
         The product.
 
     Raises:
-        UserError: where the run has no such network, or the format no names for it.
+        UserError: Where the run has no such network, or the format no names for it.
     """
     kind = "full" if full else "vit" if isinstance(run.method.encoder, ViT) else "resnet"
     if kind not in LAYOUTS[format]:

@@ -64,9 +64,9 @@ def readme(p: Product, folder: str, verdict: str) -> str:
     """The README.
 
     Args:
-        p: the export.
-        folder: where it will lie.
-        verdict: what the check says.
+        p: The export.
+        folder: Where it will lie.
+        verdict: What the check says.
 
     Returns:
         Markdown, the lines that load it first.
