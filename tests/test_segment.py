@@ -156,6 +156,7 @@ def test_the_decoder_draws_finer_than_the_patches():
         ("classes=2", "classes=2"),
         ("first_label=9", "first_label=9"),
         ("head=upernet", "head='upernet'"),
+        ("data.exif=True", "data.exif=True: images and masks are compared as they are stored"),
     ],
 )
 def test_what_cannot_be_segmented(run, tmp_path, change, culprit):

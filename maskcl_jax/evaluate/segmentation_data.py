@@ -276,6 +276,10 @@ def single_channel(values: np.ndarray, name: str) -> np.ndarray:
 
 def open_pairs(settings: Any) -> Pairs:
     """The images and masks that `settings.data`, mask_path and mask_key describe. Raises UserError for none."""
+    if settings.data.exif:
+        raise UserError(
+            "data.exif=True: images and masks are compared as they are stored: turn the files, and set data.exif=False"
+        )
     if settings.data.source == "folder":
         return folder_pairs(settings)
     if settings.data.source == "tfds":
