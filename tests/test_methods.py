@@ -206,7 +206,7 @@ def test_a_perfect_prediction_is_drawn_as_the_image():
         ("macrl", "method.queue_size", 12, r"queue_size=12 is not a multiple of batch_size=8: use for instance 8"),
         ("macrl", "method.mode", "both", r"method\.mode='both'"),
         ("macrl", "method.mask_ratio_key", 0.9, r"mask_ratio_key=0\.9 is above method\.mask_ratio=0\.75"),
-        ("macrl", "method.mask_ratio_key", 0.0, r"mask_ratio_key=0\.0 leaves nothing masked"),
+        ("macrl", "method.mask_ratio_key", 0.0, r"mask_ratio_key=0\.0 with method\.swap_roles=False leaves nothing"),
         ("moco_v2", "method.queue_size", 12, r"queue_size=12 is not a multiple of the 8 keys.*use for instance 8"),
         ("moco_v2", "method.symmetric", True, r"queue_size=8 is not a multiple of the 16 keys"),
         ("moco_v2", "method.projector.layers", 0, r"projector\.layers=0"),
