@@ -162,7 +162,7 @@ def silence_arrays() -> None:
 
 
 def is_of_an_array(error: BaseException | None) -> bool:
-    """Whether nobody waits for an error: the restore or the save itself raises.
+    """Whether an error is of a read or a write that no code waits for: the restore or the save itself raises.
 
     Reads and writes that are still pending when another has failed find their event loop gone, or fail too.
     """

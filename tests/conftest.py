@@ -58,7 +58,7 @@ if importlib.util.find_spec("torch") is not None and importlib.util.find_spec("t
 
 @pytest.fixture
 def without_compiling(monkeypatch):
-    """First values are zeros: of a run that is imported, what is laid over them is the matter."""
+    """Initial values are zeros: what is tested of an imported run is what replaces them."""
     from helpers.untrained import zeros
 
     from maskcl_jax.interchange import importing

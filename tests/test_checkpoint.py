@@ -167,8 +167,8 @@ def test_without_a_whole_checkpoint_the_run_ends_with_one_line(tmp_path):
             checkpoint.Checkpoints(tmp_path).restore_newest(abstract(state(width=512)), said.append, move=True)
     assert len(said) == 2  # the error says the rest
     checkpoints = checkpoint.Checkpoints(tmp_path)
-    assert checkpoints.restore_newest(abstract(state(width=512)), said.append, move=True, anew=True) is None
-    assert "checkpoints/1 is damaged" in said[-1] and "starts anew" in said[-1]
+    assert checkpoints.restore_newest(abstract(state(width=512)), said.append, move=True, or_none=True) is None
+    assert "checkpoints/1 is damaged" in said[-1] and "starts from step 0" in said[-1]
     assert checkpoint.Checkpoints(tmp_path).latest() is None
 
 
@@ -234,7 +234,7 @@ def test_a_turned_bit_in_a_name_of_the_metadata_makes_it_no_earlier_versions(nam
 
 
 def test_metadata_that_orbax_refuses_are_no_traceback(tmp_path):
-    """A bit in the name of a time, which nobody needs."""
+    """A bit in the name of a time, which nothing reads."""
     two_checkpoints(tmp_path)
     path, said = tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA", []
     path.write_text(path.read_text().replace('"commit_timestamp_nsecs"', '"Commit_timestamp_nsecs"'))
@@ -315,7 +315,7 @@ def test_a_damaged_step_that_is_asked_for_says_which_others_there_are(tmp_path):
 
 def test_processes_that_meet_a_damaged_checkpoint_say_what_to_do(tmp_path, monkeypatch):
     two_checkpoints(tmp_path)
-    for step, then in ((2, "goes on from step 1"), (1, "starts anew")):
+    for step, then in ((2, "goes on from step 1"), (1, "starts from step 0")):
         checkpoints = checkpoint.Checkpoints(tmp_path)
         DAMAGE["cut"](file_of(tmp_path / "checkpoints" / str(step), "metadata"))
         with monkeypatch.context() as patched, pytest.raises(UserError) as caught:

@@ -155,7 +155,7 @@ for text in ({texts}):
 """
 
 
-def test_reads_of_a_damaged_checkpoint_that_nobody_waits_for_say_nothing():
+def test_pending_reads_of_a_damaged_checkpoint_say_nothing():
     """Orbax waits for the first array that fails; Python prints the others when it finds them, most often later."""
     texts = ["Encountered error. See full TensorStore details: <it>", "Event loop is closed", "something else"]
     code = LATER.format(texts=texts)

@@ -26,7 +26,7 @@ def restored():
 
 @pytest.fixture
 def unset(monkeypatch):
-    """As on a user's machine: JAX is told no folder."""
+    """As on a user's machine: no folder is set for JAX."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     jax.config.update("jax_compilation_cache_dir", None)
 

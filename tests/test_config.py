@@ -281,7 +281,9 @@ def test_evaluations_refuse_what_no_number_can_be(recipe, field, value):
 def test_the_number_of_workers_has_a_range(text, right):
     c = load(CONFIGS[0])
     c.data.workers = text
-    with contextlib.nullcontext() if right else pytest.raises(UserError, match=f"data.workers='{text}' is no number"):
+    with (
+        contextlib.nullcontext() if right else pytest.raises(UserError, match=f"data.workers='{text}' is not a number")
+    ):
         config.check(c)
 
 

@@ -11,7 +11,7 @@ import tifffile
 from absl import logging
 from PIL import Image
 
-from maskcl_jax.data import decode
+from maskcl_jax.data import decode, depth
 
 GRAY, COLOR, GRAY_ALPHA, COLOR_ALPHA = 0, 2, 4, 6  # PNG's color types
 
@@ -71,6 +71,7 @@ def test_of_16_bits_the_high_byte_is_taken():
     gray = {
         "PNG": png(pixels[..., 0], GRAY),
         "TIFF": tiff(pixels[..., 0]),
+        "TIFF, big-endian": tiff(pixels[..., 0], byteorder=">"),
         "TIFF, white is 0": tiff(65535 - pixels[..., 0], photometric="miniswhite"),
         "PGM": b"P5 9 8 65535\n" + pixels[..., 0].astype(">u2").tobytes(),
     }
@@ -78,6 +79,9 @@ def test_of_16_bits_the_high_byte_is_taken():
         for channels in (1, 3):
             want = np.repeat(pixels[..., :1] >> 8, channels, axis=-1)
             np.testing.assert_array_equal(decode.decode(encoded, channels), want, err_msg=name)
+    file = io.BytesIO()
+    np.save(file, pixels.astype(">u2"))
+    np.testing.assert_array_equal(decode.decode(file.getvalue(), 3), pixels >> 8)
 
 
 @pytest.mark.parametrize("factor", [256, 257])
@@ -189,7 +193,7 @@ def test_floating_point_numbers_of_0_to_1_become_0_to_255(dtype):
         (np.full((8, 9, 4), 0.5, np.float32), "of 4 channels"),
     ],
 )
-def test_values_of_which_nobody_knows_what_is_white_are_refused(pixels, reason):
+def test_values_whose_white_is_unknown_are_refused(pixels, reason):
     several = {"photometric": "minisblack", "planarconfig": "contig"} if pixels.ndim == 3 else {}
     for channels in (1, 3):
         with pytest.raises(ValueError, match=reason) as caught:
@@ -217,7 +221,7 @@ def test_32_bits_of_pillow_are_16():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_tiff_is_turned_by_whatever_reads_it(orientation):
+def test_a_tiff_is_turned_by_whatever_reads_it(orientation, monkeypatch):
     """Pillow reads 8 bits, tifffile floating point numbers and any number of channels."""
     pixels = noise(4, 6, 3, top=256).astype(np.uint8)
     tag = {"extratags": [(274, 3, 1, orientation, True)]}
@@ -227,7 +231,9 @@ def test_a_tiff_is_turned_by_whatever_reads_it(orientation):
     np.testing.assert_array_equal(decode.decode(floating, 3), want)
     five = tiff(pixels[..., [0, 1, 2, 0, 1]], photometric="minisblack", planarconfig="contig", **tag)
     np.testing.assert_array_equal(decode.decode(five, 5)[..., :3], want)
-    assert decode.image_size(floating) == decode.image_size(five) == want.shape[:2]
+    monkeypatch.setattr(depth, "_turned_planes", None)  # the header says the size
+    planes = tiff(np.moveaxis(pixels, -1, 0), photometric="rgb", planarconfig="separate", **tag)
+    assert decode.image_size(floating) == decode.image_size(five) == decode.image_size(planes) == want.shape[:2]
 
 
 def test_a_tiff_that_claims_too_many_pixels_is_not_read(monkeypatch):

@@ -182,7 +182,7 @@ def test_features_go_on_where_they_broke_off(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(knn, "feature_batches", counted)
     out = f"out={tmp_path}/embedded.npz"
-    s = opened(small, "features", tmp_path, "batch_size=16", "split=train", out, "pictures=2", "neighbours=3")
+    s = opened(small, "features", tmp_path, "batch_size=16", "split=train", out, "pictures=2", "neighbors=3")
     with pytest.raises(OSError):
         features.run_features(s)
     features.run_features(s)

@@ -1,14 +1,12 @@
 """An evaluation that is started again: of other data, damaged, at once with another; and outputs that mean nothing."""
 
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 from helpers.labeled import Degenerate
-from helpers.processes import environment
+from helpers.processes import holder
 from helpers.untrained import made, save_run
 from PIL import Image
 
@@ -146,7 +144,7 @@ def test_an_evaluation_without_facts_says_so(start, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("protocol", ["linear", "finetune"])
-def test_a_damaged_checkpoint_of_an_evaluation_starts_it_anew(workdir, start, trained, capsys, protocol):
+def test_an_evaluation_with_a_damaged_checkpoint_starts_from_step_0(workdir, start, trained, capsys, protocol):
     (first,) = start(protocol)
     assert len(trained) == 2
     (folder,) = workdir.glob("evaluate/*/checkpoints/2")
@@ -156,37 +154,33 @@ def test_a_damaged_checkpoint_of_an_evaluation_starts_it_anew(workdir, start, tr
     assert again["values"] == first["values"]
     out = capsys.readouterr().out
     assert (
-        "checkpoints/2 is damaged (its _CHECKPOINT_METADATA is empty): there is none before it, all starts anew" in out
+        "checkpoints/2 is damaged (its _CHECKPOINT_METADATA is empty): there is none before it, so this starts from "
+        "step 0" in out
     )
     assert "resumed" not in out
-
-
-HOLD = """
-import sys, time
-from maskcl_jax.training.run_folder import RunLock
-lock = RunLock(sys.argv[1], sys.argv[2])
-print("locked", flush=True)
-time.sleep(60)
-"""
 
 
 def test_two_equal_evaluations_at_once_are_one_and_a_refusal(workdir, start):
     start("linear")
     (record,) = workdir.glob("evaluate/linear-*.json")
-    command = [sys.executable, "-c", HOLD, str(workdir), record.stem]
-    holder = subprocess.Popen(command, env=environment(1), stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "locked\n"
+    with holder(record.with_name(f".{record.stem}.lock")) as other:
         words = (
-            f"evaluation {record.stem} of .*run is being computed by another process, process {holder.pid} on .*: wait"
+            f"evaluation {record.stem} of .*run is being computed by another process, process {other.pid} on .*: wait"
         )
         with pytest.raises(UserError, match=words):
             start("linear")
         start("linear", more=("seed=1",))  # another one is not locked
-    finally:
-        holder.kill()
-        holder.wait()
     start("linear")
+
+
+def test_embeddings_are_locked_where_they_go(workdir, start, tmp_path):
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    with holder(place / ".mine.lock"), pytest.raises(UserError, match="is being computed by another process"):
+        start("features", more=(f"out={place}/mine.npz",))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not writable"):
+        start("features", more=(f"out={tmp_path}/file/mine.npz",))
 
 
 def filled_with(value):

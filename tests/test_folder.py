@@ -83,7 +83,14 @@ def test_splits_in_the_place_of_classes_are_refused(tmp_path):
 def test_every_way_of_naming_splits_is_understood(tmp_path, folders, path, test_path):
     write(tmp_path, *(f"{folder}/{number}.png" for folder in folders for number in range(3)))
     more = f" and data.test_path={tmp_path}/{test_path}" if test_path else ""
-    refuse(f"which are no classes but splits: set data.path={tmp_path}/{path}{more}$", tmp_path)
+    refuse(f"which (are splits, not classes|is a split, not a class): set data.path={tmp_path}/{path}{more}$", tmp_path)
+
+
+def test_splits_are_seen_beside_an_image(tmp_path):
+    write(tmp_path, "train/1.png", "train/2.png", "val/1.png", "preview.png")
+    refuse(r"has 'train' and 'val', which are splits, not classes: set data.path=\S+/train and", tmp_path)
+    write(tmp_path / "one", "train/1.png", "train/2.png")
+    refuse("has 'train', which is a split, not a class", tmp_path / "one")
 
 
 def test_splits_inside_of_classes_are_refused(tmp_path):
@@ -304,10 +311,28 @@ def test_tar_files_of_several_splits_are_refused(tmp_path, files, path, test_pat
     refuse(f"which are splits: {re.escape(only)}$", common / path, source="tar", test_path=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "files, path, test_path",
+    [
+        (("train/x/0.tar", "val/y/0.tar"), "train/x", "val/y"),
+        (("x/train/0.tar", "y/train/0.tar", "x/val/0.tar"), "**/train/**/*.tar", "x/val"),
+        (("Train-0.tar", "Val-0.tar"), "*Train*.tar", "*Val*.tar"),
+        (("trainval-0.tar", "val-0.tar"), None, None),  # *val*.tar would take both
+    ],
+)
+def test_the_pattern_that_is_advised_has_the_files_of_one_split(tmp_path, files, path, test_path):
+    for number, file in enumerate(files):
+        shard(tmp_path / file, range(5 * number, 5 * number + 5))
+    remedy = "move the files of each split into a folder of its own"
+    if path:
+        remedy = f"set data.path={tmp_path / path} and data.test_path={tmp_path / test_path}"
+    refuse(f"which are splits: {re.escape(remedy)}$", tmp_path, source="tar")
+
+
 def test_what_lies_in_tar_files_and_beside_them_and_is_not_used_is_said(tmp_path, caplog):
     tar(
         tmp_path / "a.tar",
-        {"1.png": encoded(), "1.json": b"{}", "1.cls": b"0"} | {f"{n}.jp2": b"x" for n in range(2, 92)},
+        {"1.png": encoded(), "1.json": b"{}", "1.cls": b"0", "93.été": b"x"} | {f"{n}.jp2": b"x" for n in range(2, 92)},
     )
     tar(tmp_path / "b.tar", {"1.txt": b"x", "folder/README": b"x"})
     write(tmp_path, "loose.png", "c.tgz", "d.tgz", ".hidden/e.png")
@@ -315,7 +340,7 @@ def test_what_lies_in_tar_files_and_beside_them_and_is_not_used_is_said(tmp_path
         caplog.clear()
         assert opened(tmp_path, source="tar").num_examples("train") == 1
         assert (
-            f"{tmp_path}: 92 members belong to no image and are not used: 90 .jp2, 1 .txt, 1 without ending"
+            f"{tmp_path}: 93 members belong to no image and are not used: 90 .jp2, 1 .été, 1 .txt, 1 without ending"
             in caplog.text
         )
         assert f"1 .tar files have no image: {tmp_path}/b.tar" in caplog.text

@@ -1,4 +1,4 @@
-"""The launchers called again: what continues, what is left alone, what is requested anew."""
+"""The launchers called again: what continues, what is left alone, what is requested again."""
 
 import os
 import signal

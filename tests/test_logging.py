@@ -123,7 +123,7 @@ def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path):
     assert rows(tmp_path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 9.0}]
 
 
-def test_a_run_that_starts_anew_keeps_no_row(tmp_path):
+def test_a_run_that_starts_from_step_0_keeps_no_row(tmp_path):
     write(tmp_path, range(3), loss=1.0)
     write(tmp_path, range(2), loss=2.0)
     assert [(row["step"], row["loss"]) for row in rows(tmp_path)] == [(0, 2.0), (1, 2.0)]

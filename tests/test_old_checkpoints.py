@@ -67,7 +67,7 @@ def test_the_run_is_finished_from_step_3(workdir, capsys):
     assert [row["step"] for row in after[len(before) :] if "loss" in row] == [4, 5, 6]
     state = restore_run(str(workdir)).state
     assert int(state.step) == 6
-    # Two passes of each encoder a step would show here, and so would statistics that started anew.
+    # Two passes of each encoder a step would show here, and so would statistics that started from their initial values.
     assert counts(state.model_state["batch_stats"]) == counts(state.model_state["target_batch_stats"]) == {6}
 
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from helpers.tiny import tiny
 from helpers.views import data_config, view_of
+from ml_collections import ConfigDict
 
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate import session
 from maskcl_jax.methods import create
 from maskcl_jax.training import sharding, throughput
 from maskcl_jax.training.monitor import Monitor, closing_rows
@@ -49,6 +51,16 @@ def test_training_sees_scenes_and_evaluation_their_quadrants():
             (batch,) = batches
         np.testing.assert_array_equal(batch["image"], parts.images)
         np.testing.assert_array_equal(batch["label"], parts.labels)
+
+
+@pytest.mark.parametrize("labels", ["all", "2"])
+def test_labels_train_on_the_quadrants(tmp_path, labels):
+    chosen = ConfigDict({"labels": labels, "seed": 0, "protocol": "linear", "recipe": ""})
+    part = session.labeled(open_source(scenes()), chosen, tmp_path)
+    whole, train = open_source(scenes(source="synthetic")).split("train"), part.split("train")
+    assert len(train) == (20 if labels == "all" else 2 * part.num_classes)
+    known = {image.tobytes(): label for image, label in zip(whole.images, whole.labels, strict=True)}
+    assert [known[image.tobytes()] for image in train.images] == train.labels.tolist()
 
 
 def test_scenes_that_cannot_be_made_are_refused(tmp_path):

@@ -99,8 +99,12 @@ def test_only_counted_pixels_are_counted(run, tmp_path):
 @pytest.mark.parametrize("name", ["mae", "moco_v2"])
 def test_an_encoder_that_is_not_frozen_is_trained_with_the_head(name, tmp_path):
     """One step of SGD follows the gradient of the loss as it is written here, and the moved encoder is tested."""
-    size = {"model.patch_size": 4} if name == "mae" else {}
-    other = made(name, **{"data.image_size": (16, 16), **size})
+    groups = {
+        "batch_size": 32,
+        "method.bn_group_size": 32,
+        "method.queue_size": 32,
+    }  # more images than a batch of this evaluation has
+    other = made(name, **{"data.image_size": (16, 16)} | ({"model.patch_size": 4} if name == "mae" else groups))
     sgd = ("optimizer.name=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "optimizer.warmup_epochs=0")
     s = opened(other, tmp_path, *write_folders(tmp_path), "frozen=False", *sgd, "optimizer.base_lr=3.2")
     trainer = segment.Segmentation(s, batches.Budget(21, 8, 3, 2))  # the rate is 3.2 * 8 / 256 = 0.1
@@ -267,9 +271,9 @@ def test_folders_of_several_splits_are_refused(run, tmp_path):
     (tmp_path / "images" / "alone.png").unlink()
     splits = {folder: f"{tmp_path}/{folder}/train" for folder in ("images", "masks")}
     test = f"and data.test_path={tmp_path}/images/val"
-    with pytest.raises(UserError, match=f"no classes but splits: set data.path={splits['images']} {test}"):
+    with pytest.raises(UserError, match=f"splits, not classes: set data.path={splits['images']} {test}"):
         opened(run, tmp_path, *overrides)
-    with pytest.raises(UserError, match=f"no classes but splits: set mask_path={splits['masks']}"):
+    with pytest.raises(UserError, match=f"splits, not classes: set mask_path={splits['masks']}"):
         opened(run, tmp_path, *overrides, f"data.path={splits['images']}")
     found = opened(run, tmp_path, *overrides, f"data.path={splits['images']}", f"mask_path={splits['masks']}").source
     assert found.num_examples("train") + found.num_examples("test") == COUNT - 5

@@ -53,7 +53,7 @@ def test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same(name, tmp
 
 @pytest.mark.parametrize("fails", ["Writers", "Checkpoints", "Monitor", "opening_line", "open_batches"])
 def test_a_run_that_fails_while_it_starts_leaves_nothing_open(fails, tmp_path, monkeypatch):
-    """An error keeps its frames alive, and with them all that nobody closes."""
+    """An error keeps its frames alive, and with them everything that is not closed."""
     opened, closed = [], []
 
     def watch(cls):
@@ -61,7 +61,7 @@ def test_a_run_that_fails_while_it_starts_leaves_nothing_open(fails, tmp_path, m
         monkeypatch.setattr(cls, "__init__", lambda self, *a, **k: (start(self, *a, **k), opened.append(cls))[0])
         monkeypatch.setattr(cls, "close", lambda self: (close(self), closed.append(cls))[0])
 
-    for resource in (run_folder.RunLock, checkpoint.Checkpoints, pipeline.Batches, logging.Writers):
+    for resource in (run_folder.FileLock, checkpoint.Checkpoints, pipeline.Batches, logging.Writers):
         watch(resource)
 
     def fail(*_, **__):
@@ -71,7 +71,7 @@ def test_a_run_that_fails_while_it_starts_leaves_nothing_open(fails, tmp_path, m
     monkeypatch.setattr(places.get(fails, loop), fails, fail)
     with pytest.raises(RuntimeError, match="broken off"):
         loop.train(tiny("mae"), str(tmp_path))
-    assert run_folder.RunLock in opened
+    assert run_folder.FileLock in opened
     assert sorted(opened, key=str) == sorted(closed, key=str)
 
 

@@ -242,7 +242,7 @@ def test_the_modes_of_the_second_branch(mode, parts):
     assert (target if target is None else set(target)) == parts
     value, _, grads = run("macrl", mode=mode, lambda_query=0.0, contrast_weight=0.0)
     assert np.isfinite(value)
-    # With ema_full the second reconstruction is logged, and teaches nobody.
+    # With ema_full the second reconstruction is logged, and trains nothing.
     reached = float(jnp.abs(grads["decoder"]["mask_token"]).max()) > 0
     assert reached == (mode != "ema_full")
 

@@ -46,7 +46,7 @@ def test_a_file_is_whole_and_alone(tmp_path):
 
 def test_a_long_title_does_not_run_into_the_next_column():
     black = np.zeros((1, 96, 96, 3))
-    grid = visualize.grid({"reconstruction of what nobody has ever seen": black, "x": black})
+    grid = visualize.grid({"reconstruction of what was never seen": black, "x": black})
     second = (grid.shape[1] - visualize.GAP) // 2 + visualize.GAP
     assert second > 2 * visualize.GAP + 96
     assert (grid[: visualize.TITLE, second - visualize.GAP : second] == 255).all()

@@ -121,7 +121,7 @@ def test_an_error_in_a_worker_is_that_error(folder, tmp_path):
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody waits for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -211,7 +211,3 @@ def test_who_loads_is_chosen_by_what_the_views_need(folder, monkeypatch):
     assert said == "input by 64 threads, by Pillow as simplejpeg cannot be imported (ValueError: size changed)"
     config.workers = "3"
     assert pipeline.describe_loading(source, plain, config) == "input by 3 worker processes"
-    for text in ("-1", "many", "1.5"):
-        config.workers = text
-        with pytest.raises(UserError, match=f"data.workers='{text}' is no number of processes: use auto, or 0 or more"):
-            pipeline.describe_loading(source, plain, config)

@@ -47,6 +47,7 @@ class Range:
         return f"two numbers, the smaller first, each {limits}" if self.ordered else limits
 
 
+TAPS = Range(3, 2 * 224 - 1)  # of a kernel: images of 224 pixels are reflected at their borders
 AT_LEAST_1, AT_LEAST_0, POSITIVE, NOT_NEGATIVE = Range(1), Range(0), Range(0.0, above=True), Range(0.0)
 FRACTION, FRACTION_NOT_0, FRACTION_NOT_1 = Range(0.0, 1.0), Range(0.0, 1.0, above=True), Range(0.0, 1.0, below=True)
 FRACTIONS = Range(0.0, 1.0, ordered=True)
@@ -157,9 +158,9 @@ RANGES = {
     "method.channelwise_p": FRACTION,
     "method.*noise_std": NOT_NEGATIVE,
     "method.high_pass.sigma": POSITIVE,
-    "method.high_pass.taps": Range(3, 447),
+    "method.high_pass.taps": TAPS,
     "method.blur.sigma": POSITIVE,
-    "method.blur.taps": Range(3, 447),
+    "method.blur.taps": TAPS,
     # Evaluations (`evaluate/recipes.py`), besides the fields that they share with training.
     "step": Range(-1),
     "eval_batch_size": AT_LEAST_1,
@@ -270,4 +271,4 @@ def check_workers(text: str) -> None:
     """Raises UserError where `data.workers`, a text, is neither "auto" nor a number of processes."""
     allowed = range_of("data.workers")
     if text != "auto" and not (re.fullmatch(r"\d{1,9}", text) and allowed.holds(int(text))):
-        raise UserError(f"data.workers={text!r} is no number of processes: use auto, or {allowed}")
+        raise UserError(f"data.workers={text!r} is not a number of processes: use auto, or {allowed}")

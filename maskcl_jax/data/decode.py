@@ -24,8 +24,8 @@ from maskcl_jax.errors import first_line, import_problem
 PROBLEMS = {
     "simplejpeg": import_problem("simplejpeg", "decode_jpeg", "decode_jpeg_header"),
     "cykooz_resizer": import_problem(
-        *("cykooz_resizer", "Resizer", "ImageData", "ResizeOptions", "PixelType.U8x3", "FilterType.catmull_rom"),
-        "ResizeAlg.convolution",
+        *("cykooz_resizer", "Resizer", "ImageData", "ResizeOptions", "ResizeAlg.convolution"),
+        *("PixelType.U8", "PixelType.U8x3", "FilterType.bilinear", "FilterType.catmull_rom"),
     ),
 }
 simplejpeg: Any
@@ -56,13 +56,7 @@ def _size_in_header(encoded: bytes) -> tuple[int, int]:
         return header[:2]
     if encoded[:6] == NPY:
         return depth.planes_of_npy(encoded).shape[:2]
-    try:
-        with depth.opened(encoded) as image:
-            return image.height, image.width
-    except ValueError:
-        if encoded[:4] not in depth.TIFF:
-            raise
-        return depth.planes_of_tiff(encoded).shape[:2]  # more channels than images in color have
+    return depth.size_of(encoded)
 
 
 def decode(image: bytes | np.ndarray, channels: int, *, exif: bool = False) -> np.ndarray:
@@ -82,7 +76,7 @@ def decode(image: bytes | np.ndarray, channels: int, *, exif: bool = False) -> n
         (H, W, channels) uint8. From a JPEG in color to one channel: its own luminance, within 3 levels of Pillow's.
 
     Raises:
-        ValueError: Another number of channels than wanted, values of which nobody knows what is white, among others.
+        ValueError: Another number of channels than wanted, values whose white is unknown, among others.
         Exception: Whatever Pillow raises (OSError, SyntaxError, ...) for a corrupt or truncated file.
     """
     if isinstance(image, np.ndarray):
@@ -249,4 +243,5 @@ def reason_of(error: Exception) -> str:
     """One line that says why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a format that Pillow knows"
-    return f"{type(error).__name__}: {first_line(error, 200)}"
+    text = first_line(error, 200)
+    return f"{type(error).__name__}: {text}" if str(error).strip() else text

@@ -1,7 +1,7 @@
 """Images whose samples have not 8 bits: what their values mean, and files that Pillow reads wrongly or not at all.
 
-16 bits become their high byte, as Pillow has it; floating point numbers of 0..1 become 0..255. Of other numbers nobody
-knows which value is white: they are refused.
+16 bits become their high byte, as Pillow has it; floating point numbers of 0..1 become 0..255. Other numbers
+are refused, because the value of white is unknown.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from maskcl_jax.errors import import_problem
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Tags of TIFF 6.0, and values of theirs.
+# Tags of TIFF 6.0, and some of their values.
 BITS, PHOTOMETRIC, ORIENTATION, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 284, 338, 339
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
 SEPARATE, SIGNED = 2, 2
@@ -34,7 +34,7 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
         return pixels
     if pixels.dtype == bool:
         return pixels.astype(np.uint8) * 255
-    if pixels.dtype == np.uint16:
+    if _is_16_bits(pixels):
         warn_of_dark(int(pixels.max(initial=0)))
         return (pixels >> 8).astype(np.uint8)
     if not np.issubdtype(pixels.dtype, np.floating):
@@ -43,6 +43,11 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ValueError(f"floating point values lie in {low:g}..{high:g}: they must lie in 0..1, or write uint8")
     return np.round(pixels.astype(np.float32) * 255).astype(np.uint8)
+
+
+def _is_16_bits(pixels: np.ndarray) -> bool:
+    """Whether values are unsigned numbers of 16 bits, in either order of their bytes."""
+    return pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2
 
 
 def warn_of_dark(largest: int) -> None:
@@ -57,17 +62,36 @@ def warn_of_dark(largest: int) -> None:
         )
 
 
+def size_of(encoded: bytes) -> tuple[int, int]:
+    """(height, width) of an image, by its header. Raises as `opened`, and ValueError for a TIFF that is damaged."""
+    try:
+        with Image.open(io.BytesIO(_not_empty(encoded))) as image:
+            return image.height, image.width
+    except UnidentifiedImageError:
+        if encoded[:4] not in TIFF:
+            raise
+    with _tifffile().TiffFile(io.BytesIO(encoded)) as file:
+        page = file.pages[0]
+        _check_page(page)
+        transposed, _ = _turn(page)
+        return (page.imagewidth, page.imagelength) if transposed else (page.imagelength, page.imagewidth)
+
+
+def _not_empty(encoded: bytes) -> bytes:
+    if not encoded:
+        raise ValueError("the file is empty (0 bytes)")
+    return encoded
+
+
 def opened(encoded: bytes) -> Image.Image:
     """An image as Pillow opens it; a TIFF that Pillow does not know, or reads wrongly, as tifffile reads it.
 
     Raises:
-        ValueError: Nobody knows which value is white, or which sample is which color.
+        ValueError: It is unknown which value is white, or which sample is which color.
         Exception: Whatever Pillow raises for what is no image.
     """
-    if not encoded:
-        raise ValueError("the file is empty (0 bytes)")
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(_not_empty(encoded)))
     except UnidentifiedImageError:
         if encoded[:4] not in TIFF:
             raise
@@ -84,7 +108,7 @@ def with_8_bits(image: Image.Image) -> Image.Image:
     if SIGNED in tags.get(SAMPLE_FORMAT, ()) or (tags and image.mode == "I"):
         raise ValueError(f"{bits} bits, signed or more than 16, have no known white: write uint8, uint16 or 0 to 1")
     if _is_shortened(image):
-        rest = -128 if image.format == "PPM" else 255  # there Pillow rounds
+        rest = -128 if image.format == "PPM" else 255  # Pillow rounds values of PPM
         warn_of_dark(256 * int(np.max(image.getextrema()[:3])) + rest)
     transparent = image.info.get("transparency")
     if isinstance(transparent, tuple) and np.max(transparent) > 255:  # of which Pillow would take the low bytes
@@ -101,7 +125,7 @@ def with_8_bits(image: Image.Image) -> Image.Image:
     if isinstance(transparent, int):  # of a PNG: this value is laid over white
         values = np.where(values == transparent, np.uint16(65535), values)
     pixels = Image.fromarray(to_8_bits(values))
-    # Which Pillow heeds with 8 bits only.
+    # Pillow applies it to 8 bits only.
     return ImageOps.invert(pixels) if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else pixels
 
 
@@ -123,7 +147,7 @@ def with_alpha(image: Image.Image, encoded: bytes) -> Image.Image:
 def planes_of_npy(encoded: bytes) -> np.ndarray:
     """(H, W, C) uint8 of an array (H, W) or (H, W, C) in NumPy's format, of 8 or 16 bits."""
     pixels = np.load(io.BytesIO(encoded), allow_pickle=False)
-    if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16):
+    if pixels.ndim not in (2, 3) or not (pixels.dtype == np.uint8 or _is_16_bits(pixels)):
         raise ValueError(
             f"an array of {pixels.dtype} {pixels.shape}: it must be uint8 or uint16, (height, width, channels)"
         )
@@ -152,16 +176,26 @@ def _first_page(encoded: bytes) -> Image.Image:
 
 def _turned_planes(part: Any, page: Any) -> np.ndarray:
     """(H, W, C) uint8 of a page or a series of pages, as the orientation of a page says."""
+    _check_page(page)
+    pixels, axes = part.asarray(), part.axes
+    pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (0, 1))
+    pixels = to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
+    transposed, reversed_axes = _turn(page)
+    return np.flip(pixels.transpose(1, 0, 2) if transposed else pixels, reversed_axes)
+
+
+def _turn(page: Any) -> tuple[bool, tuple[int, ...]]:
+    """How a page is turned, see `ORIENTATIONS`."""
+    return ORIENTATIONS.get(page.tags.valueof(ORIENTATION, 1), (False, ()))
+
+
+def _check_page(page: Any) -> None:
+    """Raises where a page claims too many pixels, or has lost tags."""
     if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or np.inf):
         raise Image.DecompressionBombError(f"it claims {page.imagewidth} x {page.imagelength} pixels")
     # Of a tag that it cannot read, tifffile takes the value that holds where it is not given.
     if BITS not in page.tags or len(page.tags) < _declared_tags(page):
         raise ValueError("a TIFF that has lost some of its tags: it is damaged")
-    pixels, axes = part.asarray(), part.axes
-    pixels = np.moveaxis(pixels, (axes.index("Y"), axes.index("X")), (0, 1))
-    pixels = to_8_bits(pixels.reshape(*pixels.shape[:2], -1))
-    transposed, reversed_axes = ORIENTATIONS.get(page.tags.valueof(ORIENTATION, 1), (False, ()))
-    return np.flip(pixels.transpose(1, 0, 2) if transposed else pixels, reversed_axes)
 
 
 def _declared_tags(page: Any) -> int:

@@ -161,15 +161,11 @@ def train_batches(
 def processes_and_threads(examples: Split, views: Sequence[View], data_config: Any) -> tuple[int, int]:
     """(worker processes, threads) that load training batches.
 
-    `data.workers` and `data.threads`, if they are set. Otherwise worker processes if an ingredient computes in Python,
-    which only one thread of a process can do, and there are cores for them; else threads, one per core.
-
-    Raises:
-        UserError: `data.workers` is neither "auto" nor a number.
+    `data.workers` ("auto" or a number) and `data.threads`, if they are set. Otherwise worker processes if an ingredient
+    computes in Python, which only one thread of a process can do, and there are cores for them; else threads, one per
+    core.
     """
     text, cores = str(data_config.workers), os.cpu_count() or 1
-    if text != "auto" and not text.isdecimal():
-        raise UserError(f"data.workers={text!r} is no number of processes: use auto, or 0 or more")
     in_python = any(ingredient.needs_processes() for view in views for ingredient in view.ingredients)
     workers = min(cores - 1, MAX_WORKERS) if in_python and cores >= CORES_FOR_WORKERS else 0
     return (workers if text == "auto" else int(text)), _threads(examples, views, data_config)
@@ -178,7 +174,8 @@ def processes_and_threads(examples: Split, views: Sequence[View], data_config: A
 def describe_loading(source: Source, views: Sequence[View], data_config: Any) -> str:
     """How the training batches are loaded, for the first line of a run."""
     workers, threads = processes_and_threads(source.split("train"), views, data_config)
-    slower = "".join(f", by Pillow as {problem}" for problem in decode.PROBLEMS.values() if problem)
+    problems = [problem for problem in decode.PROBLEMS.values() if problem]
+    slower = f", by Pillow as {' and '.join(problems)}" if problems else ""
     return f"input by {f'{workers} worker processes' if workers else f'{threads} threads'}{slower}"
 
 

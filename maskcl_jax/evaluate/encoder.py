@@ -108,6 +108,8 @@ def open_encoder(
     height, width = trained if image_size is None else image_size
     size = (height, width)
     module = method.encoder
+    if isinstance(module, ResNet):  # groups of BatchNorm are for the batches of pre-training
+        module = module.clone(bn_group_size=0, parent=None)
     variables = method.encoder_variables(params, model_state, target=network == "target")
     if size != trained and isinstance(module, ViT):
         module, params = resized(module, variables["params"], size)

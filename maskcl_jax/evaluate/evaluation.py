@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from maskcl_jax import config as config_lib
+from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import features, finetune, frozen, linear, results, segment, settings
 from maskcl_jax.evaluate.session import Columns, Session, open_session
 from maskcl_jax.training import run_folder
@@ -80,10 +81,16 @@ def evaluate_run(run: Run, evaluations: list[ConfigDict], *, command: str = "") 
     return records
 
 
-def lock(session: Session) -> run_folder.RunLock:
-    """Locks the files of an evaluation. Raises UserError where another process computes it."""
-    session.folder.mkdir(parents=True, exist_ok=True)
-    return run_folder.RunLock(session.run.workdir, session.name)
+def lock(session: Session) -> run_folder.FileLock:
+    """Locks the files of an evaluation. Raises UserError where another process computes it, or they have no place."""
+    embeddings = features.files_of(session.run, session.settings)
+    place = embeddings[0].with_suffix("") if embeddings else session.folder / session.name
+    what = f"evaluation {session.name} of {session.run.workdir} is being computed by another process"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return run_folder.FileLock(place.with_name(f".{place.name}.lock"), what, "wait until it has ended")
+    except OSError as error:
+        raise UserError(f"{place.parent} is not writable ({error.strerror}): results have no place there") from None
 
 
 def opening_line(session: Session) -> str:

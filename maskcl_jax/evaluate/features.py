@@ -41,8 +41,7 @@ def run_features(session: Session) -> None:
     if jax.process_index() == 0:
         check_file(path, origin)
         saved = np.load(path)
-        if problem := checks.features_problem(saved["features"], s.split):
-            print(f"warning: {problem}", flush=True)
+        session.warn(checks.features_problem(saved["features"], s.split))
         print(f"{path}: {saved['features'].shape[0]} embeddings of width {saved['features'].shape[1]}", flush=True)
         draw_neighbors(session, saved, neighbors)
         if session.encoder.is_vit:

@@ -97,5 +97,5 @@ def restored_or_new(
     shapes = jax.eval_shape(new_state, *arguments)
     replicated = sharding.replicated(sharding.create_mesh())
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated), shapes)
-    state: Any = checkpoints.restore_newest(abstract, say, move=True, anew=True)
+    state: Any = checkpoints.restore_newest(abstract, say, move=True, or_none=True)
     return (new_state(*arguments), 0) if state is None else (state, checkpoints.latest() or 0)

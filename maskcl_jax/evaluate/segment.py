@@ -16,6 +16,8 @@ from maskcl_jax.evaluate.session import Session
 from maskcl_jax.models.heads import SEGMENTERS, Segmenter
 from maskcl_jax.training import sharding
 
+PARTS = ("head", "encoder")  # of the state
+
 
 def run_segment(session: Session) -> dict[str, Any]:
     """Trains the head, then tests once.
@@ -103,30 +105,26 @@ class Segmentation:
     def new_state(self, key: jax.Array, variables: Any) -> dict[str, Any]:
         """A new head; and the encoder's `variables`, unless it is frozen."""
         images = jnp.zeros((1, *self.size, self.session.settings.data.channels), jnp.uint8)
-        new = self.model.init(key, self.feature_map(variables, images), self.size, train=True)
-        params, stats = new["params"], new["batch_stats"]
-        if not self.session.settings.frozen:
-            params = {"head": params, "encoder": variables["params"]}
-            stats = {"head": stats, "encoder": variables.get("batch_stats", {})}
+        head = self.model.init(key, self.feature_map(variables, images), self.size, train=True)
+        trained = {} if self.session.settings.frozen else variables
+        params = {"head": head["params"], "encoder": trained.get("params", {})}
+        stats = {"head": head["batch_stats"], "encoder": trained.get("batch_stats", {})}
         return {"params": params, "stats": stats, "opt_state": self.tx.init(params)}
 
     def parts(self, state: dict[str, Any], variables: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """(the head's variables, the encoder's) of a state."""
-        params, stats = state["params"], state["stats"]
-        if self.session.settings.frozen:
-            return {"params": params, "batch_stats": stats}, variables
-        encoder = {"params": params["encoder"]} | ({"batch_stats": stats["encoder"]} if stats["encoder"] else {})
-        return {"params": params["head"], "batch_stats": stats["head"]}, encoder
+        head, encoder = ({"params": state["params"][part], "batch_stats": state["stats"][part]} for part in PARTS)
+        return head, variables if self.session.settings.frozen else encoder
 
     def logits(self, state: dict[str, Any], variables: Any, images: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
         """(logits (B, H, W, C), the new BatchNorm statistics) of a training batch."""
-        frozen = self.session.settings.frozen
         head, encoder = self.parts(state, variables)
-        features, moved = (
-            (self.feature_map(encoder, images), {}) if frozen else self.trained_feature_map(encoder, images)
-        )
+        if self.session.settings.frozen:
+            features, moved = self.feature_map(encoder, images), {}
+        else:
+            features, moved = self.trained_feature_map(encoder, images)
         logits, new = self.model.apply(head, features, self.size, train=True, mutable=["batch_stats"])
-        return logits, new["batch_stats"] if frozen else {"head": new["batch_stats"], "encoder": moved}
+        return logits, {"head": new["batch_stats"], "encoder": moved}
 
     def step(
         self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array], number: int

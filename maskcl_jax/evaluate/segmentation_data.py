@@ -3,7 +3,6 @@
 import collections
 import concurrent.futures
 import hashlib
-import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -17,22 +16,19 @@ from maskcl_jax.data import decode
 from maskcl_jax.data.loading import cropped
 from maskcl_jax.data.order import Chunk, EvalOrder, TrainOrder
 from maskcl_jax.data.pipeline import SKIPPED, Batches
-from maskcl_jax.data.sources.base import hold_out_by_name
+from maskcl_jax.data.sources.base import PREFIX, SPLITS, hold_out_by_name
 from maskcl_jax.data.sources.folder import find_images
 from maskcl_jax.data.sources.layout import check_folders
 from maskcl_jax.data.sources.tfds import Examples, Prepared
 from maskcl_jax.errors import UserError
+from maskcl_jax.evaluate.masks import Item, decode_mask, read
 from maskcl_jax.views.base import Crop, View
 from maskcl_jax.views.batches import HostBatch
 from maskcl_jax.views.crop import CenterCrop, RandomResizedCrop
 
 # Feature names of tfds data sets, in order of preference.
 MASK_KEYS = ("segmentation_mask", "annotation", "segmentation_label", "mask")
-LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF")  # Pillow's names; of WEBP and TIFF only some kinds
-LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")  # compressions, by Pillow's names
 RANGES_SHOWN = 8
-
-Item = str | bytes  # a file path, or an encoded image
 
 
 class Pairs:
@@ -84,14 +80,14 @@ class Pairs:
                 total.update(counts)
         return total
 
-    def facts(self) -> dict[str, int | str]:
+    def facts(self, splits: Sequence[str] = SPLITS) -> dict[str, int | str]:
         """What tells these images from others, wherever their folder lies, as `Source.facts`.
 
         Returns:
             {train, test: numbers of images, classes, digest and test_digest: of what every mask shows}.
         """
         counts = {split: self.num_examples(split) for split in self.splits}
-        digests = {"digest": self.digests["train"].hexdigest(), "test_digest": self.digests["test"].hexdigest()}
+        digests = {f"{PREFIX[split]}digest": self.digests[split].hexdigest() for split in splits}
         return {**counts, "classes": self.num_classes, **digests}
 
     def is_class(self, value: int) -> bool:
@@ -203,75 +199,6 @@ def ranges(values: collections.Counter[int]) -> str:
     words = [f"{low}-{high}" if high > low else str(low) for low, high in parts]
     more = len(words) - RANGES_SHOWN
     return ", ".join(words[:RANGES_SHOWN]) + (f" and {more} more, {len(values)} in all" if more > 0 else "")
-
-
-def read(item: Item, kind: str) -> bytes:
-    """The bytes of a file, or those that are already here. Raises UserError where there are none."""
-    content = pathlib.Path(item).read_bytes() if isinstance(item, str) else item
-    if not content:
-        raise UserError(f"{item if isinstance(item, str) else kind} is empty (0 bytes): remove it")
-    return content
-
-
-def decode_mask(item: Item) -> np.ndarray:
-    """The values of a mask.
-
-    Args:
-        item: A file or its content: palette numbers, gray values, or channels that are all equal.
-
-    Returns:
-        (H, W) integers.
-
-    Raises:
-        UserError: Where it cannot be read, its compression changes values, or its channels differ: colors that stand
-            for classes would have to be translated first.
-    """
-    name = item if isinstance(item, str) else "a mask"
-    content = read(item, "a mask")
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            kind, compression = image.format or "", image.info.get("compression", "")
-            values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{name} cannot be read as a mask ({type(error).__name__}): give PNG files") from None
-    in_tiff = kind == "TIFF" and compression in LOSSY_IN_TIFF
-    if kind in LOSSY or in_tiff or (kind == "WEBP" and is_lossy_webp(content)):
-        words = f"{compression.upper()} inside TIFF" if in_tiff else kind
-        raise UserError(f"{name} is a mask in {words}, which changes values to save space: give PNG files")
-    if values.ndim == 3:
-        values = single_channel(values, name)
-    if values.dtype == bool:
-        return values.astype(np.uint8)
-    if not np.issubdtype(values.dtype, np.integer):
-        if not (values == np.round(values)).all():
-            raise UserError(f"{name} is a mask of fractions, from {values.min():g} to {values.max():g}: give integers")
-        return values.astype(np.int32)
-    return values
-
-
-def is_lossy_webp(content: bytes) -> bool:
-    """Whether the image in a WebP file, whose chunks are walked, has the lossy compression."""
-    place = 12  # behind RIFF, the size and WEBP
-    while place + 8 <= len(content):
-        kind, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
-        if kind in (b"VP8 ", b"VP8L"):
-            return kind == b"VP8 "
-        place += 24 if kind == b"ANMF" else 8 + size + size % 2  # a frame's chunks follow its 16 bytes
-    return True
-
-
-def single_channel(values: np.ndarray, name: str) -> np.ndarray:
-    """The one channel (H, W) of a mask (H, W, C) whose channels are equal, a constant alpha channel aside."""
-    alpha = values[..., -1] if values.shape[-1] in (2, 4) else values[:1, :1, 0]
-    color = values[..., :-1] if values.shape[-1] in (2, 4) else values
-    if (color != color[..., :1]).any() or (alpha != alpha.flat[0]).any():
-        found = np.unique(values.reshape(-1, values.shape[-1]), axis=0)
-        shown = ", ".join(str(tuple(row)) for row in found[:4].tolist()) + (", ..." if len(found) > 4 else "")
-        raise UserError(
-            f"{name} is a mask of {len(found)} colors ({shown}), not of class numbers: convert it to one channel, a "
-            "number for each class"
-        )
-    return color[..., 0]
 
 
 def open_pairs(settings: Any) -> Pairs:

@@ -114,9 +114,7 @@ class Session(NamedTuple):
     def facts(self, split: str) -> dict[str, Any]:
         """What tells the images of a split from others (`Source.facts`), and the weights of the encoder."""
         facts = {
-            name: value
-            for name, value in self.source.facts().items()
-            if name == "classes" or (name.partition("_")[0] == "test") == (split == "test")
+            name: value for name, value in self.source.facts((split,)).items() if name not in SPLITS or name == split
         }
         sums = checkpoint.checksums(self.encoder.variables)
         return facts | {"encoder": hashlib.blake2b(repr(sums).encode(), digest_size=16).hexdigest()}
@@ -208,7 +206,7 @@ def labeled(source: Source, settings: ml_collections.ConfigDict, folder: pathlib
     """The source with the labeled subset as its train split; the subset is listed in a file."""
     data = source.evaluated("train")
     if settings.labels == "all" and (data.labels >= 0).all():
-        return source
+        return subsets.Part(source, {split: (split, None) for split in SPLITS})
     indices = subsets.choose(data.labels, settings.labels, seed=settings.seed, names=source.class_names)
     if settings.labels != "all" and jax.process_index() == 0:
         write_list(folder, source, indices, settings)

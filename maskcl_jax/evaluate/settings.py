@@ -16,7 +16,6 @@ SHARED = {
     "seed": 0,  # of subsets, initial values and augmentation
     "labels": "all",  # of the training images: all, a fraction of every class as 1%, or a count of every class as 5
 }
-RENAMED = {"neighbours": "neighbors"}  # former names of fields, still understood
 FIXED = ("protocol", "recipe", "data.on_device")  # cannot be overridden
 ENCODER_FIELDS = ("image_size", "channels", "mean", "std")  # data fields that another data set does not change
 
@@ -105,7 +104,6 @@ def data_of(preset: str, run_config: ConfigDict) -> ConfigDict:
 def override(settings: ConfigDict, text: str) -> None:
     """Sets "a.b=value" as the type that the field has. Raises UserError for an unknown field or an unfit value."""
     path, equals, value = text.partition("=")
-    path = RENAMED.get(path, path)
     fields = config_lib.flat(settings)
     if path not in fields or path in FIXED:
         raise UserError(

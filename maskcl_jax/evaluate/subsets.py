@@ -1,14 +1,16 @@
 """Parts of a split: labeled subsets, held-out parts. Which images they hold depends on labels and a seed only."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from maskcl_jax.data.sources import Source, Split
+from maskcl_jax.data.sources import SPLITS, Source, Split
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.randomness import generator
 
 
 class Part(Source):
-    """Some images of a source, as a source.
+    """Some images of a source, as a source: those that evaluations see.
 
     Args:
         source: The whole.
@@ -28,20 +30,17 @@ class Part(Source):
         return self.source.num_examples(origin) if indices is None else len(indices)
 
     def load(self, split: str) -> Split:
-        """The images of a split, as training sees them."""
+        """The images of a split."""
         origin, indices = self.parts[split]
-        data = self.source.split(origin)
-        return data if indices is None else data.take(indices)
-
-    def evaluated(self, name: str) -> Split:
-        """The images of a split, as an evaluation sees them."""
-        origin, indices = self.parts[name]
         data = self.source.evaluated(origin)
         return data if indices is None else data.take(indices)
 
-    def facts(self) -> dict[str, int | str]:
+    def facts(self, splits: Sequence[str] = SPLITS) -> dict[str, int | str]:
         """Those of the whole, and the numbers and digests of these images."""
-        return self.source.facts() | super().facts()
+        if all(self.parts[split] == (split, None) for split in splits):
+            return self.source.facts(splits)
+        origins = dict.fromkeys(self.parts[split][0] for split in splits)
+        return self.source.facts(tuple(origins)) | super().facts(splits)
 
 
 def choose(labels: np.ndarray, amount: str, *, seed: int, names: tuple[str, ...] = ()) -> np.ndarray:

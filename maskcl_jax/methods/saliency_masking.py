@@ -51,11 +51,11 @@ class SaliencyMasking(Method):
 
     # --- State: the framework's ---------------------------------------------------------------------------------
     def init(self, rng: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The momentum of the framework (MoCo v2) at a fraction `progress` of the run; SimCLR has no EMA target."""
+        """The framework's parameters and state."""
         return self.framework.init(rng)
 
     def target_params(self, params: dict[str, Any]) -> dict[str, Any] | None:
-        """The momentum of the framework (MoCo v2) at a fraction `progress` of the run; SimCLR has no EMA target."""
+        """The parameters that the framework's EMA target follows; None if it has no target."""
         return self.framework.target_params(params)
 
     def momentum(self, progress: jax.Array | float) -> jax.Array:

@@ -136,7 +136,7 @@ OPERATIONS = {
 }
 
 
-def columns(parameters: jax.Array) -> dict:
+def columns(parameters: jax.Array) -> dict[str, jax.Array]:
     """{column of `COLUMNS`: (B,) float32}."""
     return dict(zip(COLUMNS, parameters.astype(jnp.float32).T, strict=True))
 
@@ -179,7 +179,7 @@ def apply_each(
     return jax.lax.map(change, (images, parameters))
 
 
-def _apply_to_one(planes: tuple, p: jax.Array, *, blur: bool, threshold: float) -> tuple:
+def _apply_to_one(planes: tuple, p: dict[str, jax.Array], *, blur: bool, threshold: float) -> tuple:
     amounts = jnp.stack([p[name][0] for name in OPERATIONS])
     unchanged = amounts == jnp.asarray(IDENTITY[4:8])
 

@@ -17,7 +17,7 @@ from maskcl_jax.errors import UserError
 from maskcl_jax.study import definition, pieces, plots, tables
 from maskcl_jax.study.results import Results
 from maskcl_jax.study.running import Runner
-from maskcl_jax.training.run_folder import RunLock
+from maskcl_jax.training.run_folder import lock_run
 
 WORKDIR = flags.DEFINE_string("workdir", "", "The study's folder; default runs/study-<name>-<scale>.")
 DATA = flags.DEFINE_string("data", "", "The folder of the data sets, such as cifar10.npz.")
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
             print(piece.command)
         return
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = RunLock(workdir)
+    lock = lock_run(workdir)
     status = Runner(workdir, data=DATA.value, hours=HOURS.value, results=results).run(queue)
     lock.close()
     content = results.content()

@@ -16,7 +16,7 @@ def draw(content: dict[str, Any], folder: pathlib.Path) -> list[pathlib.Path]:
         folder: Where to.
 
     Returns:
-        The files; none where matplotlib cannot be used, which is said.
+        The files; none where matplotlib cannot be used; a line says why.
     """
     if reason := import_problem("matplotlib", "use", "rcParams"):
         print(f"no plots are drawn, as {reason}: pip install 'maskcl_jax[plots]'", flush=True)

@@ -2,7 +2,7 @@
 
     python -m maskcl_jax.study.tables docs/results.md docs/methods/*.md
 
-writes the tables of pages anew: what stands between `<!-- table: STUDY-SCALE WHAT -->` and `<!-- end -->` is made from
+updates the tables of pages: what stands between `<!-- table: STUDY-SCALE WHAT -->` and `<!-- end -->` is made from
 results/STUDY-SCALE.json. WHAT is `facts`, `figures`, `comparisons`, `convergence`, `rows ENTRY; ENTRY` (some rows of
 the figures), or `providers` (of what `study.providers` wrote).
 """
@@ -164,7 +164,7 @@ TABLES = {
 
 
 def filled(page: str, folder: pathlib.Path) -> str:
-    """A page with its tables made anew. Raises UserError for a table that cannot be made."""
+    """A page with its tables updated. Raises UserError for a table that cannot be made."""
 
     def table(found: re.Match) -> str:
         start, name, what, rows, end = found.groups()

@@ -104,7 +104,7 @@ class Checkpoints:
         return {name: kept[name] for name in machine_counts() if name in kept}
 
     def restore_newest(
-        self, abstract_state: TrainState, say: Callable[[str], None], *, move: bool = False, anew: bool = False
+        self, abstract_state: TrainState, say: Callable[[str], None], *, move: bool = False, or_none: bool = False
     ) -> TrainState | None:
         """The state of the newest checkpoint that can be read; None where there is no checkpoint.
 
@@ -112,7 +112,7 @@ class Checkpoints:
             abstract_state: See `restore`.
             say: Is given a line for each damaged checkpoint.
             move: Whether to move a damaged one aside, so that the run can save that step again.
-            anew: Whether to return None, instead of refusing, where none of the checkpoints can be read.
+            or_none: Whether to return None, instead of refusing, where none of the checkpoints can be read.
 
         Raises:
             UserError: None of the checkpoints can be read, or the newest is of another architecture. In a run of
@@ -127,15 +127,17 @@ class Checkpoints:
             except Damaged as error:
                 damaged[step] = error
                 if jax.process_count() > 1:
-                    then = "starts anew" if older is None else f"goes on from step {older}"
+                    then = "starts from step 0" if older is None else f"goes on from step {older}"
                     raise UserError(f"{error}: move that folder elsewhere, and the same command {then}") from None
-                if older is None and not anew:
+                if older is None and not or_none:
                     newest = next(iter(damaged.values()))
                     raise UserError(
                         f"no checkpoint of this run can be read: {newest}; use another --workdir, or a copy"
                     ) from None
                 then = (
-                    "there is none before it, all starts anew" if older is None else "the checkpoint before it is used"
+                    "there is none before it, so this starts from step 0"
+                    if older is None
+                    else "the checkpoint before it is used"
                 )
                 say(f"WARNING: {error}: {then}")
         if move and damaged:

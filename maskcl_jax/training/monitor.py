@@ -93,10 +93,10 @@ class Monitor:
                 lambda batch: sharding.put(batch, self.mesh),
             )
             splits += [features, labels]
-            if fraction := checks.unlabeled(self.source.evaluated(split).labels):
-                self.say_once(f"{fraction:.1%} of the {split} images have no label and do not count")
             if problem := checks.labels_problem(labels, split):
                 return self.not_measured(problem)
+            if fraction := checks.unlabeled(self.source.evaluated(split).labels):
+                self.say_once(f"{fraction:.1%} of the {split} images have no label and do not count")
             self.say_once(checks.features_problem(features, split))
         if problem := checks.neighbors_problem(e.k, len(splits[0])):
             self.say_once(f"{problem}: all of them vote")

@@ -58,39 +58,41 @@ FREE_FIELDS = (
 locked_files: weakref.WeakValueDictionary[pathlib.Path, TextIO] = weakref.WeakValueDictionary()
 
 
-class RunLock:
-    """Holds a run's folder until `close`, or until nothing refers to it, so that no other process writes there.
+class FileLock:
+    """Holds a lock until `close`, or until nothing refers to it, so that no other process writes the same files.
 
-    An operating system's lock on `.lock` in the folder: it ends with its process, however that ends, so it is never
-    stale. Over NFS it holds between hosts; in a mounted bucket only among the processes of one host. In a run of
-    several processes, process 0 holds it for all. A process may lock a folder again.
+    An operating system's lock on a file: it ends with its process, however that ends, so it is never stale. Over NFS it
+    holds between hosts; in a mounted bucket only among the processes of one host. In a run of several processes,
+    process 0 holds it for all. A process may lock a file again.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, evaluation: str = "") -> None:
-        """Locks the folder. All processes of a run must call it.
+    def __init__(self, path: pathlib.Path, what: str, remedy: str) -> None:
+        """Locks. All processes of a run must call it.
 
         Args:
-            workdir: The run's folder, which must exist.
-            evaluation: The name of an evaluation, to lock only its files in the folder.
+            path: The file, in a folder that exists.
+            what: For the error: what is in use.
+            remedy: For the error: what to do.
 
         Raises:
-            UserError: On all processes alike: another run holds the folder.
+            UserError: On all processes alike: another process holds the lock.
         """
         self.file, holder = None, ""
-        what = f"--workdir={workdir} is in use by another run"
-        name, remedy = ".lock", "wait until it has ended, or give another with --workdir=DIR"
-        if evaluation:
-            what = f"evaluation {evaluation} of {workdir} is being computed by another process"
-            name, remedy = f"evaluate/.{evaluation}.lock", "wait until it has ended"
         if jax.process_index() == 0:
-            self.file, holder = lock_file(pathlib.Path(workdir).absolute() / name)
+            self.file, holder = lock_file(path.absolute())
         if holder := exchange(holder)[0]:
             raise UserError(f"{what}, {holder}: {remedy}")
 
     def close(self) -> None:
-        """Unlocks the folder."""
+        """Unlocks."""
         if self.file is not None:
             self.file.close()
+
+
+def lock_run(workdir: str | pathlib.Path) -> FileLock:
+    """Locks a run's folder, which must exist. Raises UserError where another run holds it."""
+    remedy = "wait until it has ended, or give another with --workdir=DIR"
+    return FileLock(pathlib.Path(workdir) / ".lock", f"--workdir={workdir} is in use by another run", remedy)
 
 
 def lock_file(path: pathlib.Path) -> tuple[TextIO | None, str]:
@@ -145,7 +147,7 @@ def folder_of(workdir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(workdir)
 
 
-def claim(workdir: str | pathlib.Path, config: ConfigDict) -> RunLock:
+def claim(workdir: str | pathlib.Path, config: ConfigDict) -> FileLock:
     """Makes `workdir` this run's: locks it, and writes config.json or checks the one that is there.
 
     Returns the lock, which holds until it is closed. Raises UserError where the folder cannot be written, is in use by
@@ -162,7 +164,7 @@ def claim(workdir: str | pathlib.Path, config: ConfigDict) -> RunLock:
             f"--workdir={workdir} is not writable ({error.strerror}): give another with --workdir=DIR"
         ) from None
     with contextlib.ExitStack() as unlocking:
-        lock = unlocking.enter_context(contextlib.closing(RunLock(folder)))
+        lock = unlocking.enter_context(contextlib.closing(lock_run(folder)))
         if record.exists() or config_of_checkpoint(folder):
             if differing := differences(config, read_config(workdir)):
                 raise UserError(

@@ -113,7 +113,7 @@ def with_counts(tree: dict) -> dict:
 
 def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
     """facebookresearch/moco: one step, and the EMA, queue and BatchNorm statistics that it leaves."""
-    stem = "small" if c["stem"].startswith("3x3") else "imagenet"
+    stem = "small" if c.get("stem", "7x7").startswith("3x3") else "imagenet"
     model = facts.resnet_fields(size_of(c)) | {"width": c.get("stem_width", 64), "stem": stem}
     model = {f"model.{field}": value for field, value in model.items()} | {"kernels": c["kernels"]}
     fields = {"temperature": c["T"], "momentum": c["m"], "queue_size": c["K"], "bn_group_size": 0, "shuffle_bn": False}

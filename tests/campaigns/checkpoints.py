@@ -220,7 +220,7 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
         elif str(workdir) not in refusal and not config_lost:
             outcome.failure = f"the folder is not named: {refusal}"
     elif state is None:
-        outcome.result, outcome.failure = "started anew", "a run with checkpoints starts anew"
+        outcome.result, outcome.failure = "started from step 0", "a run with checkpoints starts from step 0"
     else:
         step = int(state.step)
         outcome.result = "the newest, whole" if step == STEPS[-1] else "one before it"
@@ -262,7 +262,7 @@ def by_command(outcome: common.Outcome, workdir: pathlib.Path, untouched: list[i
     elif done.returncode == 2 and len(lines) != 1:
         outcome.failure = f"refused with {done.stderr[-1500:]}"
     elif done.returncode == 0 and not resumed:
-        outcome.failure = f"started anew: {done.stdout[-500:]}"
+        outcome.failure = f"started from step 0: {done.stdout[-500:]}"
     elif done.returncode == 0 and untouched and int(resumed.split()[3]) < max(untouched):
         outcome.failure = f"{resumed}, though {untouched} are whole"
     elif {path.name for path in folder.iterdir()} != {"run"}:

@@ -18,7 +18,7 @@ What a page writes stays in the command; what is added to it only shortens:
   2 rounds. compile_check: the same encoder as above at a batch of 64, --quick, and only where libtpu can be imported.
 * study: --dry_run, without data.
 
-What a command would write anew and is there already, because the page offers two commands of which a reader takes one,
+What a command would write and is there already, because the page offers two commands of which a reader takes one,
 is removed before. Home holds the data sets that TFDS prepared, for commands without `data_dir`.
 
 Not executed, and counted as such: "others", programs that are not ours (git, pip, pytest, ...), and "marked", blocks
@@ -185,7 +185,7 @@ def workspace(folder: pathlib.Path, things: pathlib.Path) -> None:
 
 
 def make_room(words: list[str]) -> None:
-    """Removes what a command would write anew; shortens a run that it would continue."""
+    """Removes what a command would write again; shortens a run that it would continue."""
     values = flags_of(words)
     old = values.get("out", "") if program_of(words) != "maskcl_jax.report" else ""
     if program_of(words) == "maskcl_jax.main" and "print_config" not in values:

@@ -214,7 +214,7 @@ def words_of(kind: str, folder: pathlib.Path, rng: np.random.Generator) -> list[
             "/",
             "/dev/null",
             str(folder),
-            "~nobody/x",
+            "~unknown/x",
         ]
         words.append(f"--config.{field}={names[int(rng.integers(len(names)))]}")
     if kind != "flags" or rng.random() < 0.5:

@@ -158,7 +158,7 @@ DAMAGE = {
 def by_pillow(data: bytes, channels: int) -> np.ndarray | None:
     """What Pillow (for .npy NumPy) shows of a file, (H, W, 3); pixels are -1 where the library has rules of its own.
 
-    None where it cannot be read fully, or nobody knows which of its values is white.
+    None where it cannot be read fully, or it is unknown which of its values is white.
     """
     from PIL import Image
 

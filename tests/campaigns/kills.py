@@ -194,7 +194,7 @@ def lines_until(workdir: pathlib.Path, step: int) -> list[str]:
 
 
 def run_straight(method: str, where: str, folder: pathlib.Path) -> tuple[str, list[dict]]:
-    """(digest of the arrays, metrics) of the run that nobody kills."""
+    """(digest of the arrays, metrics) of the run that is not killed."""
     if (method, where) not in straight:
         process = Process(method, where, "background", 8, folder / "straight")
         if process.end():

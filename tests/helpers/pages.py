@@ -22,7 +22,7 @@ SAVED = {
 
 
 class Block(NamedTuple):
-    """A code block. `reason`: why nobody ran it as it stands; None where it must hold."""
+    """A code block. `reason`: why it was not run as it stands; None where it must hold."""
 
     page: str
     line: int

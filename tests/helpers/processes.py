@@ -1,11 +1,14 @@
 """Runs in processes of their own: `python -m maskcl_jax.main`, alone or several as one run."""
 
+import contextlib
 import os
+import pathlib
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 from helpers.tiny import CONFIGS, ROOT
 
@@ -21,7 +24,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses."""
+    """A free port of this machine."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return s.getsockname()[1]
@@ -31,6 +34,28 @@ def arguments_of(name: str, workdir, fields: dict) -> list[str]:
     """What follows `command()` for a method's synthetic preset with some fields set."""
     values = [f"--config.{key}={value}" for key, value in fields.items()]
     return [f"--config={CONFIGS[name]}:synthetic", *values, f"--workdir={workdir}"]
+
+
+HOLD = """
+import pathlib, sys, time
+from maskcl_jax.training.run_folder import FileLock
+lock = FileLock(pathlib.Path(sys.argv[1]), "it is in use", "wait")
+print("locked", flush=True)
+time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def holder(file: pathlib.Path) -> Iterator[subprocess.Popen]:
+    """A process that holds a lock; it is killed at the end."""
+    command = [sys.executable, "-c", HOLD, file]
+    process = subprocess.Popen(command, env=environment(1), stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 class Processes:

@@ -53,7 +53,7 @@ def zeros(function, *arguments):
 
 
 def scaled(path, leaf) -> np.ndarray:
-    """A leaf of `filled`, kernels as large as first values are: wide networks neither explode nor fade."""
+    """A leaf of `filled`, kernels as large as initial values are: wide networks neither explode nor fade."""
     value = np.asarray(leaf)
     if path[-1].key != "kernel":
         return value

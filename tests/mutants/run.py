@@ -14,7 +14,10 @@ import sys
 import tempfile
 import time
 
-from table import MUTANTS, Mutant
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from mutants.mutant import Mutant
+from mutants.table import MUTANTS
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMEOUT = 600  # seconds for one test

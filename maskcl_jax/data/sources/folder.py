@@ -1,6 +1,7 @@
 """Image files: all under a folder, with labels from its sub-folders, or those that a list names, with labels or not."""
 
 import collections
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -10,11 +11,11 @@ import numpy as np
 from absl import logging
 
 from maskcl_jax.data.decode import EXTENSIONS
-from maskcl_jax.data.sources.base import Encoded, Source
+from maskcl_jax.data.sources.base import Encoded, Source, examples, in_words
 from maskcl_jax.data.sources.layout import check_folders
 from maskcl_jax.errors import UserError
 
-NAMED = 3  # examples in a message
+CHECKED = 10_000  # files of a hidden folder
 
 Labels = list[str | None]  # of files: names of classes, None for none
 
@@ -129,7 +130,9 @@ def find_images(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _has_image(folder: str) -> bool:
-    return any(name.lower().endswith(EXTENSIONS) for _, _, files in os.walk(folder) for name in files)
+    """Whether one of the first files under a folder is an image; a hidden folder, of git for instance, may be large."""
+    names = (name for _, _, files in os.walk(folder) for name in files)
+    return any(name.lower().endswith(EXTENSIONS) for name in itertools.islice(names, CHECKED))
 
 
 def label_by_folder(
@@ -143,7 +146,7 @@ def label_by_folder(
         labeled: Whether sub-folders are classes; None: where there are two or more, and few images beside them.
 
     Returns:
-        (files, label of each, None for all where sub-folders are no classes; what was understood, "" if that is plain).
+        (files, label of each, None for all where sub-folders are no classes; a note for the user, "" for none).
     """
     folders = [(str(path), path.relative_to(root).parts[:-1]) for path in images]
     loose = [file for file, parts in folders if not parts]
@@ -199,16 +202,6 @@ def read_list(file: str, root: str, *, what: str) -> tuple[list[str], Labels]:
     if repeated := len(files) - len(set(files)):
         logging.warning("%s names %d files more than once", what, repeated)
     return files, [pair[1].strip() if len(pair) > 1 else None for pair in pairs]
-
-
-def in_words(counts: collections.Counter[str]) -> str:
-    """Kinds of files and how many there are: "2 .heic, 1 hidden"."""
-    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common(5))
-
-
-def examples(names: Sequence[str]) -> str:
-    """The first of some names."""
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def _natural(label: str) -> tuple[int, int, str]:

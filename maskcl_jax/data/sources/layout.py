@@ -1,6 +1,7 @@
 """Folders and tar files that are splits of a data set by their names (train, val, test), and no classes."""
 
 import collections
+import glob
 import os
 import pathlib
 import re
@@ -28,7 +29,7 @@ def check_folders(
 ) -> None:
     """Raises UserError where the folders of images are splits: says what was understood, and which flags to give.
 
-    A single folder is looked into, as its folders may be splits.
+    The folders inside a single one are checked too. A few images beside the folders do not count.
 
     Args:
         root: The images lie below it.
@@ -39,24 +40,32 @@ def check_folders(
     """
     below = [path.relative_to(root).parts[:-1] for path in images]
     given = root
-    while below and all(below):
+    while below := _in_folders(below):
         names = sorted({folders[0] for folders in below})
         roles = {role: given / name for name in reversed(names) if (role := role_of(name))}
-        named = all(map(role_of, names)) and (alone or len(names) > 1)
+        named = {*map(role_of, names)} == {*roles} and (alone or len(names) > 1)
         if {*roles} - {"unlabeled"} and (named or is_mixed(roles)):
             known = " and ".join(repr(roles[role].name) for role in WORDS if role in roles)
             where = f"{field}={str(root)!r} has {known}{f' in {given.name!r}' if given != root else ''}"
-            raise UserError(f"{where}, which are no classes but splits: {flags(roles, field, has_test=has_test)}")
+            what = "which are splits, not classes" if len(roles) > 1 else "which is a split, not a class"
+            raise UserError(f"{where}, {what}: {flags(roles, field, has_test=has_test)}")
         if len(names) > 1:
             break
         given, below = given / names[0], [folders[1:] for folders in below]
     inner = sorted({folders[1] for folders in below if len(folders) > 1})
-    if all(len(folders) > 1 for folders in below) and is_mixed([*map(role_of, inner)]) and all(map(role_of, inner)):
+    roles_inside = [*map(role_of, inner)]
+    if all(len(folders) > 1 for folders in below) and all(roles_inside) and is_mixed(roles_inside):
         known = " and ".join(map(repr, inner))
         raise UserError(
             f"{field}={str(root)!r} has {known} in each of its classes, which are splits: name the images of each in a "
             "text file, and set data.list=FILE and data.test_list=FILE"
         )
+
+
+def _in_folders(below: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The folders of the images that lie in any; [] if more images lie in none than `label_by_folder` leaves out."""
+    inside = [folders for folders in below if folders]
+    return inside if len(below) - len(inside) <= max(1, len(below) // 100) else []
 
 
 def check_files(files: Sequence[str], path: str, field: str, *, has_test: bool) -> None:
@@ -68,9 +77,12 @@ def check_files(files: Sequence[str], path: str, field: str, *, has_test: bool) 
         words = [*map(role_of, folders), *(ROLES.get(word, "") for word in words_of(name))]
         found[next(filter(None, words), "")].append(file)
     if is_mixed(found) or {*TESTED} <= {*found}:
-        counts = " and ".join(f"{len(found[role])} files of {role!r}" for role in WORDS if role in found)
-        patterns = {role: pattern(found[role], role) for role in WORDS if role in found}
-        raise UserError(f"{field}={path!r} has {counts}, which are splits: {flags(patterns, field, has_test=has_test)}")
+        of_role = {role: found[role] for role in WORDS if role in found}
+        counts = " and ".join(f"{len(of)} file{'s' if len(of) > 1 else ''} of {role!r}" for role, of in of_role.items())
+        patterns = {role: pattern(of, role) for role, of in of_role.items()}
+        remedy = "move the files of each split into a folder of its own"
+        remedy = flags(patterns, field, has_test=has_test) if all(patterns.values()) else remedy
+        raise UserError(f"{field}={path!r} has {counts}, which are splits: {remedy}")
 
 
 def words_of(name: str) -> list[str]:
@@ -101,10 +113,14 @@ def flags(places: Mapping[str, Place], field: str, *, has_test: bool) -> str:
 
 
 def pattern(files: Sequence[str], role: str) -> str:
-    """The folder of a split's files, or what their names share."""
+    """The folder of a split's files, or a pattern that has these files and no others; "" if none is found."""
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
-    if role_of(os.path.basename(folder)) == role:
+    within = glob.escape(folder)
+    if sorted(glob.glob(os.path.join(within, "**", "*.tar"), recursive=True)) == sorted(files):
         return folder
-    word = next(word for word in words_of(os.path.basename(files[0])) if ROLES.get(word) == role)
     deep = any(os.path.dirname(file) != folder for file in files)
-    return os.path.join(folder, *(["**"] if deep else []), f"*{word}*.tar")
+    words = {word for word in re.findall("[A-Za-z]+", os.path.basename(files[0])) if ROLES.get(word.lower()) == role}
+    tried = [os.path.join(within, *(["**"] if deep else []), f"*{word}*.tar") for word in sorted(words)]
+    above = {part for part in pathlib.Path(files[0]).relative_to(folder).parts[:-1] if role_of(part) == role}
+    tried += [os.path.join(within, "**", glob.escape(name), "**", "*.tar") for name in sorted(above)]
+    return next((text for text in tried if sorted(glob.glob(text, recursive=True)) == sorted(files)), "")

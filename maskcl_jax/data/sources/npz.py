@@ -2,14 +2,13 @@
 
 import pathlib
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from maskcl_jax.data.sources.base import SPLITS, Arrays, Source, digest_of
+from maskcl_jax.data.sources.base import PREFIX, SPLITS, Arrays, Source, digest_of
 from maskcl_jax.errors import UserError
-
-NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class NpzSource(Source):
@@ -39,8 +38,7 @@ class NpzSource(Source):
             raise UserError(f"{path} has labels up to {found - 1}, but {len(self.class_names)} class_names")
         self.num_classes = len(self.class_names) if found else 0
         shape = "x".join(map(str, self._opened["train"].images.shape[1:]))
-        plain = {"train_images": "images", "train_labels": "labels"} if "train_images" not in arrays else {}
-        used = [*(plain.get(name, name) for name in NAMES), "class_names"]
+        used = [*(name for split in SPLITS for name in _names(arrays, split)), "class_names"]
         unused = [f"{name} of {len(array)}" for name, array in arrays.items() if name not in used and array.ndim]
         notes = [f"not used: {', '.join(unused)}"] if unused else []
         self.description = self.describe(f"{path.name} of {shape}", notes)
@@ -48,17 +46,23 @@ class NpzSource(Source):
     def load(self, split: str) -> Arrays:
         return self._opened[split]
 
-    def facts(self) -> dict[str, int | str]:
-        """Those of every source, and digests of the pixels of both splits, which have no names."""
-        train, test = (digest_of(self._opened[split].images) for split in SPLITS)
-        return super().facts() | {"pixels": train, "test_pixels": test}
+    def facts(self, splits: Sequence[str] = SPLITS) -> dict[str, int | str]:
+        """Those of every source, and digests of the pixels, which have no names, as pixels and test_pixels."""
+        pixels = {f"{PREFIX[split]}pixels": digest_of(self._opened[split].images) for split in splits}
+        return super().facts(splits) | pixels
+
+
+def _names(arrays: dict[str, np.ndarray], split: str) -> tuple[str, str]:
+    """What the arrays of a split are called: those of training perhaps only `images` and `labels`."""
+    prefix = "" if split == "train" and "train_images" not in arrays else f"{split}_"
+    return f"{prefix}images", f"{prefix}labels"
 
 
 def _split(path: pathlib.Path, arrays: dict[str, np.ndarray], split: str) -> Arrays:
     """The images and labels of a split: empty where there is none, -1 where images have no label."""
-    plain = split == "train" and "train_images" not in arrays
-    images = arrays.get("images" if plain else f"{split}_images", np.zeros((0, 1, 1, 1), np.uint8))
-    labels = arrays.get("labels" if plain else f"{split}_labels", np.full(len(images), -1))
+    of_images, of_labels = _names(arrays, split)
+    images = arrays.get(of_images, np.zeros((0, 1, 1, 1), np.uint8))
+    labels = arrays.get(of_labels, np.full(len(images), -1))
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4:
         raise UserError(

@@ -4,12 +4,13 @@ Training sees scenes, which have no label. Evaluation sees their quadrants, each
 label. So an encoder that is trained on scenes and one that is trained on that source are measured on the same images.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from maskcl_jax.data.sources import open_source
-from maskcl_jax.data.sources.base import SPLITS, Arrays, Source
+from maskcl_jax.data.sources.base import PREFIX, SPLITS, Arrays, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.views.randomness import generator
 
@@ -39,11 +40,14 @@ class ScenesSource(Source):
     def num_examples(self, split: str) -> int:
         return self._parts.num_examples(split)
 
-    def facts(self) -> dict[str, int | str]:
-        """The numbers of images and classes, and what tells the images of `data.parts` from others, as `parts_...`."""
-        facts = self._parts.facts()
+    def facts(self, splits: Sequence[str] = SPLITS) -> dict[str, int | str]:
+        """The numbers of images and classes, and what tells the images of `data.parts` from others: `parts_...`.
+
+        Of test images it is `test_parts_...`.
+        """
+        facts = self._parts.facts(splits)
         counts = {name: facts.pop(name) for name in (*SPLITS, "classes")}
-        return counts | {f"parts_{name}": value for name, value in facts.items()}
+        return counts | {_of_parts(name): value for name, value in facts.items()}
 
     def load(self, split: str) -> Arrays:
         quadrants, order = self.evaluated(split).images, self.quadrants(split)
@@ -67,3 +71,9 @@ class ScenesSource(Source):
         """Which images make each scene, (N, 4): top left, top right, bottom left, bottom right."""
         draw, count = generator(0, f"scenes/{split}"), len(self.evaluated(split))
         return np.stack([draw.permutation(count) for _ in range(4)], axis=1)
+
+
+def _of_parts(fact: str) -> str:
+    """`digest` -> `parts_digest`, `test_digest` -> `test_parts_digest`: the name says of which split a fact is."""
+    prefix = PREFIX["test"] if fact.startswith(PREFIX["test"]) else ""
+    return f"{prefix}parts_{fact.removeprefix(prefix)}"

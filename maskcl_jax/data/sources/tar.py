@@ -20,15 +20,14 @@ from absl import logging
 
 from maskcl_jax.data.decode import EXTENSIONS
 from maskcl_jax.data.sources import records
-from maskcl_jax.data.sources.base import Encoded, Source
-from maskcl_jax.data.sources.folder import examples, in_words
+from maskcl_jax.data.sources.base import Encoded, Source, examples, in_words
 from maskcl_jax.data.sources.layout import check_files
 from maskcl_jax.errors import UserError
 
 LABELS = ("cls", "cls.txt")
 # name: a hash of the member's name in the tar file. ending: "" of an image; else the entry is of all members with this
 # ending that belong to no image: its length is UNUSED, and its place counts them.
-ENTRY = np.dtype([*records.ENTRY.descr, ("name", "<u8"), ("ending", "S16")])
+ENTRY = np.dtype([*records.ENTRY.descr, ("name", "<u8"), ("ending", "U16")])
 UNUSED = -2
 
 
@@ -46,8 +45,7 @@ class TarSource(Source):
         train = _encoded(members)
         test = train.take(np.arange(0))
         if data_config.test_path:
-            fields = {"threads": data_config.threads, "has_test": True}
-            test = _encoded(open_members(data_config.test_path, "data.test_path", **fields))
+            test = _encoded(open_members(data_config.test_path, "data.test_path", threads=data_config.threads))
         elif train.labels.max() >= 0:
             train, test = train.hold_out(members.names())
         self._opened = {"train": train, "test": test}
@@ -87,7 +85,7 @@ def open_members(path: str, field: str, *, threads: int = 0, has_test: bool = Tr
     if os.path.isdir(path):
         warn_of_others(path)
     folder = pathlib.Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
-    index = records.index_of(folder, files, scan, "tar with names and endings", threads=threads)
+    index = records.index_of(folder, files, scan, "tar with names and endings as text", threads=threads)
     unused, entries = index[index["length"] == UNUSED], index[index["length"] != UNUSED]
     if not len(entries):
         raise UserError(
@@ -95,10 +93,10 @@ def open_members(path: str, field: str, *, threads: int = 0, has_test: bool = Tr
         )
     kinds: collections.Counter[str] = collections.Counter()
     for kind in unused:
-        kinds[kind["ending"].decode(errors="replace") or "without ending"] += int(kind["place"])
+        kinds[str(kind["ending"]) or "without ending"] += int(kind["place"])
     if kinds:
         logging.warning("%s: %d members belong to no image and are not used: %s", path, kinds.total(), in_words(kinds))
-    if without := [files[i] for i in sorted({*range(len(files))} - {*entries["file"].tolist()})]:
+    if without := [files[i] for i in np.setdiff1d(np.arange(len(files)), entries["file"])]:
         logging.warning("%s: %d .tar files have no image: %s", path, len(without), examples(without))
     return records.Records(files, entries)
 
@@ -144,7 +142,8 @@ def scan(path: str) -> np.ndarray:
                     whole = member.offset_data + member.size <= size
                     rows.append((key, member.offset_data, member.size if whole else -1, _hash(member.name)))
                 else:
-                    others[key].append(os.path.splitext(base)[1].lower())
+                    readable = base.encode("utf-8", "replace").decode()  # a name may have bytes that are no UTF-8
+                    others[key].append(os.path.splitext(readable)[1].lower())
             if _is_damage(data, end, size) or (end > size and not (rows and rows[-1][2] < 0)):
                 rows.append(("", min(end, size), -1, 0))
     except tarfile.TarError as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from maskcl_jax.data import decode
 from maskcl_jax.data.sources import records
-from maskcl_jax.data.sources.base import Arrays, Encoded, Source, Split
+from maskcl_jax.data.sources.base import SPLITS, Arrays, Encoded, Source, Split
 from maskcl_jax.errors import UserError
 
 MANUAL = {
@@ -201,9 +201,9 @@ class TfdsSource(Source):
             return Encoded(encoded, labels, is_path=False, marks=marks)
         return self._decoded(split, Encoded(encoded, labels, is_path=False, marks=marks), shape)
 
-    def facts(self) -> dict[str, int | str]:
+    def facts(self, splits: Sequence[str] = SPLITS) -> dict[str, int | str]:
         """Those of every source, and `name`: of the data set, with its version."""
-        return super().facts() | {"name": self._prepared.full_name}
+        return super().facts(splits) | {"name": self._prepared.full_name}
 
     def _decoded(self, split: str, encoded: Encoded, shape: tuple[int, ...]) -> Arrays:
         """All images of one shape in memory, without those that cannot be read."""
