@@ -4,8 +4,6 @@ import io
 import itertools
 import os
 import pathlib
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -303,21 +301,6 @@ def test_memory_is_flat_over_20_000_files(tmp_path, kind):
 def test_any_number_of_channels(channels):
     config = data_config(source="synthetic", num_examples=22, image_size=(16, 16), channels=channels)
     assert take(1, open_source(config), config)[0]["query"].shape == (8, 16, 16, channels)
-
-
-def test_only_tfds_needs_tensorflow(folder):
-    root = pathlib.Path(__file__).parents[1]
-    program = (
-        "import sys; sys.modules['tensorflow'] = None; sys.path.insert(0, 'tests')\n"
-        "from test_data_batches import *\n"
-        "import maskcl_jax.data.sources.tfds\n"
-        "for kind in ('synthetic', 'embedded', 'folder'):\n"
-        "    config = data_config(source=kind, path=sys.argv[1])\n"
-        "    print(take(1, open_source(config), config)[0]['query'].shape)\n"
-    )
-    command = [sys.executable, "-c", program, str(folder)]
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
-    assert ran.stdout.split("\n")[:3] == ["(8, 16, 16, 3)"] * 3, ran.stderr
 
 
 MASTER = {"shared": "master", "master": (20, 24)}
