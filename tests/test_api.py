@@ -175,13 +175,13 @@ def test_a_target_network_and_another_image_size(tmp_path):
     again = mc.load(mc.export(target, "timm", tmp_path / "out", check=False))
     np.testing.assert_allclose(again(NOISE), target(NOISE), **CLOSE)
     larger = mc.load(tmp_path / "run", image_size=64)
-    assert larger.feature_map(NOISE).shape == (10, 8, 8, 32) and larger.tokens(NOISE[0]).shape == (65, 32)
+    assert larger.feature_map(NOISE).shape == (10, 8, 8, 32)
     with pytest.raises(mc.UserError, match="is not as it was trained"):
         mc.export(larger, "timm", tmp_path / "other")
 
 
 def test_a_resnet(tmp_path):
-    save_run(tmp_path / "run", made("moco_v2"))
+    save_run(tmp_path / "run", made("moco_v2", **{"model.stages": (1, 1)}))
     encoder = mc.load(tmp_path / "run")
     maps = encoder.feature_map(NOISE)
     np.testing.assert_allclose(encoder(NOISE), maps.mean(axis=(1, 2)), **CLOSE)

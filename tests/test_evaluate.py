@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 from helpers.labeled import Degenerate
+from helpers.processes import environment
+from helpers.tiny import ROOT
 from helpers.untrained import made, run_of, save_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -141,23 +143,35 @@ def on_devices(workdir: str, out: str) -> list[dict]:
     overrides = ("batch_size=16", "data.num_examples=61")
     found = evaluate(workdir, "knn", overrides=overrides)
     if jax.device_count() > 1:
-        found += evaluate(workdir, "linear", overrides=(*overrides, "eval_batch_size=8", "total_steps=2"))
+        short = ("eval_batch_size=8", "total_steps=2", "factors=1", "holdout=0")
+        found += evaluate(workdir, "linear", overrides=(*overrides, *short))
     evaluate(workdir, "features", overrides=(*overrides, "split=train", f"out={out}", "pictures=0"))
     return [content["values"]["entries"][0] for content in found]
 
 
-def test_every_image_once_on_one_device_and_on_eight(workdir, tmp_path):
+# Evaluates on eight devices, and then runs a command that is wrong.
+ON_EIGHT = """
+import json, runpy, sys
+import test_evaluate
+workdir, out = sys.argv[1:]
+print(json.dumps(test_evaluate.on_devices(workdir, out)))
+sys.argv[1:] = [f"--workdir={workdir}", "--protocol=finetune:huge"]
+runpy.run_module("maskcl_jax.evaluate", run_name="__main__")
+"""
+
+
+def test_every_image_once_on_one_device_and_on_eight_and_the_command_tells_an_error_in_one_line(workdir, tmp_path):
     """61 images to train on and 15 to test: 16 and 8 at once, and 8 devices, divide neither."""
-    here = pathlib.Path(__file__)
-    path = os.pathsep.join([str(here.parent), str(pathlib.Path(knn.__file__).parents[2])])
-    code = f"import json, sys, {here.stem} as t; print(json.dumps(t.on_devices(*sys.argv[1:])))"
+    path = os.pathsep.join([str(pathlib.Path(__file__).parent), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-c", code, str(workdir), str(tmp_path / "8.npz")],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8", "PYTHONPATH": path},
+        [sys.executable, "-c", ON_EIGHT, str(workdir), str(tmp_path / "8.npz")],
+        env=environment(8) | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: --protocol=finetune:huge")
     on_eight = json.loads(done.stdout.splitlines()[-1])
     on_one = on_devices(str(workdir), str(tmp_path / "1.npz"))
     one, eight = (np.load(tmp_path / f"{devices}.npz") for devices in ("1", "8"))
@@ -414,13 +428,6 @@ def test_a_run_without_a_checkpoint_is_refused(small, tmp_path):
         evaluate(str(tmp_path), "knn")
 
 
-def test_the_command_line_tells_an_error_in_one_line(workdir):
-    command = [sys.executable, "-m", "maskcl_jax.evaluate", f"--workdir={workdir}", "--protocol=finetune:huge"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(knn.__file__).parents[2])
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: --protocol=finetune:huge")
-
-
 def test_features_of_each_kind(small):
     """The kinds are built of the blocks' outputs as the method itself reads them."""
     chosen = encoder_lib.open_encoder(small)
@@ -477,7 +484,7 @@ def test_what_the_cls_token_attends_to_is_timms():
 
 
 def test_a_resnet_has_pooled_features_and_a_target():
-    run = run_of(made("moco_v2").config)
+    run = run_of(made("moco_v2", **{"model.stages": (1, 1)}).config)
     online, target = (encoder_lib.open_encoder(run, network=name) for name in ("online", "target"))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
 

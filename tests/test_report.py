@@ -429,7 +429,8 @@ def test_the_command_writes_into_the_run_or_for_several_here(tmp_path):
     assert "2 runs side by side" in (tmp_path / "report.html").read_text()
 
 
-def test_a_run_that_was_finished_before_keeps_its_page(run, tmp_path):
+def test_a_run_that_was_finished_before_keeps_its_page(run, look, tmp_path, monkeypatch):
+    monkeypatch.setattr(look_lib, "look", lambda workdir, *, quick: look)
     config, folder = tiny("ccmim", **{"log.report": True}), tmp_path / "run"
     shutil.copytree(run, folder)
     (folder / "report.html").write_text("a whole page")

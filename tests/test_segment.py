@@ -99,12 +99,12 @@ def test_only_counted_pixels_are_counted(run, tmp_path):
 @pytest.mark.parametrize("name", ["mae", "moco_v2"])
 def test_an_encoder_that_is_not_frozen_is_trained_with_the_head(name, tmp_path):
     """One step of SGD follows the gradient of the loss as it is written here, and the moved encoder is tested."""
-    groups = {
-        "batch_size": 32,
-        "method.bn_group_size": 32,
-        "method.queue_size": 32,
-    }  # more images than a batch of this evaluation has
-    other = made(name, **{"data.image_size": (16, 16)} | ({"model.patch_size": 4} if name == "mae" else groups))
+    fields = {
+        "mae": {"model.patch_size": 4},
+        # A batch, and its groups, of more images than a batch of this evaluation has.
+        "moco_v2": {"model.stages": (1, 1), "batch_size": 32, "method.bn_group_size": 32, "method.queue_size": 32},
+    }
+    other = made(name, **{"data.image_size": (16, 16)} | fields[name])
     sgd = ("optimizer.name=sgd", "optimizer.momentum=0", "optimizer.weight_decay=0", "optimizer.warmup_epochs=0")
     s = opened(other, tmp_path, *write_folders(tmp_path), "frozen=False", *sgd, "optimizer.base_lr=3.2")
     trainer = segment.Segmentation(s, batches.Budget(21, 8, 3, 2))  # the rate is 3.2 * 8 / 256 = 0.1
@@ -128,7 +128,7 @@ def test_an_encoder_that_is_not_frozen_is_trained_with_the_head(name, tmp_path):
         right = batch["mask"][batch["mask"] >= 0]
         return -picked[np.arange(len(right)), right].mean(), statistics
 
-    (value, statistics), gradient = jax.value_and_grad(loss, has_aux=True)(state["params"]["encoder"])
+    (value, statistics), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(state["params"]["encoder"])
     new, metrics = jax.jit(trainer.step)(state, s.encoder.variables, batch, 0)
     assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state["params"]["encoder"], gradient)
@@ -138,7 +138,7 @@ def test_an_encoder_that_is_not_frozen_is_trained_with_the_head(name, tmp_path):
     # What is counted does not depend on the encoder that the run has.
     nothing = jax.tree.map(np.zeros_like, s.encoder.variables)
     tested = batch | {"valid": np.ones(8, bool)}
-    found = (trainer.confusion(new, variables, tested)[0] for variables in (s.encoder.variables, nothing))
+    found = (trainer.count_batch(new, variables, tested)[0] for variables in (s.encoder.variables, nothing))
     np.testing.assert_array_equal(*found)
 
 

@@ -93,7 +93,7 @@ FAULTS = [
         "maskcl_jax/evaluate/fit.py",
         "or_none=True",
         "or_none=False",
-        "tests/test_evaluate_again.py::test_an_evaluation_with_a_damaged_checkpoint_starts_from_step_0[linear]",
+        "tests/test_evaluate_again.py::test_an_evaluation_with_a_damaged_checkpoint_starts_from_step_0",
     ),
     Mutant(
         "evaluations-share-no-lock",
