@@ -67,9 +67,8 @@ def mae_step_flops(c) -> float:
 
 
 @pytest.mark.parametrize("kernels", ["plain", "fused"])
-@pytest.mark.parametrize("depth", [1, 3])
-def test_the_flops_of_a_mae_step_are_those_of_the_closed_form(depth, kernels):
-    c = tiny("mae", kernels=kernels, **{"model.depth": depth, "method.decoder.depth": depth})
+def test_the_flops_of_a_mae_step_are_those_of_the_closed_form(kernels):
+    c = tiny("mae", kernels=kernels, **{"model.depth": 3, "method.decoder.depth": 3})
     program = Program.from_config(c, sharding.create_mesh(c.mesh), create(c), 1000)
     assert program.model_flops() == mae_step_flops(c)
 
@@ -100,6 +99,8 @@ def test_memory_that_the_device_counts_wins_over_the_compilers(mode, monkeypatch
     report = getattr(modes, mode)(tiny("mae"), FEW)
     assert report.peak_bytes == 7 * 2**30
     assert "7.00 GiB a device at the peak" in modes.as_text(report)
+    assert report.images_per_second > 0
+    assert (report.data_wait is None) if mode == "step" else (0 <= report.data_wait <= 1)
 
 
 def test_what_remat_computes_twice_is_no_work_of_the_model():
@@ -109,7 +110,7 @@ def test_what_remat_computes_twice_is_no_work_of_the_model():
     assert flops.matrix_flops(program.trace().jaxpr) > program.model_flops()
 
 
-@pytest.mark.parametrize("mode", ["host", "end_to_end", "evaluate"])
+@pytest.mark.parametrize("mode", ["host", "evaluate"])
 def test_the_other_modes(mode):
     report = getattr(modes, mode)(tiny("mae"), FEW)
     assert report.images_per_second > 0
@@ -150,28 +151,25 @@ sys.path.insert(0, "tests")
 from helpers.tiny import fields_of
 from maskcl_jax import cli
 from maskcl_jax.benchmark import __main__ as benchmark
+folder = sys.argv.pop()
+try:
+    cli.run(benchmark.main)
+except SystemExit as error:
+    assert error.code == 2
 values = [f"--config.{k}={v}" for k, v in fields_of("mae").items()]
-sys.argv[1:] = ["--config=configs/mae.py:synthetic", "--steps=2", "--warmup=1", "--json", *values, *sys.argv[1:]]
+values += [f"--profile={folder}/trace", f"--config.compile_cache={folder}/compiled"]
+sys.argv += ["--config=configs/mae.py:synthetic", "--steps=2", "--warmup=1", "--json", *values]
 cli.run(benchmark.main)
 """
 
 
-def test_the_command_writes_json_without_tensorflow_and_a_trace_and_what_it_compiled(tmp_path):
-    flags = [f"--profile={tmp_path / 'trace'}", f"--config.compile_cache={tmp_path / 'compiled'}"]
-    command = [sys.executable, "-c", WITHOUT, *flags]
+def test_the_command_asks_for_a_config_and_writes_json_without_tensorflow_a_trace_and_what_it_compiled(tmp_path):
+    command = [sys.executable, "-c", WITHOUT, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(1), check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("error: --config is missing: give one of configs/")
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["mode"] == "step" and result["method"] == "mae"
     assert result["images_per_second"] > 0
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
     assert list((tmp_path / "compiled").glob("jit_train_step*"))
-
-
-def test_without_a_config_the_way_out():
-    done = subprocess.run(
-        [sys.executable, "-m", "maskcl_jax.benchmark"],
-        capture_output=True, text=True, cwd=ROOT, env=environment(1), check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --config is missing: give one of configs/")

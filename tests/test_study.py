@@ -41,6 +41,8 @@ TWO = Study(
     evaluations=(Evaluation("knn"),),
     comparisons=(("second", "first"),),
 )
+# Its runs take a second, so that one can be stopped.
+SLOW = dataclasses.replace(TWO, entries=tuple(dataclasses.replace(e, fields={"pause": 0.05}) for e in TWO.entries[:2]))
 
 
 @pytest.fixture
@@ -86,11 +88,11 @@ def test_a_study_runs_what_is_missing_and_nothing_twice(tmp_path, stand_in):
 
 def test_hours_stop_a_run_that_goes_on_later(tmp_path, stand_in):
     begin = time.monotonic()
-    status, results, _ = run(tmp_path, hours=0.5 / 3600)
+    status, results, _ = run(tmp_path, SLOW, hours=0.5 / 3600)
     assert status == 0
     assert time.monotonic() - begin < 30
     assert not results.runs
-    assert run(tmp_path)[0] == 0
+    assert run(tmp_path, SLOW)[0] == 0
     first = starts(tmp_path, "first")
     assert len(first) == 2
     assert int(first[1]) > 0
@@ -100,7 +102,7 @@ def test_hours_stop_a_run_that_goes_on_later(tmp_path, stand_in):
 def test_a_killed_study_leaves_no_run_behind_and_loses_nothing(tmp_path, stand_in):
     code = (
         "import pathlib, test_study as t; from maskcl_jax.study import running; running.PYTHON = t.STAND_IN; "
-        f"t.run(pathlib.Path({str(tmp_path)!r}))"
+        f"t.run(pathlib.Path({str(tmp_path)!r}), t.SLOW)"
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path})
@@ -110,7 +112,7 @@ def test_a_killed_study_leaves_no_run_behind_and_loses_nothing(tmp_path, stand_i
     process.wait()
     wait_for((tmp_path / "runs" / "second-s0" / "saved").exists)
     assert len(json.loads((tmp_path / "results.json").read_text())["figures"]) == 1
-    assert run(tmp_path)[0] == 0
+    assert run(tmp_path, SLOW)[0] == 0
     assert starts(tmp_path, "first") == ["0"]
     assert len(starts(tmp_path, "second")) == 2
     assert steps(tmp_path, "second") == list(range(1, 21))
@@ -354,6 +356,7 @@ def test_a_study_runs_the_real_commands(tmp_path):
     np.savez(tmp_path / "noise.npz", **splits, train_labels=np.arange(32) % 4, test_labels=np.arange(32) % 4)
     fields = {"data.image_size": (16, 16), "batch_size": 8, "total_steps": 1, "eval.every_epochs": 0}
     fields |= {"model.width": 16, "model.depth": 1, "model.heads": 2, "method.decoder.width": 16, "eval.pictures": 0}
+    fields |= {"method.decoder.depth": 1, "log.report": False}
     study = Study(
         "?",
         "none",

@@ -1,7 +1,7 @@
 """Stands in for the commands that a study runs: `python commands.py maskcl_jax.main|maskcl_jax.evaluate WORDS`.
 
-A training is 20 steps of 0.05 s that end up in metrics.jsonl; stopped, it saves its step and goes on there. An
-evaluation leaves a record. A word `--config.fails=1` makes either fail.
+A training is 20 steps, each of `--config.pause` seconds, that end up in metrics.jsonl; stopped, it saves its step and
+goes on there. An evaluation leaves a record. A word `--config.fails=1` makes either fail.
 """
 
 import json
@@ -28,10 +28,10 @@ def main(module: str, *words: str) -> int:
         (run / "evaluate").mkdir(exist_ok=True)
         (run / "evaluate" / "knn.json").write_text(json.dumps(record | {"values": {"entries": [entry]}}))
         return 0
-    return train(run)
+    return train(run, float(values.get("config.pause", 0)))
 
 
-def train(run: pathlib.Path) -> int:
+def train(run: pathlib.Path, pause: float) -> int:
     """20 steps, from where an earlier attempt stopped."""
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.json").write_text(json.dumps({"batch_size": 8, "method.name": "mae"}))
@@ -41,7 +41,7 @@ def train(run: pathlib.Path) -> int:
     with (run / "starts").open("a") as starts:
         starts.write(f"{start}\n")
     for step in range(start + 1, STEPS + 1):
-        time.sleep(0.05)
+        time.sleep(pause)
         with (run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "loss": 1.0 / step}) + "\n")
         if stop:
