@@ -168,7 +168,13 @@ def macrl() -> list[Panel]:
 def pictures(name: str, captions: dict[str, str], *, seed: int = 0, **fields: Any) -> list[Panel]:
     """Columns of a method's own pictures, for methods whose pictures need no network."""
     method = method_of(name, **fields)
-    drawn = method.pictures({}, {}, {k: jax.numpy.asarray(v) for k, v in batch_of(method.views, seed=seed).items()})
+
+    @jax.jit  # only what these columns need
+    def draw(batch: dict[str, Any]) -> dict[str, Any]:
+        drawn = method.pictures({}, {}, batch)
+        return {column: drawn[column] for column in captions}
+
+    drawn = draw(batch_of(method.views, seed=seed))
     return [Panel(unit(drawn[column]), caption) for column, caption in captions.items()]
 
 
