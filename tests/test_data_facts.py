@@ -1,5 +1,6 @@
 """Facts of the data: what tells one data set from another, so that a run is not resumed on other images."""
 
+import contextlib
 import io
 import tarfile
 
@@ -139,26 +140,34 @@ def test_the_test_split_of_a_folder_is_a_fact(tmp_path):
         assert differing(first, other) == {"test_digest"}
 
 
-def test_a_run_of_an_earlier_version_resumes_by_the_facts_that_it_has(tmp_path, monkeypatch):
+def kept(folder, facts) -> checkpoint.Checkpoints:
+    """The checkpoints of a run on data of these facts."""
+    checkpoints = checkpoint.Checkpoints(folder)
+    checkpoints.save(1, {"step": np.ones(1)}, data=facts)
+    checkpoints.manager.wait_until_finished()
+    return checkpoints
+
+
+def test_a_run_of_an_earlier_version_resumes_by_the_facts_that_it_has(tmp_path):
     """It kept the labels, the names of files and the number of test images only."""
     now = facts_of("tar", path=tar(tmp_path / "train.tar", TEN))
     old = {name: now[name] for name in ("train", "test", "classes", "digest")}
-    checkpoints = checkpoint.Checkpoints(tmp_path / "run")
-    monkeypatch.setattr(checkpoint.checkpoint_metadata, "newest", lambda folder: {"data": old})
-    checkpoints.check_data(now, accept=False)
-    with pytest.raises(UserError, match="started on other data"):
-        checkpoints.check_data(now | {"train": 9}, accept=False)
-    monkeypatch.setattr(checkpoint.checkpoint_metadata, "newest", lambda folder: {"data": now})
+    with contextlib.closing(kept(tmp_path / "old", old)) as checkpoints:
+        checkpoints.check_data(now, accept=False)
+        with pytest.raises(UserError, match="started on other data"):
+            checkpoints.check_data(now | {"train": 9}, accept=False)
     other = facts_of("tar", path=tar(tmp_path / "other.tar", {f"x{name}": seed for name, seed in TEN.items()}))
-    with pytest.raises(UserError, match=r"as many \(10 training and 0 test images, 0 classes\)"):
+    with (
+        contextlib.closing(kept(tmp_path / "new", now)) as checkpoints,
+        pytest.raises(UserError, match=r"as many \(10 training and 0 test images, 0 classes\)"),
+    ):
         checkpoints.check_data(other, accept=False)
-    checkpoints.close()
 
 
 def test_the_digests_of_an_earlier_version_are_those_of_this_one(tmp_path):
     """Else every run that was started before would be refused."""
-    kept = facts_of("folder", path=folder(tmp_path, "a/1.png", "a/2.png", "b/3.png", "b/4.png"))
-    assert kept["digest"] == "f76f8c48764e8f6f4c1d56762b8c11b5"
+    names = facts_of("folder", path=folder(tmp_path, "a/1.png", "a/2.png", "b/3.png", "b/4.png"))
+    assert names["digest"] == "f76f8c48764e8f6f4c1d56762b8c11b5"
     pixels = facts_of("npz", path=npz(tmp_path / "1.npz", seed=1))
     want = ("d04df15340b3e0829055ba7f6af99576", "a258f1cd737701be6c3f11fe05919264")
     assert (pixels["digest"], pixels["pixels"]) == want

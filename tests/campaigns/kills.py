@@ -30,7 +30,6 @@ sys.path.insert(0, str(common.ROOT / "tests"))
 
 METHODS = ("ccmim", "cmae", "mocov3", "moco_v2", "maskco")
 STEPS, KILLS = 40, 5
-SPEED = ("images_per_second", "images_per_second_per_device", "cpu_seconds_per_image", "data_wait", "mfu")
 LIMIT = 300  # seconds for one process
 
 
@@ -180,12 +179,6 @@ def digest_of(workdir: pathlib.Path) -> str:
     return next(line for line in text.splitlines() if line.startswith("digest of "))
 
 
-def metrics_of(workdir: pathlib.Path) -> list[dict]:
-    """The rows of metrics.jsonl without what depends on the clock."""
-    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in row.items() if name not in SPEED} for row in rows]
-
-
 def lines_until(workdir: pathlib.Path, step: int) -> list[str]:
     """The rows of metrics.jsonl up to a step, as they stand there."""
     path = workdir / "metrics.jsonl"
@@ -195,11 +188,13 @@ def lines_until(workdir: pathlib.Path, step: int) -> list[str]:
 
 def run_straight(method: str, where: str, folder: pathlib.Path) -> tuple[str, list[dict]]:
     """(digest of the arrays, metrics) of the run that is not killed."""
+    from helpers.tiny import rows_without_speed
+
     if (method, where) not in straight:
         process = Process(method, where, "background", 8, folder / "straight")
         if process.end():
             raise RuntimeError("the straight run failed: " + " ".join(process.lines[-5:]))
-        straight[method, where] = digest_of(folder / "straight"), metrics_of(folder / "straight")
+        straight[method, where] = digest_of(folder / "straight"), rows_without_speed(folder / "straight")
     return straight[method, where]
 
 
@@ -230,6 +225,8 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     )
     outcome = common.Outcome(f"{method}, {where}, saved {saving}", "ends as the straight run")
     imported()
+    from helpers.tiny import rows_without_speed
+
     digest, metrics = run_straight(method, where, folder)
     workdir, counts, every = folder / "run", outcome.counts, int(rng.choice([1, 2, 5]))  # saved every so many steps
     for _ in range(KILLS):
@@ -266,7 +263,7 @@ def attempt(seed: int, index: int, folder: pathlib.Path) -> common.Outcome:
     if not outcome.failure:
         if digest_of(workdir) != digest:
             outcome.failure = "other arrays than the straight run"
-        elif metrics_of(workdir) != metrics:
+        elif rows_without_speed(workdir) != metrics:
             outcome.failure = "other metrics than the straight run"
     if outcome.failure:
         outcome.result = "failed"
