@@ -1,15 +1,13 @@
 """The reference values hold, and a deliberate mistake of each known kind makes them fail."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny import filled
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert, layouts
@@ -17,7 +15,7 @@ from maskcl_jax.methods import METHODS, cmae, import_class, mocov2
 from maskcl_jax.models import heads, kernels, resnet, transformer, vit
 from maskcl_jax.models.batch_norm import BatchNorm
 from maskcl_jax.models.vit import sincos_table
-from maskcl_jax.ops import color, losses, masking
+from maskcl_jax.ops import losses, masking
 from maskcl_jax.training import train_state
 from maskcl_jax.verify import cases, verify_file
 from maskcl_jax.verify.__main__ import SHIPPED, main
@@ -25,8 +23,8 @@ from maskcl_jax.verify.__main__ import SHIPPED, main
 FILES = sorted(SHIPPED.glob("*.npz"))
 
 
-# The cases of methods and networks that have gradients written by hand; MoCo's are in test_verify_convnets.
-FUSED = ("mae", "ccmim", "ccmim_random", "cmae", "mocov3", "vit_forward", "resnet_forward")
+# The cases of networks that have gradients written by hand, each network once; MoCo's are in test_verify_convnets.
+FUSED = ("mae", "ccmim", "cmae", "mocov3", "vit_forward", "resnet_forward")
 
 
 @pytest.mark.parametrize(
@@ -148,9 +146,14 @@ def keys_by_the_online_network(monkeypatch):
     monkeypatch.setattr(mocov2.MoCoV2, "forward", wrong)
 
 
-def another_solarize_threshold(monkeypatch):
-    right = color.solarize
-    monkeypatch.setattr(color, "solarize", lambda *a: right(*a[:2], a[2] + 2 / 256))
+def no_gradients(monkeypatch):
+    """The cases without their backward passes, which take most of the time to compile."""
+
+    def forward_alone(loss, has_aux):
+        assert has_aux
+        return lambda params, *given: (loss(params, *given), params)
+
+    monkeypatch.setattr(jax, "value_and_grad", forward_alone)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,6 @@ def another_solarize_threshold(monkeypatch):
         ("mocov3", biased_running_variance, "outputs/state_after/momentum_encoder.head.1.running_var"),
         ("mocov3", swapped_positions, "outputs/cls1"),
         ("resnet_forward", same_padding, "outputs/layer2_spatial_mean"),
-        ("augment", another_solarize_threshold, "outputs/u8/solarize_128"),
         ("mocov2", keys_by_the_online_network, "outputs/k_raw"),
         ("vit_forward", tanh_gelu, "outputs/blocks/0"),
         ("vit_forward", layer_norm_eps, "outputs/token/features"),
@@ -183,6 +185,8 @@ def another_solarize_threshold(monkeypatch):
     ids=lambda value: value.__name__ if callable(value) else None,
 )
 def test_a_mistake_is_seen(name, mistake, seen_in, monkeypatch):
+    if seen_in.startswith("outputs/"):
+        no_gradients(monkeypatch)
     mistake(monkeypatch)
     assert seen_in in failures(name)
 
@@ -192,7 +196,7 @@ def test_the_solarize_threshold_follows_the_file(tmp_path):
     with np.load(SHIPPED / "augment.npz") as file:
         arrays = {name: file[name] for name in file.files}
     image, stated = arrays["inputs/image"], json.loads(str(arrays["config"]))
-    for level, there in ((64, 64), (64, 70)):
+    for level, there in ((64, 64), (64, 66)):
         values = np.where(image >= there, 255 - image, image)
         names = {name: name.replace("solarize_128", f"solarize_{level}") for name in arrays}
         changed = {names[name]: values if names[name] != name else array for name, array in arrays.items()}
@@ -234,22 +238,6 @@ def test_a_file_that_cannot_be_used_is_one_line(what, tmp_path):
         verify_file(path)
 
 
-WITHOUT_TENSORFLOW = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"):
-            raise ImportError(f"{name} is not here")
-sys.meta_path.insert(0, Refuse())
-import maskcl_jax.training.loop, maskcl_jax.methods, maskcl_jax.verify
-"""
-
-
-def test_nothing_outside_data_needs_tensorflow():
-    root = pathlib.Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW], cwd=root, check=True)
-
-
 OTHER_DIMENSIONS = {
     "batch": 3,
     "img_size": [8, 16],
@@ -279,7 +267,7 @@ def test_dimensions_come_from_the_file(name):
     c = {"method": name, **OTHER_DIMENSIONS}
     switches = {"align_weight": 0.3, "temperature": 0.2, "projector_out": 6} if name == "ccmim" else {}
     method = import_class(METHODS[name])(cases.method_config(name, c, **switches))
-    params, state = jax.jit(method.init)(jax.random.key(0))
+    params, state = filled(method)
     rows = {"mae": layouts.mae, "ccmim": layouts.ccmim}[name](1, 1)
     weights = convert.to_torch({"params": params, **state}, rows, cases.shape_of(method))
     noise = np.random.default_rng(0).random((3, 32), dtype=np.float32)

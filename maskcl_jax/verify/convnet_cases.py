@@ -135,11 +135,12 @@ def mocov2(c: dict, weights: dict, inputs: dict) -> dict:
     context = StepContext(target, state | {"queue": queue}, jax.random.key(0))
     views = [channels_last(inputs[name]) for name in ("img_q", "img_k")]
 
-    def loss(params):
+    def loss(params, context, views):
         out = method.forward(params, context, views)
         return out["loss"], out
 
-    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"])
+    # All are arguments: what is a constant of a program, XLA computes while it compiles, here all of the keys.
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree["params"], context, views)
     outputs = {name: out[name] for name in ("q_raw", "k_raw", "logits", "loss")}
     queue_after = out["model_state"].pop("queue")
     outputs |= {"q": losses.l2_normalize(out["q_raw"]), "k": losses.l2_normalize(out["k_raw"])}

@@ -64,13 +64,14 @@ def saliency_masks(c: dict, weights: dict, inputs: dict) -> dict:
         "neg_fg_count": count(inputs["ratio_neg"], background=False, cap=None)[0],
         "neg_fg_count_hp": count(inputs["ratio_neg"], background=False, cap=(c["cap_threshold"], c["cap_value"]))[0],
     }
+    blur, high_pass = (jax.jit(f, static_argnums=(1, 2)) for f in (fills.blur, fills.high_pass))
     crops = {"center": slice(96, 128), "corner": slice(0, 32)}
     for side in (64, 224):
         photo = normalization.normalize(jnp.asarray(inputs[f"photo{side}"])[None], c["mean"], c["std"])
         made = {
             "normalized": photo,
-            "hp": fills.high_pass(photo, c["hp_sigma"], c["hp_kernel"]),
-            "blur": fills.blur(photo, c["blur_sigma"], c["blur_kernel"]),
+            "hp": high_pass(photo, c["hp_sigma"], c["hp_kernel"]),
+            "blur": blur(photo, c["blur_sigma"], c["blur_kernel"]),
         }
         outputs[f"mean_photo{side}"] = fills.mean(photo)[0, 0, 0]
         outputs |= {f"{name}{side}": image[0] for name, image in made.items()}
@@ -101,11 +102,13 @@ def augment(c: dict, weights: dict, inputs: dict) -> dict:
         "hue": color.adjust_hue,
     }
     made = {f"{name}_{by}": image_of_planes(f(planes, jnp.full(1, by))) for name, f in one.items() for by in c[name]}
+    jitter = jax.jit(color.apply)
     for name, order in {"bcsh": (0, 1, 2, 3), "hscb": (3, 2, 1, 0)}.items():
         row = np.array([*order, *c["jitter"], *color.IDENTITY[8:]], np.float32)
-        made[f"jitter_{name}"] = color.apply(image, jnp.asarray(row)[None])[0]
+        made[f"jitter_{name}"] = jitter(image, jnp.asarray(row)[None])[0]
+    blur = jax.jit(color.gaussian_blur, static_argnames="radius")
     for sigma in c["blur_sigma"]:
-        blurred = color.gaussian_blur(planes, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)
+        blurred = blur(planes, jnp.full(1, sigma), radius=c["blur_kernel"] // 2)
         made[f"tv_blur{c['blur_kernel']}_{sigma}"] = image_of_planes(blurred)
     made["grayscale"] = image_of_planes((color.grayscale_of(planes),))
     floats = made | {"normalize": normalization.normalize(jnp.asarray(photo)[None], c["mean"], c["std"])[0]}
