@@ -1,5 +1,6 @@
 """Attention by config: what "cudnn" computes, what it lowers to, and where it is refused."""
 
+import functools
 import re
 
 import jax
@@ -16,25 +17,37 @@ from maskcl_jax.training import sharding
 from maskcl_jax.training.step import Program
 
 
+def noise(shapes):
+    """Arrays of these shapes: no compilation."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
+
+
 def test_cudnn_is_the_same_attention(monkeypatch):
     """Its implementation replaced by XLA's: the arguments it is given are right."""
     calls = []
     original = jax.nn.dot_product_attention
 
     def on_cpu(*arguments, implementation, **lengths):
-        calls.append(implementation)
+        calls.append((implementation, "key_value_seq_lengths" in lengths))
         return original(*arguments, implementation="xla", **lengths)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_cpu)
+
+    def both_ways(images, function, **fields):
+        """The function of a ViT with either attention."""
+        xla, cudnn = (vit(attention=a, kernels="fused", **fields) for a in ("xla", "cudnn"))
+        variables = noise(jax.eval_shape(xla.init, jax.random.key(1), images))
+        return [jax.jit(functools.partial(m.apply, method=function))(variables, images) for m in (xla, cudnn)]
+
     images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
-    variables = vit(kernels="fused").init(jax.random.key(1), images)
     for function in (ViT.__call__, lambda model, x: model.cls_attention(model.embed(x))):
-        xla, other = (
-            vit(attention=a, kernels="fused").apply(variables, images, method=function) for a in ("xla", "cudnn")
-        )
-        np.testing.assert_allclose(other, xla, atol=1e-5)
+        np.testing.assert_allclose(*both_ways(images, function), atol=1e-5)
     # Both blocks' values, and those of the first on the way to the last one's cls row.
-    assert calls == ["cudnn"] * 3
+    assert calls == [("cudnn", True)] * 3  # seven tokens: padded
+    calls.clear()
+    np.testing.assert_allclose(*both_ways(images[:, :8], ViT.__call__, image_size=(8, 24), depth=1), atol=1e-5)
+    assert calls == [("cudnn", False)]  # four tokens
 
 
 def test_cudnn_lowers_to_its_call(monkeypatch):
@@ -43,7 +56,7 @@ def test_cudnn_lowers_to_its_call(monkeypatch):
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
     model = vit(attention="cudnn", dtype=jnp.bfloat16)
     images = jnp.zeros((2, 16, 24, 3))
-    variables = vit().init(jax.random.key(0), images)
+    variables = noise(jax.eval_shape(model.init, jax.random.key(0), images))
     step = jax.jit(jax.grad(lambda v: model.apply(v, images).astype(jnp.float32).sum()))
     text = step.trace(variables).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("__cudnn$fmhaSoftmax(") == model.depth, text

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.methods import context_of
-from helpers.tiny import filled, tiny
+from helpers.tiny import colourless, filled, tiny
 from helpers.views import batch_of
 
 from maskcl_jax import config
@@ -31,8 +31,7 @@ BEFORE_BATCH_NORM = (
 
 def gradient_of(name, chunks, **method):
     """(loss, gradients) of one step of a method."""
-    c = tiny(name)
-    c.image_chunks = chunks
+    c = tiny(name, image_chunks=chunks, **colourless(name))
     c.method.update(method)
     method = create(c)
     params, model_state = filled(method)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.tiny import filled, tiny
+from helpers.tiny import colourless, filled, tiny
 from helpers.views import batch_of
 
 from maskcl_jax.methods import StepContext, create
@@ -19,7 +19,8 @@ def made(**overrides):
 
     All have the same weights, however many networks they have.
     """
-    method, (all_params, all_state) = create(tiny("maskco", **{f"method.{k}": v for k, v in overrides.items()})), full()
+    fields = colourless("maskco") | {f"method.{k}": v for k, v in overrides.items()}
+    method, (all_params, all_state) = create(tiny("maskco", **fields)), full()
     params, state = jax.eval_shape(method.init, jax.random.key(0))
     params = {name: all_params[name] for name in params}
     stats = {

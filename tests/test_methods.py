@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.methods import context_of, loss_and_grads
-from helpers.tiny import filled, tiny
+from helpers.tiny import colourless, filled, tiny
 from helpers.views import batch_of
 
 from maskcl_jax.errors import UserError
@@ -29,6 +29,12 @@ def made(name="ccmim", **overrides):
     depth = {"model.depth": 2} if name == "ccmim" else {}
     method = create(tiny(name, **depth, **{f"method.{k}": v for k, v in overrides.items()}))
     return method, *filled(method)
+
+
+def losses_of(method, params, state):
+    """What a step logs of the batch: no backward pass."""
+    context = context_of(method, params, state)
+    return jax.jit(lambda params: method.loss(params, batch(), context).metrics)(params)
 
 
 def test_random_masks_without_alignment_are_mae():
@@ -85,13 +91,13 @@ def test_layers_choose_whose_attention_counts():
 
 
 def test_the_weight_scales_the_alignment():
-    values = {}
-    for weight in (0.0, 0.1, 1.0):
+    found = {}
+    for weight in (0.0, 0.3):
         method, params, state = made(align_weight=weight)
-        values[weight], aux, _ = loss_and_grads(method, params, state, batch())
-    np.testing.assert_allclose(values[1.0] - values[0.0], aux.metrics["loss_align"], rtol=1e-5)
-    np.testing.assert_allclose(values[0.1] - values[0.0], 0.1 * aux.metrics["loss_align"], rtol=1e-4)
-    np.testing.assert_allclose(aux.metrics["align_chance"], np.log(8), rtol=1e-6)  # 2 T = 1
+        found[weight] = losses_of(method, params, state)
+    alignment = found[0.3]["loss_align"]
+    np.testing.assert_allclose(found[0.3]["loss"] - found[0.0]["loss"], 0.3 * alignment, rtol=1e-5)
+    np.testing.assert_allclose(found[0.3]["align_chance"], np.log(8), rtol=1e-6)  # 2 T = 1
 
 
 def test_without_projector_the_tokens_themselves_are_contrasted():
@@ -106,14 +112,15 @@ def test_norm_groups_change_the_alignment_and_not_the_reconstruction():
     metrics = []
     for group in (0, 4):
         method, params, state = made(bn_group_size=group)
-        metrics.append(loss_and_grads(method, params, state, batch())[1].metrics)
+        metrics.append(losses_of(method, params, state))
     np.testing.assert_allclose(metrics[0]["loss_rec"], metrics[1]["loss_rec"], rtol=1e-6)
     assert abs(float(metrics[0]["loss_align"] - metrics[1]["loss_align"])) > 1e-4
 
 
 @pytest.mark.parametrize("name", [*METHODS, "simclr_vit"])
 def test_bfloat16_keeps_the_loss_in_float32(name):
-    exact, half = create(tiny(name)), create(tiny(name, dtype="bfloat16"))
+    fields = colourless(name) | ({"model.stages": (1, 1)} if "stem" in tiny(name).model else {})
+    exact, half = create(tiny(name, **fields)), create(tiny(name, dtype="bfloat16", **fields))
     params, state = filled(exact)
     context, b = context_of(exact, params, state), batch_of(exact)
 
@@ -128,7 +135,7 @@ def test_bfloat16_keeps_the_loss_in_float32(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("size", "channels"), [((32, 32), 3), ((16, 48), 1), ((24, 32), 4)])
+@pytest.mark.parametrize(("size", "channels"), [((16, 48), 1), ((24, 32), 4)])
 def test_features_and_pictures_of_any_shape(name, size, channels):
     c = tiny(name, **{"data.image_size": size, "data.channels": channels})
     c.data.mean, c.data.std = (0.5,), (0.25,)
@@ -168,7 +175,7 @@ def test_a_perfect_prediction_is_drawn_as_the_image():
     b = batch()
     patches = masking.patchify(method.preprocess(b["image"]), method.patch)
     method.predict = lambda *_: losses.normalize_patches(patches)
-    drawn = method.pictures(params, state, b)
+    drawn = jax.jit(method.pictures)(params, state, b)
     np.testing.assert_allclose(drawn["reconstruction"], drawn["input"], atol=1e-4)
 
 

@@ -24,17 +24,24 @@ from maskcl_jax.performance import flops
 from maskcl_jax.training import run_folder
 
 
+def filled(shapes, centre=1.0):
+    """Noise of such shapes."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(centre + 0.1 * rng.standard_normal(s.shape), s.dtype), shapes)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize(("size", "patch"), [((16, 24), 8), ((24, 12), 4)])
 def test_any_shape_any_channels(size, patch, channels):
     model = vit(image_size=size, patch_size=patch, channels=channels)
-    images = jax.random.normal(jax.random.key(0), (2, *size, channels))
-    tokens, _ = model.init_with_output(jax.random.key(1), images)
+    images = jnp.zeros((2, *size, channels))
+    tokens, _ = jax.eval_shape(model.init_with_output, jax.random.key(1), images)
     assert tokens.shape == (2, 1 + size[0] * size[1] // patch**2, 64)
 
 
 def test_init_follows_mae():
-    params = vit(width=256, heads=4).init(jax.random.key(0), jnp.zeros((1, 16, 24, 3)))["params"]
+    init = jax.jit(vit(width=256, heads=4, depth=1).init)
+    params = init(jax.random.key(0), jnp.zeros((1, 16, 24, 3)))["params"]
     qkv = params["blocks_0"]["attn"]["qkv"]["kernel"]
     # Xavier on the fused matrix: sqrt(6 / (D + 3D)), not sqrt(6 / 2D) as for three separate ones.
     assert 0.99 < float(jnp.abs(qkv).max()) / np.sqrt(6 / (4 * 256)) <= 1.0
@@ -42,7 +49,7 @@ def test_init_follows_mae():
     assert 0.98 < float(jnp.abs(patch["kernel"]).max()) / np.sqrt(6 / (8 * 8 * 3 + 256)) <= 1.0
     assert 0.95 < float(jnp.abs(patch["bias"]).max()) / np.sqrt(1 / (8 * 8 * 3)) <= 1.0
     assert 0.7 < float(params["cls_token"].std()) / 0.02 < 1.3
-    assert float(jnp.abs(params["blocks_1"]["mlp"]["fc1"]["bias"]).max()) == 0.0
+    assert float(jnp.abs(params["blocks_0"]["mlp"]["fc1"]["bias"]).max()) == 0.0
 
 
 def test_published_sizes_have_published_parameter_counts():
@@ -137,16 +144,20 @@ def test_the_two_position_tables_have_their_halves_swapped():
 def test_the_cls_rows_only_equal_the_full_attention():
     model = vit()
     images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
-    variables = model.init(jax.random.key(1), images)
+    variables = filled(jax.eval_shape(model.init, jax.random.key(1), images), centre=0.0)
 
-    def apply(function, *arguments):
-        return model.apply(variables, *arguments, method=function)
+    @jax.jit
+    def attention(variables):
+        def of_layers(model, images):
+            tokens = model.embed(images)
+            return [model.cls_attention(tokens, layers) for layers in ((), (0,), (-1,))]
 
-    tokens = apply(ViT.embed, images)
-    both = apply(ViT.cls_attention, tokens)
+        return model.apply(variables, images, method=of_layers)
+
+    both, first, second = attention(variables)
     assert both.shape == (2, 2, 6)
-    np.testing.assert_allclose(apply(ViT.cls_attention, tokens, (0,))[0], both[0], rtol=1e-5)
-    np.testing.assert_allclose(apply(ViT.cls_attention, tokens, (-1,))[0], both[1], rtol=1e-5)
+    np.testing.assert_allclose(first[0], both[0], rtol=1e-5)
+    np.testing.assert_allclose(second[0], both[1], rtol=1e-5)
     # The rest of a row is the attention to the cls token itself.
     assert bool(jnp.all((both.sum(axis=-1) > 0) & (both.sum(axis=-1) < 1)))
 
@@ -154,48 +165,65 @@ def test_the_cls_rows_only_equal_the_full_attention():
 def test_some_patches_are_embedded_as_among_all():
     for positions in ("mae", "learned"):
         model, images = vit(positions=positions), jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
-        variables = model.init(jax.random.key(1), images)
+        variables = filled(jax.eval_shape(model.init, jax.random.key(1), images), centre=0.0)
         ids = jnp.array([[5, 0, 2], [1, 4, 3]])
         every, some = (model.apply(variables, images, *given, method=ViT.embed) for given in ((), (ids,)))
         np.testing.assert_allclose(some, masking.take(every, ids), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "switches", [{}, {"remat": "blocks"}, {"remat": "cheap"}, {"scan": True}, {"remat": "blocks", "scan": True}]
-)
+TOKENS = jax.random.normal(jax.random.key(0), (2, 6, 64))
+
+
+def last(model, variables, **given):
+    """Tokens behind the blocks."""
+    return model.apply(variables, TOKENS, final_norm=False, **given, method=ViT.encode)
+
+
+@functools.cache
+def of_all_rows():
+    """(parameters of three blocks, all rows behind them, the function that pulls a gradient of the rows back)."""
+    model = vit(depth=3)
+    variables = filled(jax.eval_shape(model.init, jax.random.key(1), jnp.zeros((2, 16, 24, 3))), centre=0.0)
+    out, pull = jax.vjp(jax.jit(lambda v: last(model, v)), variables)
+    return variables, out, pull
+
+
+@pytest.mark.parametrize("switches", [{}, {"remat": "cheap"}, {"remat": "blocks", "scan": True}])
 @pytest.mark.parametrize("rows", [slice(1), slice(3, None)])
 def test_the_rows_that_are_wanted_equal_those_of_all(switches, rows):
-    model = vit(depth=3)
-    tokens = jax.random.normal(jax.random.key(0), (2, 6, model.width))
-    variables = model.init(jax.random.key(1), jnp.zeros((2, 16, 24, 3)))
+    variables, every, pull = of_all_rows()
+    alone = vit(depth=3, **switches)
 
-    def last(model, variables, **given):
-        return model.apply(variables, tokens, final_norm=False, **given, method=ViT.encode)
+    @jax.jit
+    def run(variables):
+        found, back = jax.vjp(lambda v: last(alone, v, rows=rows), variables)
+        return found, back(jnp.cos(found))[0]
 
-    def gradient(make):
-        return jax.jit(jax.grad(lambda v: jnp.sum(jnp.sin(make(v)))))(variables)
-
-    alone = model.clone(**switches)
-    expected = jax.jit(lambda v: last(model, v)[:, rows])
-    np.testing.assert_allclose(jax.jit(lambda v: last(alone, v, rows=rows))(variables), expected(variables), atol=1e-5)
-    grads = gradient(lambda v: last(alone, v, rows=rows)), gradient(expected)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *grads)
+    found, gradient = run(variables)
+    np.testing.assert_allclose(found, every[:, rows], atol=1e-5)
+    (expected,) = pull(jnp.zeros_like(every).at[:, rows].set(jnp.cos(every[:, rows])))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), gradient, expected)
 
 
 def test_masked_patches_only_are_the_last_of_all():
     decoder = Decoder(grid=(2, 3), width=32, depth=2, heads=2, out=12)
     latent = jax.random.normal(jax.random.key(0), (2, 3, 64))
     visible, masked = jnp.array([[5, 0], [1, 4]]), jnp.array([[1, 2, 3, 4], [0, 2, 3, 5]])
-    variables = jax.jit(decoder.init)(jax.random.key(1), latent, visible, masked)
-    every = decoder.apply(variables, latent, visible, masked)
-    some = decoder.apply(variables, latent, visible, masked, only_masked=True)
+    variables = filled(jax.eval_shape(decoder.init, jax.random.key(1), latent, visible, masked), centre=0.0)
+
+    @functools.partial(jax.jit, static_argnames="only_masked")
+    def decode(variables, **only):
+        return decoder.apply(variables, latent, visible, masked, **only)
+
+    every, some = decode(variables), decode(variables, only_masked=True)
     assert (every.shape, some.shape) == ((2, 6, 12), (2, 4, 12))
     np.testing.assert_allclose(some, every[:, 2:], atol=1e-5)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters():
     model = vit(dtype=jnp.bfloat16)
-    tokens, variables = model.init_with_output(jax.random.key(0), jnp.ones((1, 16, 24, 3)))
+    images = jnp.ones((1, 16, 24, 3))
+    tokens, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
     assert tokens.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
@@ -254,17 +282,11 @@ def test_a_timm_vit_of_any_shape_gives_our_features(patch, channels):
     np.testing.assert_allclose(model.apply({"params": params}, images), expected, atol=1e-5)
 
 
-def filled(shapes):
-    """Noise of such shapes."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(1.0 + 0.1 * rng.standard_normal(s.shape), s.dtype), shapes)
-
-
 def test_blocks_in_a_loop_or_run_twice_are_the_same_blocks():
     images = jnp.asarray(np.random.default_rng(1).standard_normal((2, 16, 24, 3)), jnp.float32)
     results = {}
     for remat, scan in itertools.product(("none", "cheap", "blocks"), (False, True)):
-        model = vit(width=32, heads=2, depth=3, remat=remat, scan=scan)
+        model = vit(width=32, heads=2, remat=remat, scan=scan)
         params = filled(jax.eval_shape(model.init, jax.random.key(0), images))
 
         def loss(params, model=model):
@@ -294,7 +316,7 @@ def test_a_resnet_that_keeps_less_is_the_same_resnet():
     images = jnp.asarray(np.random.default_rng(1).standard_normal((4, 8, 8, 3)), jnp.float32)
     results = []
     for remat in ("none", "cheap", "blocks"):
-        model = ResNet(stages=(1, 1, 1, 1), bottleneck=False, width=8, stem="small", remat=remat)
+        model = ResNet(stages=(1, 1), bottleneck=False, width=8, stem="small", remat=remat)
         variables = filled(jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), images))
 
         def loss(params, model=model, variables=variables):
@@ -339,7 +361,7 @@ def test_a_resnet_has_the_kernels_that_are_asked_for():
     found = {}
     for kernels in ("plain", "fused"):
         model = ResNet(stages=(1, 1), bottleneck=True, width=4, stem="small", kernels=kernels)
-        variables = model.init(jax.random.key(1), images, train=False)
+        variables = filled(jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(1), images))
 
         def loss(params, model=model, variables=variables):
             return jnp.sum(model.apply({**variables, "params": params}, images, train=False) ** 2)

@@ -37,6 +37,14 @@ def run(name, **overrides):
     return value, aux.metrics, grads
 
 
+@functools.cache
+def logged(name, **overrides):
+    """The metrics of one step: no backward pass."""
+    method, params, state, b = made(name, **overrides)
+    context = context_of(method, params, state)
+    return jax.jit(lambda params: method.loss(params, b, context).metrics)(params)
+
+
 class MAEWithRowsFirst(MAE):
     """MAE with the position table of CMAE."""
 
@@ -93,10 +101,8 @@ def test_cmae_hides_blocks():
 
 
 def test_the_scale_and_kind_of_the_contrast():
-    _, doubled, _ = run("cmae")
-    _, plain, _ = run("cmae", contrast_scale="plain")
+    doubled, plain, byol = logged("cmae"), logged("cmae", contrast_scale="plain"), logged("cmae", contrast="byol")
     np.testing.assert_allclose(doubled["loss_contrast"], 0.14 * plain["loss_contrast"], rtol=1e-5)
-    _, byol, _ = run("cmae", contrast="byol")
     assert 0 < float(byol["loss_contrast"]) < 4
     np.testing.assert_allclose(doubled["contrast_loss_chance"], 0.14 * np.log(8), rtol=1e-5)
 
@@ -123,9 +129,10 @@ def test_no_gradient_reaches_the_target(name):
 
 
 @functools.cache
-def step_of(name, **overrides):
-    """(method, state before, state after) one training step at a rate of 0.1 and a momentum of 0.9."""
-    c = tiny(name, **colourless(name) | {"optimizer.weight_decay": 0.5, "method.momentum": 0.9, **overrides})
+def step_of(name):
+    """(method, state before, state after) one step at a rate of 0.1 and a momentum of 0.9, all weights decayed."""
+    fields = {"optimizer.weight_decay": 0.5, "optimizer.decay_on": "all", "method.momentum": 0.9}
+    c = tiny(name, **colourless(name) | fields)
     method = create(c)
     tx = optimizer.create(c, lambda step: 0.1, frozen=method.frozen)
     method.init = lambda key: filled(create(c))
@@ -148,7 +155,7 @@ def test_when_and_how_far_the_target_moves(name):
 
 
 def test_the_frozen_projection_keeps_its_first_value():
-    _, before, after, _ = step_of("mocov3", **{"optimizer.decay_on": "all"})
+    _, before, after, _ = step_of("mocov3")
     jax.tree.map(
         np.testing.assert_array_equal, before.params["encoder"]["patch_embed"], after.params["encoder"]["patch_embed"]
     )
@@ -203,7 +210,7 @@ def test_macrl_without_contrast_is_mae_on_both_views():
 
 
 def test_macrl_counts_absolute_errors():
-    _, metrics, _ = run("macrl", loss_on="all")
+    metrics = logged("macrl", loss_on="all")
     method, params, _, b = made("macrl", loss_on="all")
     masks = method.masks_of_view(b, method.views[1])
     latent = jax.jit(method.branch, static_argnums=2)(params, b, method.views[1])["latent"]
@@ -268,8 +275,7 @@ def test_roles_can_be_swapped_and_views_made_alike():
 
 def test_the_clean_target_is_another_picture():
     painting = {"query_augment.jitter_p": 1.0}
-    _, painted, _ = run("macrl", **painting)
-    _, clean, _ = run("macrl", **painting, recon_target="clean")
+    painted, clean = logged("macrl", **painting), logged("macrl", **painting, recon_target="clean")
     np.testing.assert_allclose(painted["loss_rec_key"], clean["loss_rec_key"], rtol=1e-6)  # the key keeps its colours
     assert abs(float(painted["loss_rec_query"] - clean["loss_rec_query"])) > 1e-3
 
