@@ -39,7 +39,7 @@ EXTRAS = {
     "docs": ["myst-parser>=4", "sphinx>=8", "sphinx-book-theme>=1.1.4", "sphinx-external-toc>=1.0.1"],
     "notebooks": ["ipykernel", "matplotlib", "nbclient"],
     "plots": ["matplotlib"],
-    "test": ["hypothesis", "mypy", "playwright", "pytest", "pytest-xdist", "ruff", "setuptools>=68"],
+    "test": ["mypy", "playwright", "pytest", "pytest-xdist", "ruff", "setuptools>=68"],
     "torch": ["torch", "timm"],
     "umap": ["umap-learn"],  # a second map of the embeddings on the page of a report
     # `log.to`: where metrics go besides the folder of a run.
