@@ -19,21 +19,31 @@ def cells_of(path):
     return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path, tmp_path, monkeypatch):
-    """A short run of everything, in a folder of its own; the full length is that of `jupyter execute`."""
+@pytest.fixture(scope="module")
+def kernel():
+    """A kernel for one notebook after the other: each of its own would import the libraries, and trace MAE, again."""
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    for package in ("ipykernel", "matplotlib", *NEEDS.get(path.stem, ())):
+    for package in ("ipykernel", "matplotlib"):
+        pytest.importorskip(package, reason=f"the notebooks need {package}")
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    client = nbclient.NotebookClient(nbformat.v4.new_notebook(), kernel_name="python3")
+    with client.setup_kernel(env=os.environ | {"MASKCL_JAX_FEW": "1", "PYTHONPATH": path}):
+        yield client.km
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, kernel, tmp_path):
+    """A short run of everything, in a folder of its own; the full length is that of `jupyter execute`."""
+    import nbclient
+    import nbformat
+
+    for package in NEEDS.get(path.stem, ()):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"the notebook needs {package}")
-    monkeypatch.setenv("MASKCL_JAX_FEW", "1")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     book = nbformat.read(path, as_version=4)
-    if path.stem in NEEDS:
-        book.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
-    nbclient.NotebookClient(
-        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
-    ).execute()
+    setup = ["%reset -f", f"%cd -q {tmp_path}", *([SETUP] if path.stem in NEEDS else [])]
+    book.cells.insert(0, nbformat.v4.new_code_cell("\n".join(setup)))
+    nbclient.NotebookClient(book, timeout=300, km=kernel).execute()
     failed = [output for cell in book.cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert not failed
     shown = [str(output) for cell in book.cells for output in cell.get("outputs", [])]
