@@ -70,7 +70,7 @@ def prove(folder: str) -> None:
     print("both again:", again.wait(), [line for line in again.lines[0] if "resumed" in line])
     same = rows_without_speed(folder / "killed") == rows_without_speed(folder / "straight")
     print("rows of metrics.jsonl alike:", same)
-    states = [saved_state(folder / run, "mae") for run in ("killed", "straight")]
+    states = [saved_state(folder / run) for run in ("killed", "straight")]
     print("last checkpoints alike:", all(jax.tree.leaves(jax.tree.map(np.array_equal, *states))))
 
 

@@ -4,7 +4,7 @@ from mutants.mutant import Mutant
 
 # Every journey that claims to resume: each alone must see that the checkpoint is ignored.
 JOURNEYS = {
-    "failure": "tests/test_train.py::test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same[mae]",
+    "failure": "tests/test_train.py::test_a_run_leaves_what_it_promises_and_from_a_checkpoint_ends_the_same[mae]",
     "kill": "tests/test_train.py::test_sigkill_at_a_random_step_changes_nothing",
     "signal": "tests/test_preemption.py::test_after_sigterm_the_same_command_takes_the_remaining_steps",
     "data-on-device": "tests/test_on_device.py::test_a_run_that_goes_on_makes_the_views_of_the_first",
@@ -30,14 +30,14 @@ TRAINING = [
         "maskcl_jax/training/loop.py",
         "batches = open_batches(source, program, start)",
         "batches = open_batches(source, program, 0)",
-        "tests/test_train.py::test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same[mae]",
+        "tests/test_train.py::test_a_run_leaves_what_it_promises_and_from_a_checkpoint_ends_the_same[mae]",
     ),
     Mutant(
         "a-resumed-run-counts-from-0",
         "maskcl_jax/training/loop.py",
         "start = int(state.step)",
         "start = 0",
-        "tests/test_train.py::test_a_run_leaves_what_it_promises_and_one_that_broke_off_the_same[mae]",
+        "tests/test_train.py::test_a_run_leaves_what_it_promises_and_from_a_checkpoint_ends_the_same[mae]",
     ),
     Mutant(
         "a-signal-stops-without-saving",
