@@ -2,15 +2,13 @@
 
 import os
 import pathlib
-import subprocess
 
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers.processes import arguments_of, command, environment
-from helpers.tiny import fields_of
+from helpers.tiny import quick
 
-from maskcl_jax.training import compile_cache
+from maskcl_jax.training import compile_cache, loop
 
 NAMES = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
 
@@ -126,13 +124,9 @@ def test_processors_have_folders_of_their_own(tmp_path):
     assert compile_cache.processor(tmp_path / "absent")
 
 
-def test_a_run_keeps_its_programs_for_the_next_one(tmp_path):
-    env = {name: value for name, value in environment(1).items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    env |= {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    fields = fields_of("mae") | {"total_steps": 1, "eval.every_epochs": 0.0}
-    arguments = arguments_of("mae", tmp_path, fields)
-    both = [subprocess.Popen(command(*arguments, f"--workdir={tmp_path / f'run{i}'}"), env=env) for i in range(2)]
-    assert [process.wait(240) for process in both] == [0, 0]
+def test_a_run_keeps_its_programs_for_the_next_one(unset, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    loop.train(quick("mae", **{"total_steps": 1, "eval.pictures": 0}), str(tmp_path / "run"))
     names = sorted(path.name for path in (tmp_path / "cache").rglob("*-cache"))
     assert any(name.startswith("jit_train_step") for name in names)
     assert any(name.startswith("jit_make_state") for name in names)

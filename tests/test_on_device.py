@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.processes import environment
-from helpers.tiny import CONFIGS, ROOT, of_device, saved_state, tiny
+from helpers.tiny import CONFIGS, ROOT, of_device, quick, saved_state, tiny
 from helpers.views import host_and_device, host_batch, view_of
 from PIL import Image
 
@@ -141,35 +141,38 @@ from maskcl_jax.data import decode, on_device
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create
 c = of_device("maskco")
-mesh, method, source = sharding.create_mesh(c.mesh), create(c), open_source(c.data)
-lying = {"devices": mesh.size, "sharding": sharding.batch_sharding(mesh)}
-images = on_device.place(source, method.views, channels=c.data.channels, **lying)
-index = sharding.put(next(on_device.indices(len(source.split("train")), batch_size=8, seed=0)), mesh)["index"]
-batch = jax.jit(lambda images, index: on_device.batch_of(method.views, images, index, jax.random.key(3)))(images, index)
-print(json.dumps({"devices": len(images.sharding.device_set), "rows": images.addressable_shards[0].data.shape[0],
-    "views": {k: hashlib.md5(np.asarray(v).tobytes()).hexdigest() for k, v in batch.items() if k in ("query", "key")}}))
+for devices in (1, 8):
+    mesh = sharding.create_mesh(c.mesh, jax.devices()[:devices])
+    method, source = create(c), open_source(c.data)
+    lying = {"devices": mesh.size, "sharding": sharding.batch_sharding(mesh)}
+    images = on_device.place(source, method.views, channels=c.data.channels, **lying)
+    index = sharding.put(next(on_device.indices(len(source.split("train")), batch_size=8, seed=0)), mesh)["index"]
+    make = jax.jit(lambda images, index: on_device.batch_of(method.views, images, index, jax.random.key(3)))
+    batch = make(images, index)
+    views = {k: hashlib.md5(np.asarray(v).tobytes()).hexdigest() for k, v in batch.items() if k in ("query", "key")}
+    rows = images.addressable_shards[0].data.shape[0]
+    print(json.dumps({"devices": len(images.sharding.device_set), "rows": rows, "views": views}))
 """
 
 
 def test_images_split_over_devices_make_the_same_views():
-    told = {}
-    for devices in (1, 8):
-        command = [sys.executable, "-c", CHILD]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(devices), check=True)
-        told[devices] = json.loads(done.stdout.splitlines()[-1])
-    assert told[8]["devices"] == 8
-    assert told[8]["rows"] == -(-told[1]["rows"] // 8)
-    assert told[8]["views"] == told[1]["views"]
+    command = [sys.executable, "-c", CHILD]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(8), check=True)
+    one, eight = map(json.loads, done.stdout.splitlines()[-2:])
+    assert (one["devices"], eight["devices"]) == (1, 8)
+    assert eight["rows"] == -(-one["rows"] // 8)
+    assert eight["views"] == one["views"]
 
 
 def test_a_run_that_goes_on_makes_the_views_of_the_first(tmp_path, capsys):
-    loop.train(of_device("moco_v2"), str(tmp_path))
-    straight = saved_state(tmp_path, "moco_v2")
+    config = quick("moco_v2", **{"data.on_device": True})
+    loop.train(config, str(tmp_path))
+    straight = saved_state(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "6")
     assert checkpoint.Checkpoints(tmp_path).latest() == 3
-    loop.train(of_device("moco_v2"), str(tmp_path))
+    loop.train(config, str(tmp_path))
     assert "resumed from step 3" in capsys.readouterr().out
-    jax.tree.map(np.testing.assert_array_equal, straight, saved_state(tmp_path, "moco_v2"))
+    jax.tree.map(np.testing.assert_array_equal, straight, saved_state(tmp_path))
     assert (tmp_path / "pictures" / "step_00000006.png").exists()
 
 

@@ -5,8 +5,9 @@ import signal
 import threading
 
 from helpers.processes import Processes, arguments_of
-from helpers.tiny import fields_of, rows_without_speed
+from helpers.tiny import fields_of, rows_without_speed, tiny
 
+from maskcl_jax.training import loop
 from maskcl_jax.training.distributed import StopSignal
 
 TOTAL = 300
@@ -18,36 +19,34 @@ def printed_steps(run: Processes) -> list[int]:
     return [int(line.partition("/")[0]) for line in run.lines[0] if f"/{TOTAL}  " in line]
 
 
-def stop(arguments: list[str], number: signal.Signals) -> int:
-    """Starts a run and sends it a signal; returns the step that it saved."""
+def stop(arguments: list[str], number: signal.Signals, *, after: int = 0) -> int:
+    """Starts a run, or the rest of it, and sends it a signal; returns the step that it saved."""
     run = Processes(arguments)
-    run.until("5/")
+    run.until(f"{after + 5}/")
     run.processes[0].send_signal(number)
     assert run.wait() == [128 + number], run.text()
+    assert (f"resumed from step {after}" in run.lines[0]) == (after > 0)
     saved = printed_steps(run)[-1]
-    assert 5 <= saved < TOTAL
+    assert printed_steps(run) == list(range(after + 1, saved + 1))
+    assert after + 5 <= saved < TOTAL
     assert run.lines[0][-1].startswith(f"stopped by {number.name}: step {saved} is saved")
     return saved
 
 
-def test_after_sigterm_the_same_command_takes_the_remaining_steps(tmp_path):
+def test_after_sigterm_and_ctrl_c_the_same_command_takes_the_remaining_steps(tmp_path):
     arguments = arguments_of("mae", tmp_path / "run", fields_of("mae") | FIELDS)
-    saved = stop(arguments, signal.SIGTERM)
-    resumed = Processes(arguments)
-    assert resumed.wait() == [0], resumed.text()
-    assert f"resumed from step {saved}" in resumed.lines[0]
-    assert printed_steps(resumed) == list(range(saved + 1, TOTAL + 1))
+    terminated = stop(arguments, signal.SIGTERM)
+    interrupted = stop(arguments, signal.SIGINT, after=terminated)
+    assert not (tmp_path / "run" / "report.html").exists()
+    rest = Processes([*arguments, "--config.log.report=True"])
+    assert rest.wait() == [0], rest.text()
+    assert f"resumed from step {interrupted}" in rest.lines[0]
+    assert printed_steps(rest) == list(range(interrupted + 1, TOTAL + 1))
+    assert rest.lines[0][-1].startswith(f"report: {tmp_path}/run/report.html (")
+    assert (tmp_path / "run" / "report.html").exists()
 
-    straight = Processes(arguments_of("mae", tmp_path / "straight", fields_of("mae") | FIELDS | {"log.report": True}))
-    assert straight.wait() == [0], straight.text()
-    assert straight.lines[0][-1].startswith(f"report: {tmp_path}/straight/report.html (")
-    assert [path.parent.name for path in tmp_path.glob("*/report.html")] == ["straight"]  # as `log.report` says
+    loop.train(tiny("mae", **FIELDS), str(tmp_path / "straight"))
     assert rows_without_speed(tmp_path / "run") == rows_without_speed(tmp_path / "straight")
-
-
-def test_ctrl_c_saves_too(tmp_path):
-    saved = stop(arguments_of("mae", tmp_path, fields_of("mae") | FIELDS), signal.SIGINT)
-    assert (tmp_path / "checkpoints" / str(saved)).is_dir()
 
 
 def test_the_first_signal_is_remembered_and_the_second_ends_the_process():

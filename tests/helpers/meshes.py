@@ -6,7 +6,7 @@ import pathlib
 import jax
 import numpy as np
 
-from helpers.tiny import filled, tiny
+from helpers.tiny import colourless, filled, tiny
 from maskcl_jax.data import pipeline
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create as create_method
@@ -60,7 +60,7 @@ def write_steps(folder: str, name: str, *labels: str) -> None:
     sharding.MIN_SIZE = 64  # nearly everything is split: the test is about that
     folder, facts = pathlib.Path(folder), {}
     for label in labels:
-        job = Job(tiny(name), *MESHES[label])
+        job = Job(tiny(name, **colourless(name)), *MESHES[label])
         state, metrics = job.go(job.begin(), 0, STEPS)
         np.savez(folder / f"{label}.npz", **leaves_of((state, metrics)))
         lying = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
@@ -70,7 +70,7 @@ def write_steps(folder: str, name: str, *labels: str) -> None:
     checkpoints.save(STEPS, state)
     checkpoints.close()
     checkpoints = checkpoint.Checkpoints(folder / "run")
-    half = Job(tiny(name), 4, 1, 4)
+    half = Job(tiny(name, **colourless(name)), 4, 1, 4)
     restored = checkpoints.restore(sharding.with_sharding(half.shapes, half.placed))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(state))
     assert jax.tree.map(lambda leaf: leaf.sharding, restored) == half.placed

@@ -6,7 +6,7 @@ from mutants.mutant import Mutant
 JOURNEYS = {
     "failure": "tests/test_train.py::test_a_run_leaves_what_it_promises_and_from_a_checkpoint_ends_the_same[mae]",
     "kill": "tests/test_train.py::test_sigkill_at_a_random_step_changes_nothing",
-    "signal": "tests/test_preemption.py::test_after_sigterm_the_same_command_takes_the_remaining_steps",
+    "signal": "tests/test_preemption.py::test_after_sigterm_and_ctrl_c_the_same_command_takes_the_remaining_steps",
     "data-on-device": "tests/test_on_device.py::test_a_run_that_goes_on_makes_the_views_of_the_first",
     "outside-method": "tests/test_simmim.py::test_a_run_that_broke_off_is_resumed_and_ends_as_one_that_did_not",
     "older-version": "tests/test_old_checkpoints.py::test_the_run_is_finished_from_step_3",
@@ -44,7 +44,7 @@ TRAINING = [
         "maskcl_jax/training/loop.py",
         "saving = plan.due(step, plan.save_every) or stopping",
         "saving = plan.due(step, plan.save_every)",
-        "tests/test_preemption.py::test_ctrl_c_saves_too",
+        "tests/test_preemption.py::test_after_sigterm_and_ctrl_c_the_same_command_takes_the_remaining_steps",
     ),
     Mutant(
         "a-start-that-fails-leaves-the-folder-locked",
