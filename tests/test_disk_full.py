@@ -43,7 +43,7 @@ cat {disk}/run/metrics.jsonl >&3
 def test_a_disk_that_checkpoints_fill_is_one_line_and_the_same_command_goes_on(tmp_path):
     if not can_mount(tmp_path):
         pytest.skip("this machine does not let users mount a file system (unshare --mount)")
-    disk, total = tmp_path / "disk", 40
+    disk, total = tmp_path / "disk", 12  # six checkpoints fill it
     fields = {"total_steps": total, "eval.pictures": 0, "log.every_seconds": 0.0, "checkpoint.keep_last": 100}
     fields |= {"checkpoint.every_epochs": 1 / 8, "eval.every_epochs": 0.0}
     train = shlex.join(command(*arguments_of("mae", disk / "run", fields_of("mae") | fields)))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.processes import Processes, arguments_of, environment, free_port
-from helpers.tiny import fields_of, rows_without_speed, saved_state
+from helpers.tiny import ROOT, fields_of, rows_without_speed, saved_state
 
 from maskcl_jax.errors import UserError
 from maskcl_jax.training import distributed
@@ -32,9 +32,19 @@ def start(workdir, count: int, *, devices: int = 1) -> Processes:
     return Processes(arguments_of("mae", workdir, fields_of("mae") | OVERRIDES), count, devices=devices)
 
 
+# The rest of a run, and the whole of another, in one process: it takes seconds to start.
+REST = """
+import sys
+sys.path.insert(0, "tests")
+from helpers.tiny import tiny
+from test_distributed import OVERRIDES
+from maskcl_jax.training import loop
+for run in ("two", "alone"):
+    loop.train(tiny("mae", **OVERRIDES), f"{sys.argv[1]}/{run}")
+"""
+
+
 def test_two_processes_are_one_run_and_stop_together(tmp_path):
-    alone = start(tmp_path / "alone", 1, devices=2)
-    assert alone.wait() == [0], alone.text(0)
     # SIGTERM on one: both save after the same step, and their status says that they may be started again.
     stopped = start(tmp_path / "two", 2)
     stopped.until("5/")
@@ -45,11 +55,11 @@ def test_two_processes_are_one_run_and_stop_together(tmp_path):
     saved = rows_without_speed(tmp_path / "two")[-1]["step"]
     assert 5 <= saved < TOTAL
     # The rest in one process: it takes the remaining steps only, and ends as the other run did, bit for bit.
-    resumed = start(tmp_path / "two", 1, devices=2)
-    assert resumed.wait() == [0], resumed.text(0)
-    assert f"resumed from step {saved} on 1 processes with 2 devices, before on 2 with 2" in resumed.text(0)
-    steps = [int(line.partition("/")[0]) for line in resumed.lines[0] if f"/{TOTAL}" in line]
-    assert steps == list(range(saved + 1, TOTAL + 1))
+    child = [sys.executable, "-c", REST, str(tmp_path)]
+    rest = subprocess.run(child, env=environment(2), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert f"resumed from step {saved} on 1 processes with 2 devices, before on 2 with 2" in rest
+    steps = [int(line.partition("/")[0]) for line in rest.splitlines() if f"/{TOTAL}" in line]
+    assert steps == [*range(saved + 1, TOTAL + 1), *range(1, TOTAL + 1)]
     assert rows_without_speed(tmp_path / "two") == rows_without_speed(tmp_path / "alone")
 
 
