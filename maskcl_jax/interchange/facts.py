@@ -163,7 +163,7 @@ def heads_of(facts: Facts, method: str) -> int:
     known = MOCO_V3_HEADS if method == "mocov3" else HEADS
     if facts.model["width"] not in known:
         raise UserError(
-            f"how many heads a ViT of width {facts.model['width']} has cannot be read off its weights: give "
-            "--config=FILE with --config.model.heads=N and the other fields of model"
+            f"how many heads a ViT of width {facts.model['width']} has cannot be read off its weights: import "
+            "them with python -m maskcl_jax.import_torch, --config=FILE and --config.model.heads=N"
         )
     return known[facts.model["width"]]
