@@ -151,7 +151,7 @@ def silence_arrays() -> None:
         return not (is_of_an_array(error) or disk_full_line(error) or DAMAGE_LOGGED.search(record.getMessage()))
 
     logging.get_absl_handler().addFilter(shown)
-    warnings.filterwarnings("ignore", r"coroutine '_(read|write)\w*' was never awaited", RuntimeWarning)
+    warnings.filterwarnings("ignore", r"coroutine '[\w.<>]*(read|write)\w*' was never awaited", RuntimeWarning)
     default = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -172,6 +172,10 @@ async def fails(text):
     raise ValueError(text)
 async def _read_array():
     pass
+def serialize():
+    async def write_fragment():
+        pass
+    write_fragment()
 async def tasks():
     of_arrays = ['Error opening "zarr" driver [tensorstore_spec=...]', 'Error reading "0.0" in OCDBT database at F']
     for text in [*of_arrays, "something else"]:
@@ -186,6 +190,7 @@ def main(argv):
     logging.warning("Provided metadata contains unknown key k. Adding it to custom_metadata.")
     logging.warning("a warning that is shown")
     _read_array()
+    serialize()
     asyncio.run(tasks())
 app.run(main)
 """

@@ -168,5 +168,6 @@ def in_words_of_python() -> Iterator[None]:
         yield
     except UserError as error:
         text = str(error).replace("--nocheck", "check=False").replace("--full", "full=True")
-        text = text.replace("--config=", "method=")
-        raise UserError(re.sub(r"--(config\.)?(?=[a-z])", "", text)) from error.__cause__
+        text, command, its_flags = text.partition("python -m")  # a command keeps its flags
+        text = re.sub(r"--(config\.)?(?=[a-z])", "", text.replace("--config=", "method="))
+        raise UserError(text + command + its_flags) from error.__cause__

@@ -37,7 +37,9 @@ class Part(Source):
 
     def facts(self, splits: Sequence[str] = SPLITS) -> dict[str, int | str]:
         """Those of the whole, and the numbers and digests of these images."""
-        if all(self.parts[split] == (split, None) for split in splits):
+        if all(
+            origin == split and indices is None for split, (origin, indices) in self.parts.items() if split in splits
+        ):
             return self.source.facts(splits)
         origins = dict.fromkeys(self.parts[split][0] for split in splits)
         return self.source.facts(tuple(origins)) | super().facts(splits)
