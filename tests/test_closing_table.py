@@ -16,7 +16,7 @@ def test_what_a_run_wrote_is_named_and_exists(tmp_path):
     figures = loop.train(tiny("mae", total_steps=2), str(tmp_path / "with"))
     assert list(pathlib.Path(figures["pictures"]).glob("*.png"))
     for rows in (without, figures):
-        folder = pathlib.Path(rows["next"].removeprefix("tensorboard --logdir="))
+        folder = pathlib.Path(rows["curves"].removeprefix("tensorboard --logdir="))
         assert list(folder.glob("events.out.tfevents.*"))
         assert (pathlib.Path(rows["checkpoint"]) / "2").is_dir()
 
@@ -25,7 +25,7 @@ def test_an_empty_folder_has_neither_pictures_nor_tensorboard_files(tmp_path):
     rows = closing_rows(
         tiny("mae"), str(tmp_path), rate=Throughput(8), skipped=0, monitor=types.SimpleNamespace(problem="", k=20)
     )
-    assert not {"pictures", "next"} & rows.keys()
+    assert not {"pictures", "curves"} & rows.keys()
 
 
 def test_a_finished_run_without_labels_says_so_though_it_evaluates_nothing(tmp_path):

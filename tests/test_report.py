@@ -336,6 +336,15 @@ def test_frames_are_the_first_the_last_and_some_between():
     assert film.spaced(100, 4) == [0, 33, 66, 99]
 
 
+@pytest.mark.parametrize(
+    ("path", "preset", "named"),
+    [("DIR/cats/", "tiny_imagenet", "cats"), (None, "imagenet", "imagenet"), ("", "", "folder")],
+)
+def test_a_page_names_the_folder_of_the_images_and_not_the_preset_of_another_data_set(path, preset, named):
+    config = {"data.path": path, "preset": preset, "data.source": "folder"}
+    assert page.data_name(types.SimpleNamespace(config=config)) == named
+
+
 def test_names_are_as_short_as_they_can_be():
     assert record.names_of(["runs/a", "runs/b"]) == ["a", "b"]
     assert record.names_of(["x/run", "y/run"]) == ["x/run", "y/run"]

@@ -227,7 +227,13 @@ def headline(run: Record, look: Look | None) -> str:
     if look:
         network += f", {look.parameters / 1e6:.3g} M parameters"
     height, width = run.config["data.image_size"]
-    return f"{run.method} on {run.config['preset'] or run.config['data.source']} · {network} · {height}x{width} pixels"
+    return f"{run.method} on {data_name(run)} · {network} · {height}x{width} pixels"
+
+
+def data_name(run: Record) -> str:
+    """What a run was trained on: the folder or file that was named, else the preset or the kind of source."""
+    path = pathlib.Path(run.config.get("data.path") or "")
+    return path.name or run.config["preset"] or run.config["data.source"]
 
 
 def tiles(run: Record, look: Look | None) -> dict[str, tuple[str, str]]:

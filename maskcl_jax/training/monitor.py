@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -239,5 +240,7 @@ def closing_rows(config: Any, workdir: str, *, rate: Throughput, skipped: int, m
     if any(folder.glob("pictures/*.png")):
         rows["pictures"] = str(folder / "pictures")
     if any(folder.glob("events.out.tfevents.*")):
-        rows["next"] = f"tensorboard --logdir={workdir}"
+        rows["curves"] = f"tensorboard --logdir={shlex.quote(workdir)}"
+    out = shlex.quote(str(folder / "timm"))
+    rows["next"] = f"python -m maskcl_jax.export --workdir={shlex.quote(workdir)} --format=timm --out={out}"
     return rows
