@@ -395,7 +395,7 @@ def test_a_run_says_what_its_online_evaluation_is_worth_and_goes_on(small, tmp_p
     rows = monitor.closing_rows(small.config, str(tmp_path), rate=Throughput(8), skipped=0, monitor=online)
     assert problem in rows["k-NN"]
     assert online.k == k
-    assert not {"pictures", "next"} & rows.keys()
+    assert not {"pictures", "curves"} & rows.keys()
 
 
 def test_the_fraction_of_unlabeled_images_is_said_and_recorded(small, workdir, monkeypatch, capsys):
