@@ -4,6 +4,8 @@ New tensors are made on PyTorch's default device (`torch.set_default_device`).
 """
 
 import itertools
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -100,12 +102,12 @@ class Decoder(nn.Module):
 
 
 class MAE(nn.Module):
-    """MAE: `shown` patches encoded, all of them decoded; size: of the encoder."""
+    """MAE: `shown` patches encoded, all of them decoded; decoder: its size; size: of the encoder."""
 
-    def __init__(self, shown: int = 49, **size: Any):
+    def __init__(self, shown: int = 49, decoder: Mapping[str, int] = types.MappingProxyType({}), **size: Any):
         super().__init__()
         self.encoder, self.shown = Encoder(**size), shown
-        self.decoder = Decoder(self.encoder, self.encoder.patch**2 * 3)
+        self.decoder = Decoder(self.encoder, self.encoder.patch**2 * 3, **decoder)
 
     def new_order(self, count: int):
         return torch.rand(count, self.encoder.count).argsort(1)
