@@ -44,7 +44,6 @@ class Panel(NamedTuple):
     caption: str
 
 
-# --- Images and batches ---------------------------------------------------------------------------------------------
 def photograph(name: str) -> np.ndarray:
     """(512, 512, 3) uint8: the center of an embedded photograph."""
     (file,) = [file for file in embedded.photographs() if file.stem == name]
@@ -326,13 +325,13 @@ def figure(name: str) -> bytes:
 def measure(workdir: str) -> None:
     """Keeps what the encoder of a ccMIM run attends to in the photographs, summed over heads and blocks."""
     run = restore_run(workdir)
-    height, width = run.config.data.image_size
-    images = [np.asarray(Image.fromarray(photograph(name)).resize((width, height))) for name in PHOTOGRAPHS[:2]]
-    attention = run.method.attention(run.state.params, run.method.preprocess(np.stack(images))).sum(axis=0)
+    size = run.config.data.image_size[::-1]
+    images = np.stack([np.asarray(Image.fromarray(photograph(name)).resize(size)) for name in PHOTOGRAPHS[:2]])
+    attention = run.method.attention(run.state.params, run.method.preprocess(images)).sum(axis=0)
     maps = np.asarray(attention, np.float64).reshape(-1, *run.method.encoder.grid).round(4)
     lines = ",\n    ".join(f'"{n}": {json.dumps(m.tolist())}' for n, m in zip(PHOTOGRAPHS, maps, strict=False))
-    command = "python -m maskcl_jax.main --config=configs/ccmim.py"
-    IMPORTANCE.write_text(f'{{\n  "run": "{command}, step {run.step}",\n  "importance": {{\n    {lines}\n  }}\n}}\n')
+    made_by = f"python -m maskcl_jax.main --config=configs/ccmim.py, step {run.step}"
+    IMPORTANCE.write_text(f'{{\n  "run": "{made_by}",\n  "importance": {{\n    {lines}\n  }}\n}}\n')
 
 
 def main() -> None:

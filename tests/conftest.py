@@ -57,6 +57,12 @@ if importlib.util.find_spec("torch") is not None and importlib.util.find_spec("t
 
 
 @pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """No index is left behind in the user's cache, nor found there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
 def without_compiling(monkeypatch):
     """Initial values are zeros: what is tested of an imported run is what replaces them."""
     from helpers.untrained import zeros

@@ -94,7 +94,7 @@ def test_mfu_is_the_models_flops_over_the_peak(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["step", "end_to_end"])
-def test_memory_that_the_device_counts_wins_over_the_compilers(mode, monkeypatch):
+def test_steps_are_timed_and_memory_that_the_device_counts_wins_over_the_compilers(mode, monkeypatch):
     monkeypatch.setattr(devices, "peak_memory", lambda: 7 * 2**30)
     report = getattr(modes, mode)(tiny("mae"), FEW)
     assert report.peak_bytes == 7 * 2**30

@@ -56,8 +56,10 @@ def test_another_architecture_is_refused_with_the_shapes(tmp_path):
     checkpoints = checkpoint.Checkpoints(tmp_path)
     checkpoints.save(1, state(width=3))
     checkpoints.close()
-    with pytest.raises(UserError, match=r"another architecture.*kernel \(2, 3\) there, \(2, 5\) here"):
+    with pytest.raises(UserError, match=r"another architecture.*\(2, 3\) there, \(2, 5\) here.*another --workdir"):
         checkpoint.Checkpoints(tmp_path).restore(abstract(state(width=5)))
+    with pytest.raises(UserError, match=r"another architecture.* here: remove it$"):
+        checkpoint.Checkpoints(tmp_path, remedy="remove it").restore(abstract(state(width=5)))
 
 
 def test_the_folder_of_another_config_is_refused_with_the_difference(tmp_path):

@@ -54,6 +54,13 @@ def test_by_default_it_is_in_the_users_cache_folder(unset, monkeypatch, tmp_path
     assert entries(tmp_path) == [entry]
 
 
+def test_what_compiles_in_a_moment_is_not_kept(unset, monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    compile_cache.use(str(tmp_path))
+    compiled_number()
+    assert not entries(tmp_path)
+
+
 @pytest.mark.parametrize("relative", ["", "cache"])
 def test_without_an_absolute_cache_folder_it_is_in_the_home(relative, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", relative)
@@ -108,10 +115,11 @@ def test_the_programs_that_were_not_read_for_longest_go(tmp_path):
         path = tmp_path / f"jit_{age}-cache"
         path.write_bytes(bytes(100))
         os.utime(path, (1e9 - age, 1e9))
+    (tmp_path / "gone-cache").symlink_to(tmp_path / "absent")  # as one that another process has just removed
     compile_cache.prune(tmp_path, limit=600)
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.iterdir())) == 7
     compile_cache.prune(tmp_path, limit=599)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["jit_0-cache", "jit_1-cache"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gone-cache", "jit_0-cache", "jit_1-cache"]
 
 
 def test_processors_have_folders_of_their_own(tmp_path):
@@ -130,3 +138,6 @@ def test_a_run_keeps_its_programs_for_the_next_one(unset, monkeypatch, tmp_path)
     names = sorted(path.name for path in (tmp_path / "cache").rglob("*-cache"))
     assert any(name.startswith("jit_train_step") for name in names)
     assert any(name.startswith("jit_make_state") for name in names)
+    jax.clear_caches()
+    loop.train(quick("mae", **{"total_steps": 1, "eval.pictures": 0}), str(tmp_path / "next"))
+    assert sorted(path.name for path in (tmp_path / "cache").rglob("*-cache")) == names

@@ -1,4 +1,4 @@
-"""Every corner of every method's fields that the checks let pass takes a step, alone and with others."""
+"""Every corner of every method's fields that the checks let pass takes a step together with others."""
 
 import random
 

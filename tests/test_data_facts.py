@@ -14,11 +14,7 @@ from maskcl_jax.data.sources import open_source
 from maskcl_jax.errors import UserError
 from maskcl_jax.training import checkpoint
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """No index is left behind in the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def facts_of(source, **fields):

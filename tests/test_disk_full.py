@@ -1,7 +1,9 @@
 """A full disk is one line, and the same command goes on when there is room."""
 
 import errno
+import functools
 import json
+import pathlib
 import shlex
 import shutil
 import subprocess
@@ -71,13 +73,14 @@ def test_a_disk_that_checkpoints_fill_is_one_line_and_the_same_command_goes_on(t
 FULL = "No space left on device"
 
 
-def full_metrics(monkeypatch):
-    """The disk is full when the fifth row of metrics is written."""
+def full_metrics(monkeypatch, *, at: int):
+    """The disk is full when a row of metrics is written, and still when the file is closed."""
     write = logging.Writers.write_scalars
 
     def fails(self, step, values):
-        if step == 5:
-            raise OSError(errno.ENOSPC, FULL)
+        if step == at:
+            self.rows.close()
+            self.rows = pathlib.Path("/dev/full").open("a")  # noqa: SIM115 (the run closes it)
         write(self, step, values)
 
     monkeypatch.setattr(logging.Writers, "write_scalars", fails)
@@ -96,8 +99,17 @@ def full_checkpoint(monkeypatch):
     monkeypatch.setattr(ocp.StandardCheckpointHandler, "finalize", fails)
 
 
-@pytest.mark.parametrize("fill", [full_metrics, full_checkpoint])
-def test_a_write_that_finds_the_disk_full_is_one_line_wherever_the_tests_run(fill, tmp_path, monkeypatch, capsys):
+FILL = {
+    "metrics before the first checkpoint": (functools.partial(full_metrics, at=1), None),
+    "metrics": (functools.partial(full_metrics, at=5), 4),
+    "checkpoint": (full_checkpoint, 2),
+}
+
+
+@pytest.mark.parametrize(("fill", "newest"), FILL.values(), ids=list(FILL))
+def test_a_write_that_finds_the_disk_full_is_one_line_wherever_the_tests_run(
+    fill, newest, tmp_path, monkeypatch, capsys
+):
     config = quick("mae", **{"checkpoint.every_epochs": 2 / 8, "eval.pictures": 0})
     with monkeypatch.context() as full, pytest.raises(SystemExit) as ended, cli.one_line_errors():
         fill(full)
@@ -105,10 +117,9 @@ def test_a_write_that_finds_the_disk_full_is_one_line_wherever_the_tests_run(fil
     assert ended.value.code == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and errors[0].startswith("error: the disk is full")
-    newest = Checkpoints(tmp_path).latest()
-    assert newest == (2 if fill is full_checkpoint else 4)
+    assert Checkpoints(tmp_path).latest() == newest
     loop.train(config, str(tmp_path))
-    assert f"resumed from step {newest}" in capsys.readouterr().out
+    assert (f"resumed from step {newest}" in capsys.readouterr().out) == (newest is not None)
     assert [row["step"] for row in rows(tmp_path) if "loss" in row] == [1, 2, 3, 4, 5, 6]
 
 

@@ -33,14 +33,13 @@ def start(workdir, count: int, *, devices: int = 1) -> Processes:
 
 
 # The rest of a run, and the whole of another, in one process: it takes seconds to start.
-REST = """
+REST = f"""
 import sys
 sys.path.insert(0, "tests")
 from helpers.tiny import tiny
-from test_distributed import OVERRIDES
 from maskcl_jax.training import loop
 for run in ("two", "alone"):
-    loop.train(tiny("mae", **OVERRIDES), f"{sys.argv[1]}/{run}")
+    loop.train(tiny("mae", **{OVERRIDES!r}), sys.argv[1] + "/" + run)
 """
 
 
@@ -102,11 +101,15 @@ def test_processes_exchange_texts_and_one_that_is_killed_ends_the_others():
     address = f"localhost:{free_port()}"
     pipes = {"env": environment(1), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", REDUCE, address, str(i)], **pipes) for i in range(2)]
-    for process in both:
-        assert any(line == "['', 'é']\n" for line in process.stdout)
-    both[1].kill()
-    error = both[0].communicate(timeout=60)[1].strip().splitlines()[-1]
-    both[1].communicate()
+    try:
+        said = [next(line for line in process.stdout if line.startswith("['")) for process in both]
+        assert said == ["['', 'é']\n"] * 2
+        both[1].kill()
+        error = both[0].communicate(timeout=60)[1].strip().splitlines()[-1]
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
     assert both[0].returncode == 1
     assert error.startswith("error: process 0 of 2 cannot go on")
 

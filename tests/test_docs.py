@@ -212,6 +212,7 @@ def check_call(node: ast.Call, names: dict[str, dict]) -> None:
     positional = [argument.value if isinstance(argument, ast.Constant) else argument for argument in node.args]
     inspect.signature(getattr(mc, node.func.attr)).bind(*positional, **given)
     if node.func.attr == "pretrain":
+        given.pop("workdir", None)
         chosen = fields.choose("embedded", given.pop("preset", "folder" if len(positional) > 1 else ""))
         config_lib.check(fields.config_of(positional[0], chosen, given))
 

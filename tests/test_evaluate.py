@@ -10,19 +10,18 @@ import sys
 import jax
 import numpy as np
 import pytest
-from helpers.labeled import Degenerate
+from helpers.evaluations import EIGHT_PIXELS, opened
+from helpers.labeled import EIGHT, SIX, Degenerate
 from helpers.processes import environment
 from helpers.tiny import ROOT
-from helpers.untrained import made, run_of, save_run
+from helpers.untrained import made, save_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from maskcl_jax.data.sources import Arrays, Source
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import (
-    checks,
     features,
-    finetune,
     fit,
     frozen,
     knn,
@@ -32,22 +31,11 @@ from maskcl_jax.evaluate import (
     settings,
     subsets,
 )
-from maskcl_jax.evaluate import encoder as encoder_lib
 from maskcl_jax.evaluate.evaluation import evaluate
-from maskcl_jax.interchange import check
-from maskcl_jax.interchange.product import product_of
-from maskcl_jax.models.vit import ViT
-from maskcl_jax.training import checkpoint, monitor, run_folder, sharding
+from maskcl_jax.training import checkpoint, monitor, sharding
 from maskcl_jax.training.throughput import Throughput
 
-EIGHT_PIXELS = {"data.image_size": (8, 8), "data.channels": 1, "model.patch_size": 4, "data.num_examples": 61}
 LIGHT = ("batch_size=16",)
-RUN = {
-    "knn": frozen.run_knn,
-    "logistic": frozen.run_logistic,
-    "linear": linear.run_linear,
-    "finetune": finetune.run_finetune,
-}
 
 
 class Blobs(Source):
@@ -79,12 +67,6 @@ def workdir(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "mae"
     save_run(folder, small)
     return folder
-
-
-def opened(run, protocol, tmp_path, *overrides, data=""):
-    """The session of one evaluation, its files under tmp_path."""
-    (chosen,) = settings.create(protocol, run.config, data=data, overrides=overrides)
-    return session.open_session(run._replace(workdir=str(tmp_path)), chosen)
 
 
 @pytest.fixture
@@ -275,101 +257,6 @@ def test_several_protocols_or_labels_are_several_evaluations(small):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "overrides", "culprit"),
-    [
-        ("knnn", (), "did you mean 'knn'"),
-        ("linear:dino", (), "linear:dino"),
-        ("knn", ("kk=3",), "kk"),
-        ("knn", ("k=three",), "k=three"),
-        ("knn", ("network=teacher",), "network='teacher'"),
-        ("knn", ("network=target",), "no EMA target"),
-        ("knn", ("feature=clss",), "feature='clss'"),
-        ("knn", ("feature=last9",), "last9"),
-        ("knn", ("labels=1000",), "labels='1000'"),
-        ("knn", ("data.image_size=10x10",), "image_size=10x10"),
-        ("knn", ("batch_size=0",), "batch_size=0"),
-        ("knn", ("k=0",), "k="),
-        ("knn", ("temperature=0",), "temperature"),
-        ("logistic", ("C=0",), "C=0"),
-        ("linear", ("factors=-1",), "factors"),
-        ("finetune", ("pool=max",), "pool='max'"),
-        ("segment", (), "no masks"),
-        ("all", ("kk=3",), "kk=3 is a field of none"),
-    ],
-)
-def test_what_is_refused_in_one_line(small, tmp_path, protocol, overrides, culprit):
-    with pytest.raises(UserError, match=culprit) as error:
-        opened(small, protocol, tmp_path, *overrides)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("protocol", "overrides", "culprit"),
-    [
-        ("linear", ("holdout=0",), "holdout"),
-        ("linear", ("epochs=0",), "epochs=0"),
-        ("finetune", ("init=random",), "init='random'"),
-        ("finetune", ("feature=mean",), "feature='mean'"),
-    ],
-)
-def test_what_is_refused_before_it_is_computed(small, tmp_path, protocol, overrides, culprit):
-    with pytest.raises(UserError, match=culprit):
-        RUN[protocol](opened(small, protocol, tmp_path, *overrides))
-
-
-EIGHT, SIX = [0, 1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2]
-
-
-@pytest.mark.parametrize("protocol", RUN)
-@pytest.mark.parametrize(
-    ("train", "test", "words"),
-    [
-        ([1] * 8, SIX, "all 8 labeled train images are of one class"),
-        ([-1, 2] * 4, SIX, "all 4 labeled train images are of one class"),
-        (EIGHT, [2] * 6, "all 6 labeled test images are of one class"),
-        (EIGHT, [-1] * 6, "none of the 6 test images has a label"),
-        ([-1] * 8, SIX, "none of the 8 train images has a label"),
-        (EIGHT, [], "needs test images"),
-        ([], SIX, "needs train images"),
-    ],
-)
-def test_a_split_that_measures_nothing_is_refused(small, tmp_path, monkeypatch, protocol, train, test, words):
-    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(train, test))
-    with pytest.raises(UserError, match=words) as caught:
-        opened(small, protocol, tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("protocol", ["knn", "logistic", "linear"])
-def test_equal_features_are_refused_before_anything_is_trained(small, tmp_path, monkeypatch, protocol):
-    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(EIGHT, SIX, constant=True))
-    monkeypatch.setattr(linear, "fit", None)
-    options = ("holdout=0.5", "eval_batch_size=8") if protocol == "linear" else ("k=1",) if protocol == "knn" else ()
-    s = opened(small, protocol, tmp_path, "feature=pixels", *options)
-    with pytest.raises(UserError, match=r"measures nothing on degenerate.*features of all \d t\w+ images are equal"):
-        RUN[protocol](s)
-
-
-def test_what_is_not_finite_or_not_equal():
-    rows = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    assert checks.features_problem(rows, "test") == ""
-    assert checks.features_problem(rows[:1], "test") == ""
-    assert "equal" in checks.features_problem(np.tile(rows[:1], (5, 1)) * (1 + 1e-7), "test")
-    assert "not finite" in checks.features_problem(np.where(rows == rows[2, 1], np.nan, rows), "test")
-    assert "no test image" in checks.features_problem(rows[:0], "test")
-
-
-@pytest.mark.parametrize(("labels", "expected"), [(EIGHT, 8), ([0, 1, 2, -1, 1, 2, -1, 1], 6)])
-def test_more_neighbors_than_labeled_images_are_refused(small, tmp_path, monkeypatch, labels, expected):
-    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(labels, SIX))
-    s = opened(small, "knn", tmp_path, "feature=pixels", f"k=1,{expected}")
-    assert [entry["k"] for entry in frozen.run_knn(s)["entries"]] == [1, expected]
-    s = opened(small, "knn", tmp_path, "feature=pixels", f"k=1,{expected + 1}")
-    with pytest.raises(UserError, match=f"k={expected + 1} is larger than the {expected} labeled training images"):
-        frozen.run_knn(s)
-
-
-@pytest.mark.parametrize(
     ("source", "problem", "k"),
     [
         (Degenerate([1] * 8, SIX), "all 8 labeled train images are of one class", 20),
@@ -405,96 +292,3 @@ def test_the_fraction_of_unlabeled_images_is_said_and_recorded(small, workdir, m
     assert (entry["unlabeled_test"], entry["n_test"], "unlabeled_train" in entry) == (0.25, 6, False)
     assert "25.0% of the test images have no label" in capsys.readouterr().out
     assert "unlabeled_test 0.25" in results.table([record])
-
-
-def test_held_out_images_of_one_class_choose_nothing(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "open_source", lambda data: Degenerate(EIGHT, SIX))
-    s = opened(small, "linear", tmp_path, "holdout=0.1")
-    with pytest.raises(UserError, match=r"holdout=0\.1 chooses nothing: all 1 labeled held-out images"):
-        linear.run_linear(s)
-
-
-def test_data_without_labels_are_refused(small, tmp_path):
-    from PIL import Image
-
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="needs labels"):
-        opened(small, "knn", tmp_path, f"data.path={tmp_path}", data="folder")
-
-
-def test_a_run_without_a_checkpoint_is_refused(small, tmp_path):
-    run_folder.claim(str(tmp_path), small.config)
-    with pytest.raises(UserError, match="no checkpoint"):
-        evaluate(str(tmp_path), "knn")
-
-
-def test_features_of_each_kind(small):
-    """The kinds are built of the blocks' outputs as the method itself reads them."""
-    chosen = encoder_lib.open_encoder(small)
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
-
-    @jax.jit
-    def both(params):
-        ours = {kind: chosen.features({"params": params["encoder"]}, images, kind) for kind in kinds}
-        return ours, {kind: small.method.features(params, {}, images, kind=kind) for kind in ("cls", "mean")}
-
-    kinds = ("cls", "mean", "last1", "mean+cls", "pixels")
-    ours, theirs = both(small.state.params)
-    for kind, expected in (("cls", "cls"), ("mean", "mean"), ("last1", "cls")):
-        np.testing.assert_allclose(ours[kind], theirs[expected], atol=1e-5)
-    np.testing.assert_array_equal(ours["mean+cls"], np.concatenate([ours["mean"], ours["cls"]], axis=1))
-    assert ours["pixels"].shape == (3, 64)
-
-
-@pytest.mark.parametrize(("size", "grid"), [((16, 12), (4, 3)), ((4, 8), (1, 2)), ((28, 8), (7, 2))])
-def test_another_image_size_resizes_the_positions_as_torch_does(small, size, grid):
-    """The run's table is 2x2, of distinct sines; MAE fine-tunes with torch's bicubic interpolation of it."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
-    resized = encoder_lib.open_encoder(small, image_size=size)
-    assert isinstance(resized.module, ViT) and resized.module.grid == grid
-    table = encoder_lib.position_table(small.method.encoder, small.state.params["encoder"])
-    old = torch.tensor(table[:, 1:]).reshape(1, 2, 2, -1).permute(0, 3, 1, 2)
-    new = torch.nn.functional.interpolate(old, size=grid, mode="bicubic", align_corners=False)
-    expected = np.concatenate([table[0, :1], new[0].flatten(1).T.numpy()])
-    np.testing.assert_allclose(resized.variables["params"]["pos_embed"][0], expected, atol=1e-6)
-    features = jax.eval_shape(lambda v, x: resized.features(v, x, "mean"), resized.variables, np.zeros((2, *size, 1)))
-    assert features.shape == (2, small.config.model.width)
-
-
-def test_what_the_cls_token_attends_to_is_timms():
-    """timm's network with the run's weights; its attention computed from the queries and keys that it makes."""
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
-    pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[torch]'")
-    run = made("mae", **{"model.depth": 3, "model.heads": 4, "data.image_size": (16, 24)})
-    chosen = encoder_lib.open_encoder(run)
-    images = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3)).astype(np.uint8)
-    ours = jax.jit(chosen.cls_attention)(chosen.variables, images)
-    product = product_of(run, format="timm", network="online", full=False)
-    model, made_by_block = check.model_of_snippet(product, product.state), []
-    for block in model.blocks:
-        block.attn.qkv.register_forward_hook(lambda module, given, output: made_by_block.append(output))
-    with torch.no_grad():
-        model(torch.tensor(check.normalized(product, images)).permute(0, 3, 1, 2))
-    for layer, qkv in enumerate(made_by_block):
-        queries, keys, _ = qkv.reshape(2, 7, 3, 4, 8).permute(2, 0, 3, 1, 4)
-        weights = (queries[:, :, :1] @ keys.transpose(-1, -2) / 8**0.5).softmax(-1)
-        theirs = weights[:, :, 0, 1:].mean(1).reshape(2, 2, 3).numpy()
-        assert theirs.std() / theirs.mean() > 0.01
-        np.testing.assert_allclose(ours[layer], theirs, atol=1e-5)
-
-
-def test_a_resnet_has_pooled_features_and_a_target():
-    run = run_of(made("moco_v2", **{"model.stages": (1, 1)}).config)
-    online, target = (encoder_lib.open_encoder(run, network=name) for name in ("online", "target"))
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
-
-    @jax.jit
-    def both(state, variables):
-        theirs = run.method.features(state.params, state.model_state, images, kind="mean")
-        return online.features(variables, images, "pool"), theirs
-
-    np.testing.assert_allclose(*both(run.state, online.variables), rtol=1e-4, atol=1e-5)
-    difference = jax.tree.map(lambda a, b: abs(a - b).max(), online.variables["params"], target.variables["params"])
-    assert max(jax.tree.leaves(difference)) > 0
-    with pytest.raises(UserError, match="cls"):
-        encoder_lib.check_feature("cls", online.module)

@@ -96,7 +96,6 @@ def test_other_data_are_refused_with_both_figures(start, trained, protocol, befo
     (again,) = start(protocol) or [None]
     assert not trained  # the same data: nothing is left to train
     if first:
-        assert protocol != "segment" or first["values"]["entries"][0]["frozen"] is False
         assert again["values"]["entries"][0].items() >= first["values"]["entries"][0].items()
     if protocol != "segment":
         start(protocol, test=[*TEST, 1])  # the images that are trained on are the same
@@ -163,9 +162,7 @@ def test_two_equal_evaluations_at_once_are_one_and_a_refusal(workdir, start):
     start("linear")
     (record,) = workdir.glob("evaluate/linear-*.json")
     with holder(record.with_name(f".{record.stem}.lock")) as other:
-        words = (
-            f"evaluation {record.stem} of .*run is being computed by another process, process {other.pid} on .*: wait"
-        )
+        words = f"the files of .*/{record.stem} are being written by another process, process {other.pid} on .*: wait"
         with pytest.raises(UserError, match=words):
             start("linear")
         start("linear", more=("seed=1",))  # another one is not locked
@@ -175,7 +172,10 @@ def test_two_equal_evaluations_at_once_are_one_and_a_refusal(workdir, start):
 def test_embeddings_are_locked_where_they_go(workdir, start, tmp_path):
     place = tmp_path / "elsewhere"
     place.mkdir()
-    with holder(place / ".mine.lock"), pytest.raises(UserError, match="is being computed by another process"):
+    with (
+        holder(place / ".mine.lock"),
+        pytest.raises(UserError, match="elsewhere/mine are being written by another process"),
+    ):
         start("features", more=(f"out={place}/mine.npz",))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is not writable"):

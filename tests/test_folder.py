@@ -1,52 +1,16 @@
-"""Folders, lists and tar files: what is used, what is left out and said, what is refused."""
+"""Folders and lists: what is used, what is left out and said, what is refused."""
 
-import io
 import os
-import pathlib
-import re
-import tarfile
 
 import numpy as np
 import pytest
+from helpers.folders import names, opened, refuse, write
 from helpers.views import data_config, view_of
-from PIL import Image
 
 from maskcl_jax.data import pipeline
-from maskcl_jax.data.sources import open_source, records
-from maskcl_jax.errors import UserError
+from maskcl_jax.data.sources import open_source
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """No index is left behind in the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def encoded(number=0, kind="PNG", mode="RGB") -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 6), (number, 0, 0)).convert(mode).save(file, kind)
-    return file.getvalue()
-
-
-def write(root, *names):
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(number) if name.endswith((".png", ".tif")) else b"no image")
-
-
-def opened(root, **fields):
-    return open_source(data_config(**{"source": "folder", "path": str(root)} | fields))
-
-
-def refuse(match, root, **fields):
-    with pytest.raises(UserError, match=match) as caught:
-        opened(root, **fields)
-    assert "\n" not in str(caught.value)
-
-
-def names(source, split="train"):
-    return [pathlib.Path(path).name for path in source.split(split).payloads]
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 CATS_AND_DOGS = ("cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png")
@@ -84,6 +48,14 @@ def test_every_way_of_naming_splits_is_understood(tmp_path, folders, path, test_
     write(tmp_path, *(f"{folder}/{number}.png" for folder in folders for number in range(3)))
     more = f" and data.test_path={tmp_path}/{test_path}" if test_path else ""
     refuse(f"which (are splits, not classes|is a split, not a class): set data.path={tmp_path}/{path}{more}$", tmp_path)
+
+
+def test_two_folders_of_one_split_are_named(tmp_path):
+    write(tmp_path, *(f"{folder}/{file}" for folder in ("train2014", "train2017", "val2017") for file in CATS_AND_DOGS))
+    refuse(
+        "has 'train2014' and 'train2017' and 'val2017', which are splits.*: put the images of each .* into one folder$",
+        tmp_path,
+    )
 
 
 def test_splits_are_seen_beside_an_image(tmp_path):
@@ -231,158 +203,3 @@ def test_files_of_another_number_of_channels_are_left_out_and_named(tmp_path):
     assert batch["image"].shape == (6, 8, 8, 7) and set(batch["index"]) == {1, 2, 3, 5}
     reason = "ValueError: 5 channels where data.channels=7"
     assert source.skipped == {str(tmp_path / f"{i}.npy"): reason for i in (0, 4)}
-
-
-def tar(path, members):
-    """A tar file of {name: content}."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as file:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-
-
-def shard(path, numbers):
-    tar(path, {f"./{n:03}.{end}": c for n in numbers for end, c in (("cls", b"%d\n" % (n % 3)), ("png", encoded(n)))})
-
-
-def pixels_of(source, split="train"):
-    """The numbers of all images that can be read, None for others."""
-    out = []
-    for i in range(source.num_examples(split)):
-        try:
-            out.append(np.asarray(Image.open(io.BytesIO(source.split(split)[i])))[0, 0, 0].item())
-        except OSError:
-            out.append(None)
-    return out
-
-
-def test_tar_files_are_read_member_by_member(tmp_path, monkeypatch):
-    for number in range(3):
-        shard(tmp_path / "train" / f"{number}.tar", range(5 * number, 5 * number + 5))
-    shard(tmp_path / "val.tar", range(40, 44))
-    source = opened(tmp_path / "train", source="tar", test_path=str(tmp_path / "val.tar"))
-    assert source.description == f"tar {tmp_path}/train, 15 training and 4 test images, 3 classes"
-    assert pixels_of(source) == list(range(15)) and pixels_of(source, "test") == [40, 41, 42, 43]
-    assert source.split("train").labels.tolist() == [n % 3 for n in range(15)]
-    monkeypatch.setattr("maskcl_jax.data.sources.tar.scan", None)  # the index is kept
-    again = opened(tmp_path / "train" / "*.tar", source="tar", test_path=str(tmp_path / "val.tar"))
-    assert pixels_of(again)[-3:] == [12, 13, 14]
-
-
-def test_of_labeled_tars_a_tenth_of_every_class_is_held_out(tmp_path):
-    for number in range(3):
-        shard(tmp_path / "train" / f"{number}.tar", range(20 * number, 20 * number + 20))
-    source = opened(tmp_path / "train", source="tar")
-    train, test = pixels_of(source), pixels_of(source, "test")
-    assert sorted(train + test) == list(range(60)) and train == sorted(train)
-    assert [n % 3 for n in train] == source.split("train").labels.tolist()
-    assert np.bincount(source.split("test").labels).tolist() == [2, 2, 2]
-    # A new file of as many images moves a tenth of it over, and few of the others.
-    shard(tmp_path / "train" / "3.tar", range(60, 80))
-    more = pixels_of(opened(tmp_path / "train", source="tar"), "test")
-    assert len(more) == 9 and len(set(more) & set(test)) >= 3
-    tar(tmp_path / "plain.tar", {f"{n}.png": encoded(n) for n in range(20)})
-    plain = opened(tmp_path / "plain.tar", source="tar")
-    assert (plain.num_classes, plain.num_examples("train"), plain.num_examples("test")) == (0, 20, 0)
-
-
-@pytest.mark.parametrize(
-    "files, path, test_path, roles",
-    [
-        (("train-0.tar", "train-1.tar", "val-0.tar"), "*train*.tar", "*val*.tar", ("train", "val")),
-        (("set_train_00.tar", "set_validation_00.tar"), "*train*.tar", "*validation*.tar", ("train", "val")),
-        (("train/0.tar", "val/0.tar"), "train", "val", ("train", "val")),
-        (("a/train2017/0.tar", "a/test/0.tar"), "train2017", "test", ("train", "test")),
-        (("a/train-0.tar", "b/train-0.tar", "b/test-0.tar"), "**/*train*.tar", "b/*test*.tar", ("train", "test")),
-    ],
-)
-def test_tar_files_of_several_splits_are_refused(tmp_path, files, path, test_path, roles):
-    for number, file in enumerate(files):
-        shard(tmp_path / file, range(5 * number, 5 * number + 5))
-    common = tmp_path / ("a" if all(file.startswith("a/") for file in files) else "")
-    flags = f"set data.path={common / path} and data.test_path={common / test_path}"
-    refuse(f"which are splits: {re.escape(flags)}$", tmp_path, source="tar")
-    source = opened(common / path, source="tar", test_path=str(common / test_path))
-    counts = [5 * sum(role in file for file in files) for role in roles]
-    assert [source.num_examples(split) for split in ("train", "test")] == counts
-    only = f"set data.test_path={common / test_path}"
-    refuse(f"which are splits: {re.escape(only)}$", common / path, source="tar", test_path=str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "files, path, test_path",
-    [
-        (("train/x/0.tar", "val/y/0.tar"), "train/x", "val/y"),
-        (("x/train/0.tar", "y/train/0.tar", "x/val/0.tar"), "**/train/**/*.tar", "x/val"),
-        (("Train-0.tar", "Val-0.tar"), "*Train*.tar", "*Val*.tar"),
-        (("trainval-0.tar", "val-0.tar"), None, None),  # *val*.tar would take both
-    ],
-)
-def test_the_pattern_that_is_advised_has_the_files_of_one_split(tmp_path, files, path, test_path):
-    for number, file in enumerate(files):
-        shard(tmp_path / file, range(5 * number, 5 * number + 5))
-    remedy = "move the files of each split into a folder of its own"
-    if path:
-        remedy = f"set data.path={tmp_path / path} and data.test_path={tmp_path / test_path}"
-    refuse(f"which are splits: {re.escape(remedy)}$", tmp_path, source="tar")
-
-
-def test_what_lies_in_tar_files_and_beside_them_and_is_not_used_is_said(tmp_path, caplog):
-    tar(
-        tmp_path / "a.tar",
-        {"1.png": encoded(), "1.json": b"{}", "1.cls": b"0", "93.été": b"x"} | {f"{n}.jp2": b"x" for n in range(2, 92)},
-    )
-    tar(tmp_path / "b.tar", {"1.txt": b"x", "folder/README": b"x"})
-    write(tmp_path, "loose.png", "c.tgz", "d.tgz", ".hidden/e.png")
-    for _ in range(2):  # by the kept index too
-        caplog.clear()
-        assert opened(tmp_path, source="tar").num_examples("train") == 1
-        assert (
-            f"{tmp_path}: 93 members belong to no image and are not used: 90 .jp2, 1 .été, 1 .txt, 1 without ending"
-            in caplog.text
-        )
-        assert f"1 .tar files have no image: {tmp_path}/b.tar" in caplog.text
-        assert "3 files beside the .tar files are not used: 2 .tgz, 1 .png" in caplog.text
-    caplog.clear()
-    shard(tmp_path / "whole" / "a.tar", range(5))
-    opened(tmp_path / "whole", source="tar")
-    assert not caplog.text
-
-
-def test_damage_in_a_tar_costs_the_damaged_member(tmp_path):
-    path, fields = tmp_path / "a.tar", {"source": "tar", "test_path": str(tmp_path / "val" / "b.tar")}
-    shard(path, range(5))
-    shard(tmp_path / "val" / "b.tar", range(3))
-    content = bytearray(path.read_bytes())
-    with tarfile.open(path) as file:
-        second = file.getmember("./001.png")
-        last = file.getmember("./004.png")
-    content[second.offset + 3] ^= 0xFF
-    path.write_bytes(content)
-    source = opened(path, **fields)
-    assert pixels_of(source) == [0, None, 2, 3, 4]
-    assert source.split("train").labels.tolist() == [0, -1, 2, 0, 1]
-    path.write_bytes(content[: last.offset_data + 20])
-    os.utime(path, ns=(0, 5))
-    assert pixels_of(opened(path, **fields)) == [0, None, 2, 3, None]
-
-
-def test_tar_files_that_cannot_work_are_refused(tmp_path):
-    refuse("has no .tar file", tmp_path, source="tar")
-    shard(tmp_path / "tars" / "a.tar", range(3))
-    refuse("but 1 .tar files: set data.source=tar", tmp_path / "tars")
-    refuse("is a file: set data.source=tar", tmp_path / "tars" / "a.tar")
-    (tmp_path / "b.tar").write_bytes(b"rubbish" * 300)
-    refuse("b.tar", tmp_path / "b.tar", source="tar")
-    with tarfile.open(tmp_path / "c.tar", "w:gz") as file:
-        file.add(tmp_path / "b.tar")
-    refuse("c.tar", tmp_path / "c.tar", source="tar")
-    tar(tmp_path / "d.tar", {"1.png": encoded(), "1.cls": b"cat"})
-    refuse("d.tar: 1.cls holds b'cat': a label must be a whole number", tmp_path / "d.tar", source="tar")
-    tar(tmp_path / "e.tar", {"1.txt": b"x"})
-    refuse("has no image in 1 .tar files", tmp_path / "e.tar", source="tar")
-    tar(tmp_path / "f.tar", {"1.png": b"x"})
-    refuse("has no readable image", tmp_path / "f.tar", source="tar")
-    assert records.ENTRY.itemsize == 24

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.methods import context_of, loss_and_grads
-from helpers.tiny import colourless, filled, tiny
+from helpers.methods import context_of, loss_and_grads, metrics_of
+from helpers.tiny import filled, quick, tiny
 from helpers.views import batch_of
 
 from maskcl_jax.errors import UserError
@@ -29,12 +29,6 @@ def made(name="ccmim", **overrides):
     depth = {"model.depth": 2} if name == "ccmim" else {}
     method = create(tiny(name, **depth, **{f"method.{k}": v for k, v in overrides.items()}))
     return method, *filled(method)
-
-
-def losses_of(method, params, state):
-    """What a step logs of the batch: no backward pass."""
-    context = context_of(method, params, state)
-    return jax.jit(lambda params: method.loss(params, batch(), context).metrics)(params)
 
 
 def test_random_masks_without_alignment_are_mae():
@@ -94,7 +88,7 @@ def test_the_weight_scales_the_alignment():
     found = {}
     for weight in (0.0, 0.3):
         method, params, state = made(align_weight=weight)
-        found[weight] = losses_of(method, params, state)
+        found[weight] = metrics_of(method, params, state, batch())
     alignment = found[0.3]["loss_align"]
     np.testing.assert_allclose(found[0.3]["loss"] - found[0.0]["loss"], 0.3 * alignment, rtol=1e-5)
     np.testing.assert_allclose(found[0.3]["align_chance"], np.log(8), rtol=1e-6)  # 2 T = 1
@@ -112,15 +106,14 @@ def test_norm_groups_change_the_alignment_and_not_the_reconstruction():
     metrics = []
     for group in (0, 4):
         method, params, state = made(bn_group_size=group)
-        metrics.append(losses_of(method, params, state))
+        metrics.append(metrics_of(method, params, state, batch()))
     np.testing.assert_allclose(metrics[0]["loss_rec"], metrics[1]["loss_rec"], rtol=1e-6)
     assert abs(float(metrics[0]["loss_align"] - metrics[1]["loss_align"])) > 1e-4
 
 
 @pytest.mark.parametrize("name", [*METHODS, "simclr_vit"])
 def test_bfloat16_keeps_the_loss_in_float32(name):
-    fields = colourless(name) | ({"model.stages": (1, 1)} if "stem" in tiny(name).model else {})
-    exact, half = create(tiny(name, **fields)), create(tiny(name, dtype="bfloat16", **fields))
+    exact, half = create(quick(name)), create(quick(name, dtype="bfloat16"))
     params, state = filled(exact)
     context, b = context_of(exact, params, state), batch_of(exact)
 

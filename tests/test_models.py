@@ -141,7 +141,7 @@ def test_the_two_position_tables_have_their_halves_swapped():
     assert np.abs(mae[0, 8:] - mae[5, 8:]).max() > 0.1
 
 
-def test_the_cls_rows_only_equal_the_full_attention():
+def test_the_cls_rows_of_some_layers_are_those_of_all():
     model = vit()
     images = jax.random.normal(jax.random.key(0), (2, 16, 24, 3))
     variables = filled(jax.eval_shape(model.init, jax.random.key(1), images), centre=0.0)

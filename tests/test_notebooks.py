@@ -21,7 +21,10 @@ def cells_of(path):
 
 @pytest.fixture(scope="module")
 def kernel():
-    """A kernel for one notebook after the other: each of its own would import the libraries, and trace MAE, again."""
+    """A kernel for one notebook after the other: each of its own would import the libraries, and trace MAE, again.
+
+    What one notebook imports, the next one finds imported; its own imports are checked by running it alone.
+    """
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     for package in ("ipykernel", "matplotlib"):
         pytest.importorskip(package, reason=f"the notebooks need {package}")

@@ -137,7 +137,7 @@ sys.path.insert(0, "tests")
 import jax, numpy as np
 from helpers.tiny import of_device
 from maskcl_jax.training import sharding
-from maskcl_jax.data import decode, on_device
+from maskcl_jax.data import on_device
 from maskcl_jax.data.sources import open_source
 from maskcl_jax.methods import create
 c = of_device("maskco")

@@ -338,11 +338,19 @@ def test_frames_are_the_first_the_last_and_some_between():
 
 @pytest.mark.parametrize(
     ("path", "preset", "named"),
-    [("DIR/cats/", "tiny_imagenet", "cats"), (None, "imagenet", "imagenet"), ("", "", "folder")],
+    [
+        ("DIR/cats/", "tiny_imagenet", "cats"),
+        ("/data/birds/train", "folder", "birds"),
+        ("/data/birds/**/train-*.tar", "folder", "birds"),
+        ("../..", "folder", "folder"),
+        ("/runs/mine/data.npz", "npz", "npz"),
+        (None, "imagenet", "imagenet"),
+        ("", "", "folder"),
+    ],
 )
 def test_a_page_names_the_folder_of_the_images_and_not_the_preset_of_another_data_set(path, preset, named):
     config = {"data.path": path, "preset": preset, "data.source": "folder"}
-    assert page.data_name(types.SimpleNamespace(config=config)) == named
+    assert page.data_name(types.SimpleNamespace(config=config, workdir="/runs/mine")) == named
 
 
 def test_names_are_as_short_as_they_can_be():

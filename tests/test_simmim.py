@@ -112,7 +112,9 @@ def test_it_is_evaluated_and_exported(finished, tmp_path):
 
 
 def test_the_command_on_8_devices_finds_the_losses_of_1_device(finished, tmp_path):
-    flags = [f"--config.{field}={value}" for field, value in (FIELDS | {"eval.pictures": 0}).items()]
+    flags = [
+        f"--config.{field}={value}" for field, value in (FIELDS | {"eval.pictures": 0, "log.report": False}).items()
+    ]
     eight = command(f"--config={SIMMIM}:synthetic", *flags, f"--workdir={tmp_path}")
     subprocess.run(eight, env=environment(8), cwd=ROOT, check=True)
     losses = [[row["loss"] for row in rows(workdir) if "loss" in row] for workdir in (finished[0], tmp_path)]

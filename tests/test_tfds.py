@@ -25,10 +25,7 @@ needs_fashion_mnist = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """No index is left behind in the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def png(number: int, size=(12, 10)) -> bytes:
@@ -49,8 +46,8 @@ def tiny(folder, *, file_format="tfrecord", **options):
     return prepared.write(folder / "tiny", splits, file_format=file_format, **options)
 
 
-def config_of(folder, **fields):
-    return data_config(source="tfds", name="tiny", data_dir=str(folder), image_size=(10, 12), threads=2, **fields)
+def config_of(folder, *, threads=2, **fields):
+    return data_config(source="tfds", name="tiny", data_dir=str(folder), image_size=(10, 12), threads=threads, **fields)
 
 
 def numbers(split) -> list[int]:
@@ -181,10 +178,10 @@ def test_an_interrupted_index_goes_on_where_it_stopped(tmp_path, monkeypatch):
         return scan(path, *rest)
 
     monkeypatch.setattr(records, "scan", fail_once)
-    monkeypatch.setattr(records, "THREADS", 1)
+    one_by_one = config_of(tmp_path, threads=1)
     with pytest.raises(KeyboardInterrupt):
-        open_source(config_of(tmp_path)).split("train")
-    assert numbers(open_source(config_of(tmp_path)).split("train")) == list(range(13))
+        open_source(one_by_one).split("train")
+    assert numbers(open_source(one_by_one).split("train")) == list(range(13))
     assert scanned == ["00000", "00001", "00002", "00002"]
 
 

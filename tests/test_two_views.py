@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.methods import context_of, loss_and_grads
+from helpers.methods import context_of, loss_and_grads, metrics_of
 from helpers.tiny import CONFIGS, colourless, filled, tiny
 from helpers.views import batch_of
 
@@ -40,9 +40,7 @@ def run(name, **overrides):
 @functools.cache
 def logged(name, **overrides):
     """The metrics of one step: no backward pass."""
-    method, params, state, b = made(name, **overrides)
-    context = context_of(method, params, state)
-    return jax.jit(lambda params: method.loss(params, b, context).metrics)(params)
+    return metrics_of(*made(name, **overrides))
 
 
 class MAEWithRowsFirst(MAE):

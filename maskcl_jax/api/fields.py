@@ -167,7 +167,15 @@ def in_words_of_python() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        text = str(error).replace("--nocheck", "check=False").replace("--full", "full=True")
-        text, command, its_flags = text.partition("python -m")  # a command keeps its flags
-        text = re.sub(r"--(config\.)?(?=[a-z])", "", text.replace("--config=", "method="))
-        raise UserError(text + command + its_flags) from error.__cause__
+        text, command, its_flags = str(error).partition("python -m")  # a command keeps its flags
+        raise UserError(FLAG.sub(_argument, text) + command + its_flags) from error.__cause__
+
+
+# Not in the middle of a path, such as runs/mae--full.
+FLAG = re.compile(r"(?<![\w/.-])--(nocheck\b|full\b|config=|config\.)?(?=[a-z])?")
+ARGUMENTS = {"nocheck": "check=False", "full": "full=True", "config=": "method="}
+
+
+def _argument(flag: re.Match[str]) -> str:
+    """What an argument is called where a command has the start of a flag."""
+    return ARGUMENTS.get(flag[1] or "", "")

@@ -9,7 +9,6 @@ import jax
 from ml_collections import ConfigDict
 
 from maskcl_jax import config as config_lib
-from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import features, finetune, frozen, linear, results, segment, settings
 from maskcl_jax.evaluate.session import Columns, Session, open_session
 from maskcl_jax.training import run_folder
@@ -85,12 +84,10 @@ def lock(session: Session) -> run_folder.FileLock:
     """Locks the files of an evaluation. Raises UserError where another process computes it, or they have no place."""
     embeddings = features.files_of(session.run, session.settings)
     place = embeddings[0].with_suffix("") if embeddings else session.folder / session.name
-    what = f"evaluation {session.name} of {session.run.workdir} is being computed by another process"
-    try:
+    with contextlib.suppress(OSError):  # that of the lock is the error
         place.parent.mkdir(parents=True, exist_ok=True)
-        return run_folder.FileLock(place.with_name(f".{place.name}.lock"), what, "wait until it has ended")
-    except OSError as error:
-        raise UserError(f"{place.parent} is not writable ({error.strerror}): results have no place there") from None
+    what = f"the files of {place} are being written by another process"
+    return run_folder.FileLock(place.with_name(f".{place.name}.lock"), what, "wait until it has ended")
 
 
 def opening_line(session: Session) -> str:

@@ -54,7 +54,8 @@ def fit(session: Session, trainer: Trainer, budget: Budget, batches: Callable[[i
     facts = session.facts("train") | {"batch_size": budget.batch_size, "total_steps": total}
     folder = session.folder / session.name
     with contextlib.ExitStack() as stack:
-        checkpoints = checkpoint.Checkpoints(str(folder), keep_last=1)
+        remedy = f"another version made it: remove {folder} to begin the evaluation again"
+        checkpoints = checkpoint.Checkpoints(str(folder), keep_last=1, remedy=remedy)
         stack.enter_context(contextlib.closing(checkpoints))
         if difference := checkpoints.data_difference(facts):
             raise UserError(

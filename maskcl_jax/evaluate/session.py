@@ -205,11 +205,11 @@ def check_labels(source: Source, settings: ml_collections.ConfigDict) -> dict[st
 def labeled(source: Source, settings: ml_collections.ConfigDict, folder: pathlib.Path) -> Source:
     """The source with the labeled subset as its train split; the subset is listed in a file."""
     data = source.evaluated("train")
-    if settings.labels == "all" and (data.labels >= 0).all():
-        return subsets.Part(source, {split: (split, None) for split in SPLITS})
-    indices = subsets.choose(data.labels, settings.labels, seed=settings.seed, names=source.class_names)
-    if settings.labels != "all" and jax.process_index() == 0:
-        write_list(folder, source, indices, settings)
+    indices = None
+    if settings.labels != "all" or (data.labels < 0).any():
+        indices = subsets.choose(data.labels, settings.labels, seed=settings.seed, names=source.class_names)
+        if settings.labels != "all" and jax.process_index() == 0:
+            write_list(folder, source, indices, settings)
     return subsets.Part(source, {"train": ("train", indices), "test": ("test", None)})
 
 

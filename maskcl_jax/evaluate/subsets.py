@@ -37,9 +37,7 @@ class Part(Source):
 
     def facts(self, splits: Sequence[str] = SPLITS) -> dict[str, int | str]:
         """Those of the whole, and the numbers and digests of these images."""
-        if all(
-            origin == split and indices is None for split, (origin, indices) in self.parts.items() if split in splits
-        ):
+        if all(self.parts[split][0] == split and self.parts[split][1] is None for split in splits):
             return self.source.facts(splits)
         origins = dict.fromkeys(self.parts[split][0] for split in splits)
         return self.source.facts(tuple(origins)) | super().facts(splits)

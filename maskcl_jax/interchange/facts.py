@@ -156,6 +156,11 @@ def moments(values: Any) -> tuple[float, ...] | None:
     return None if values is None else tuple(values)
 
 
+def with_config(fields: str) -> str:
+    """The end of an error about weights of which a config must say more: the command that takes one."""
+    return f"give python -m maskcl_jax.import_torch --config=FILE and {fields}"
+
+
 def heads_of(facts: Facts, method: str) -> int:
     """The heads of a ViT: as a file states them, or those of the published size of this width. Else UserError."""
     if "heads" in facts.model:
@@ -163,7 +168,7 @@ def heads_of(facts: Facts, method: str) -> int:
     known = MOCO_V3_HEADS if method == "mocov3" else HEADS
     if facts.model["width"] not in known:
         raise UserError(
-            f"how many heads a ViT of width {facts.model['width']} has cannot be read off its weights: import "
-            "them with python -m maskcl_jax.import_torch, --config=FILE and --config.model.heads=N"
+            f"how many heads a ViT of width {facts.model['width']} has cannot be read off its weights: "
+            f"{with_config('--config.model.heads=N')}"
         )
     return known[facts.model["width"]]

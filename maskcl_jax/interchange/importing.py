@@ -212,10 +212,7 @@ def square_size(weights: Weights) -> tuple[int, int] | None:
     count = table.shape[1] - 1
     side = round(count**0.5)
     if side**2 != count:
-        raise UserError(
-            f"{count} patches are no square: import the weights with python -m maskcl_jax.import_torch, --config=FILE "
-            "and --config.data.image_size=H,W"
-        )
+        raise UserError(f"{count} patches are no square: {facts.with_config('--config.data.image_size=H,W')}")
     return (side * weights.facts.model["patch_size"],) * 2
 
 
@@ -296,8 +293,8 @@ def check_shapes(given: dict[str, np.ndarray], known: dict[str, Any]) -> None:
     ]
     if wrong:
         raise UserError(
-            f"the config is of other networks: {convert.comma_separated(wrong)}: import the "
-            "weights with python -m maskcl_jax.import_torch, --config=FILE and --config.method.FIELD=VALUE for each"
+            f"the config is of other networks: {convert.comma_separated(wrong)}: "
+            f"{facts.with_config('--config.method.FIELD=VALUE for each')}"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from maskcl_jax import methods
 from maskcl_jax.errors import UserError
 from maskcl_jax.interchange import convert
-from maskcl_jax.interchange.facts import Facts
+from maskcl_jax.interchange.facts import Facts, with_config
 from maskcl_jax.models.vit import ViT, resize_position_table
 
 ORDERS = ("mae", "mocov3")
@@ -78,7 +78,7 @@ def grid_of(count: int, facts: Facts, encoder: ViT) -> tuple[int, int]:
             return grid
     raise UserError(
         f"pos_embed has {count} patches, which is no square, and not the {encoder.grid[0]}x{encoder.grid[1]} of "
-        "data.image_size: give the weights' own size with --config.data.image_size"
+        f"data.image_size: {with_config('--config.data.image_size=H,W, the own one of the weights')}"
     )
 
 

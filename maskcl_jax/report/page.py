@@ -2,6 +2,7 @@
 
 import datetime
 import pathlib
+import re
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -13,6 +14,7 @@ import numpy as np
 
 from maskcl_jax import __version__
 from maskcl_jax.config import is_vit
+from maskcl_jax.data.sources.layout import role_of
 from maskcl_jax.errors import UserError, first_line
 from maskcl_jax.evaluate import results
 from maskcl_jax.interchange.facts import resnet_name
@@ -231,9 +233,12 @@ def headline(run: Record, look: Look | None) -> str:
 
 
 def data_name(run: Record) -> str:
-    """What a run was trained on: the folder or file that was named, else the preset or the kind of source."""
-    path = pathlib.Path(run.config.get("data.path") or "")
-    return path.name or run.config["preset"] or run.config["data.source"]
+    """What a run was trained on: the user's list, folder or file, else the preset or the kind of source."""
+    given = pathlib.Path(run.config.get("data.list") or run.config.get("data.path") or "")
+    if given.parent == pathlib.Path(run.workdir).absolute():  # arrays in memory are kept there
+        given = pathlib.Path()
+    named = (name for name in reversed(given.parts) if not (role_of(name) or re.search(r"[*?[/]|^\.\.$", name)))
+    return next(named, "") or run.config["preset"] or run.config["data.source"]
 
 
 def tiles(run: Record, look: Look | None) -> dict[str, tuple[str, str]]:

@@ -28,16 +28,18 @@ class Checkpoints:
     facts of the data (`Source.facts`): see `checkpoint_metadata`.
     """
 
-    def __init__(self, workdir: str, *, keep_last: int = 2, keep_every: int = 0):
+    def __init__(self, workdir: str, *, keep_last: int = 2, keep_every: int = 0, remedy: str = ""):
         """Opens the folder `checkpoints` of a run.
 
         Args:
             workdir: The run's folder.
             keep_last: So many of the newest stay.
             keep_every: Every checkpoint at a multiple of it stays, too; 0 for none.
+            remedy: What to do about a checkpoint of another architecture; default: that of runs.
         """
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         self.keep_last, self.keep_every = keep_last, keep_every
+        self.remedy = remedy or "use the config it was made with, or another --workdir"
         self.manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -168,7 +170,7 @@ class Checkpoints:
             raise Damaged(f"checkpoint {where} is damaged (it holds no state)")
         old = "target_state" in saved
         abstract = to_old_layout(abstract_state) if old else abstract_state
-        compare_shapes(shapes(saved), shapes(abstract), where)
+        compare_shapes(shapes(saved), shapes(abstract), where, self.remedy)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         state = self._read(where, lambda: self.manager.restore(step, args=args)["state"])
         state = from_old_layout(state, abstract_state) if old else state
@@ -273,7 +275,7 @@ def key_name(key: Any) -> str:
     return str(key)
 
 
-def compare_shapes(saved: dict, wanted: dict, where: Any) -> None:
+def compare_shapes(saved: dict, wanted: dict, where: Any, remedy: str) -> None:
     """Raises UserError naming the first few arrays that differ in name or shape."""
     differing = [
         f"{name} {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
@@ -282,7 +284,4 @@ def compare_shapes(saved: dict, wanted: dict, where: Any) -> None:
     ]
     if differing:
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise UserError(
-            f"checkpoint {where} is of another architecture: {'; '.join(differing[:3])}{more}. Use the config "
-            "it was made with, or another --workdir"
-        )
+        raise UserError(f"checkpoint {where} is of another architecture: {'; '.join(differing[:3])}{more}: {remedy}")

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -240,7 +239,5 @@ def closing_rows(config: Any, workdir: str, *, rate: Throughput, skipped: int, m
     if any(folder.glob("pictures/*.png")):
         rows["pictures"] = str(folder / "pictures")
     if any(folder.glob("events.out.tfevents.*")):
-        rows["curves"] = f"tensorboard --logdir={shlex.quote(workdir)}"
-    out = shlex.quote(str(folder / "timm"))
-    rows["next"] = f"python -m maskcl_jax.export --workdir={shlex.quote(workdir)} --format=timm --out={out}"
+        rows["curves"] = f"tensorboard --logdir={workdir}"
     return rows

@@ -75,13 +75,17 @@ class FileLock:
             remedy: For the error: what to do.
 
         Raises:
-            UserError: On all processes alike: another process holds the lock.
+            UserError: On all processes alike: another process holds the lock, or the file cannot be written.
         """
-        self.file, holder = None, ""
+        self.file, problem = None, ""
         if jax.process_index() == 0:
-            self.file, holder = lock_file(path.absolute())
-        if holder := exchange(holder)[0]:
-            raise UserError(f"{what}, {holder}: {remedy}")
+            try:
+                self.file, holder = lock_file(path.absolute())
+                problem = f"{what}, {holder}: {remedy}" if holder else ""
+            except OSError as error:
+                problem = f"{path.parent} is not writable ({error.strerror}): give another place"
+        if problem := exchange(problem)[0]:
+            raise UserError(problem)
 
     def close(self) -> None:
         """Unlocks."""

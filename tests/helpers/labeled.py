@@ -4,6 +4,8 @@ import numpy as np
 
 from maskcl_jax.data.sources import Arrays, Source
 
+EIGHT, SIX = [0, 1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2]  # labels of training and of test images
+
 
 class Degenerate(Source):
     """Noisy 8x8 images to train and to test on, of the labels given; perhaps all the same image."""

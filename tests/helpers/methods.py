@@ -10,6 +10,12 @@ def context_of(method, params, state, progress=0.0, seed=0):
     return StepContext(method.target_params(params), state, jax.random.key(seed), progress)
 
 
+def metrics_of(method, params, state, batch):
+    """What a step logs of a batch: no backward pass."""
+    context = context_of(method, params, state)
+    return jax.jit(lambda params: method.loss(params, batch, context).metrics)(params)
+
+
 def loss_and_grads(method, params, state, batch):
     """(loss, LossOutput, gradients) of a batch."""
 

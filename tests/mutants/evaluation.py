@@ -43,7 +43,7 @@ EVALUATION = [
         "maskcl_jax/interchange/product.py",
         "return mean, std\n",
         "return std, mean\n",
-        "tests/test_export.py::test_timm_preprocesses_images_that_are_not_square",
+        "tests/test_export_preprocessing.py::test_timm_preprocesses_images_that_are_not_square",
     ),
     Mutant(
         "imports-exchange-queries-and-values",
@@ -132,7 +132,7 @@ API = [
         "maskcl_jax/data/sources/npz.py",
         "digest_of(self._opened[split].images)",
         '""',
-        "tests/test_api.py::test_an_interrupted_run_on_arrays_is_continued_by_the_same_call",
+        "tests/test_api_pretrain.py::test_an_interrupted_run_on_arrays_is_continued_by_the_same_call",
     ),
     Mutant(
         "a-module-takes-the-place-of-a-function",

@@ -135,7 +135,7 @@ FAULTS = [
         "maskcl_jax/evaluate/checks.py",
         "if count > 1 and (high - low).max() <=",
         "if False and (high - low).max() <=",
-        "tests/test_evaluate.py::test_equal_features_are_refused_before_anything_is_trained[knn]",
+        "tests/test_evaluate_refused.py::test_equal_features_are_refused_before_anything_is_trained[knn]",
     ),
     Mutant(
         "outputs-may-be-NaN",

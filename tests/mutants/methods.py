@@ -193,7 +193,7 @@ MODELS = [
         "maskcl_jax/models/vit.py",
         "np.where(distance <= 1, near, far)",
         "np.where(distance <= 0.5, 1.0, 0.0)",
-        "tests/test_evaluate.py::test_another_image_size_resizes_the_positions_as_torch_does[size0-grid0]",
+        "tests/test_encoder.py::test_another_image_size_resizes_the_positions_as_torch_does[size0-grid0]",
     ),
     Mutant(
         "blocks-compute-in-float32",

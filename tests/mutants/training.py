@@ -5,7 +5,7 @@ from mutants.mutant import Mutant
 # Every journey that claims to resume: each alone must see that the checkpoint is ignored.
 JOURNEYS = {
     "failure": "tests/test_train.py::test_a_run_leaves_what_it_promises_and_from_a_checkpoint_ends_the_same[mae]",
-    "kill": "tests/test_train.py::test_sigkill_at_a_random_step_changes_nothing",
+    "kill": "tests/test_train.py::test_a_killed_run_held_its_folder_and_ends_as_one_that_was_not",
     "signal": "tests/test_preemption.py::test_after_sigterm_and_ctrl_c_the_same_command_takes_the_remaining_steps",
     "data-on-device": "tests/test_on_device.py::test_a_run_that_goes_on_makes_the_views_of_the_first",
     "outside-method": "tests/test_simmim.py::test_a_run_that_broke_off_is_resumed_and_ends_as_one_that_did_not",

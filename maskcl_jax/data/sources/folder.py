@@ -12,7 +12,7 @@ from absl import logging
 
 from maskcl_jax.data.decode import EXTENSIONS
 from maskcl_jax.data.sources.base import Encoded, Source, examples, in_words
-from maskcl_jax.data.sources.layout import check_folders
+from maskcl_jax.data.sources.layout import are_few, check_folders
 from maskcl_jax.errors import UserError
 
 CHECKED = 10_000  # files of a hidden folder
@@ -152,7 +152,7 @@ def label_by_folder(
     loose = [file for file, parts in folders if not parts]
     names = {parts[0] for _, parts in folders if parts}
     if undecided := labeled is None:
-        labeled = len(names) > 1 and len(loose) <= max(1, len(images) // 100)
+        labeled = len(names) > 1 and are_few(len(loose), len(images))
     kept, count = [file for file, parts in folders if parts or not labeled], f"{len(loose)} of {len(images)} images"
     if labeled:
         note = f"{count} lie in no sub-folder and are left out: {examples(loose)}" if loose else ""

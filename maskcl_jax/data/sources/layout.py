@@ -45,10 +45,16 @@ def check_folders(
         roles = {role: given / name for name in reversed(names) if (role := role_of(name))}
         named = {*map(role_of, names)} == {*roles} and (alone or len(names) > 1)
         if {*roles} - {"unlabeled"} and (named or is_mixed(roles)):
-            known = " and ".join(repr(roles[role].name) for role in WORDS if role in roles)
+            splits, remedy = (
+                [roles[role].name for role in WORDS if role in roles],
+                flags(roles, field, has_test=has_test),
+            )
+            if len(several := [name for name in names if role_of(name)]) > len(roles):
+                splits, remedy = several, "put the images of each split into one folder"
+            known = " and ".join(map(repr, splits))
             where = f"{field}={str(root)!r} has {known}{f' in {given.name!r}' if given != root else ''}"
-            what = "which are splits, not classes" if len(roles) > 1 else "which is a split, not a class"
-            raise UserError(f"{where}, {what}: {flags(roles, field, has_test=has_test)}")
+            what = "which are splits, not classes" if len(splits) > 1 else "which is a split, not a class"
+            raise UserError(f"{where}, {what}: {remedy}")
         if len(names) > 1:
             break
         given, below = given / names[0], [folders[1:] for folders in below]
@@ -63,13 +69,19 @@ def check_folders(
 
 
 def _in_folders(below: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The folders of the images that lie in any; [] if more images lie in none than `label_by_folder` leaves out."""
+    """The folders of the images that lie in any; [] if too many images lie in none."""
     inside = [folders for folders in below if folders]
-    return inside if len(below) - len(inside) <= max(1, len(below) // 100) else []
+    return inside if are_few(len(below) - len(inside), len(below)) else []
+
+
+def are_few(loose: int, images: int) -> bool:
+    """Whether so few images lie beside the folders of the others that they may be left out."""
+    return loose <= max(1, images // 100)
 
 
 def check_files(files: Sequence[str], path: str, field: str, *, has_test: bool) -> None:
     """Raises UserError where files, or the folders that they lie in, are of several splits; as `check_folders`."""
+    files = [os.path.normpath(file) for file in files]
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
     found: dict[str, list[str]] = collections.defaultdict(list)
     for file in files:
@@ -80,8 +92,8 @@ def check_files(files: Sequence[str], path: str, field: str, *, has_test: bool) 
         of_role = {role: found[role] for role in WORDS if role in found}
         counts = " and ".join(f"{len(of)} file{'s' if len(of) > 1 else ''} of {role!r}" for role, of in of_role.items())
         patterns = {role: pattern(of, role) for role, of in of_role.items()}
-        remedy = "move the files of each split into a folder of its own"
-        remedy = flags(patterns, field, has_test=has_test) if all(patterns.values()) else remedy
+        advised = flags(patterns, field, has_test=has_test) if all(patterns.values()) else ""
+        remedy = advised or "move the files of each split into a folder of its own"
         raise UserError(f"{field}={path!r} has {counts}, which are splits: {remedy}")
 
 
@@ -117,7 +129,7 @@ def pattern(files: Sequence[str], role: str) -> str:
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
     within = glob.escape(folder)
     if sorted(glob.glob(os.path.join(within, "**", "*.tar"), recursive=True)) == sorted(files):
-        return folder
+        return folder or os.curdir
     deep = any(os.path.dirname(file) != folder for file in files)
     words = {word for word in re.findall("[A-Za-z]+", os.path.basename(files[0])) if ROLES.get(word.lower()) == role}
     tried = [os.path.join(within, *(["**"] if deep else []), f"*{word}*.tar") for word in sorted(words)]

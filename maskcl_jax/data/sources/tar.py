@@ -26,8 +26,8 @@ from maskcl_jax.errors import UserError
 
 LABELS = ("cls", "cls.txt")
 # name: a hash of the member's name in the tar file. ending: "" of an image; else the entry is of all members with this
-# ending that belong to no image: its length is UNUSED, and its place counts them.
-ENTRY = np.dtype([*records.ENTRY.descr, ("name", "<u8"), ("ending", "U16")])
+# ending (in UTF-8, cut) that belong to no image: its length is UNUSED, and its place counts them.
+ENTRY = np.dtype([*records.ENTRY.descr, ("name", "<u8"), ("ending", "S16")])
 UNUSED = -2
 
 
@@ -85,7 +85,7 @@ def open_members(path: str, field: str, *, threads: int = 0, has_test: bool = Tr
     if os.path.isdir(path):
         warn_of_others(path)
     folder = pathlib.Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
-    index = records.index_of(folder, files, scan, "tar with names and endings as text", threads=threads)
+    index = records.index_of(folder, files, scan, "tar with names and endings in UTF-8", threads=threads)
     unused, entries = index[index["length"] == UNUSED], index[index["length"] != UNUSED]
     if not len(entries):
         raise UserError(
@@ -93,7 +93,7 @@ def open_members(path: str, field: str, *, threads: int = 0, has_test: bool = Tr
         )
     kinds: collections.Counter[str] = collections.Counter()
     for kind in unused:
-        kinds[str(kind["ending"]) or "without ending"] += int(kind["place"])
+        kinds[kind["ending"].decode(errors="ignore") or "without ending"] += int(kind["place"])
     if kinds:
         logging.warning("%s: %d members belong to no image and are not used: %s", path, kinds.total(), in_words(kinds))
     if without := [files[i] for i in np.setdiff1d(np.arange(len(files)), entries["file"])]:
@@ -121,7 +121,7 @@ def scan(path: str) -> np.ndarray:
     size, end = os.path.getsize(path), 0
     rows: list[tuple[str, int, int, int]] = []  # (key, place, length, hash of the name)
     labels: dict[str, int] = {}
-    others: dict[str, list[str]] = collections.defaultdict(list)  # endings by key
+    others: dict[str, list[bytes]] = collections.defaultdict(list)  # endings by key
     try:
         # ignore_zeros: behind a damaged header, goes on with the next whole one.
         with tarfile.open(path, "r:", ignore_zeros=True) as file, open(path, "rb") as data:
@@ -142,8 +142,8 @@ def scan(path: str) -> np.ndarray:
                     whole = member.offset_data + member.size <= size
                     rows.append((key, member.offset_data, member.size if whole else -1, _hash(member.name)))
                 else:
-                    readable = base.encode("utf-8", "replace").decode()  # a name may have bytes that are no UTF-8
-                    others[key].append(os.path.splitext(readable)[1].lower())
+                    # A name may have bytes that are no UTF-8.
+                    others[key].append(os.path.splitext(base)[1].lower().encode(errors="replace"))
             if _is_damage(data, end, size) or (end > size and not (rows and rows[-1][2] < 0)):
                 rows.append(("", min(end, size), -1, 0))
     except tarfile.TarError as error:
