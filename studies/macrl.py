@@ -35,7 +35,7 @@ def get_study(scale: str) -> Study:
             Entry(name, f"{config}:{preset}", fields, note=NOTES.get(name, ""))
             for name, (config, fields) in VARIANTS.items()
         ),
-        evaluations=cifar.FROZEN_AND_TUNED_VIT,
+        evaluations=(cifar.FROZEN,),
         seeds=cifar.SEEDS[scale],
         comparisons=tuple(("MACRL", name) for name in VARIANTS if name != "MACRL"),
     )

@@ -15,12 +15,12 @@ CAMVID = {
 }
 RUNS = {"data.source": "folder", "data.path": "{data}/camvid/train/images", "eval.every_epochs": 0, "eval.pictures": 0}
 FIELDS = {
-    "cpu": {**RUNS, "data.image_size": SIZE, "epochs": 60, "batch_size": 32, "optimizer.warmup_epochs": 5.0},
+    "cpu": {**RUNS, "data.image_size": SIZE, "epochs": 40, "batch_size": 32, "optimizer.warmup_epochs": 4.0},
     "gpu": {**RUNS, "data.image_size": (160, 208), "epochs": 800, "batch_size": 64, "optimizer.warmup_epochs": 40.0},
 }
 BUDGET = {
-    "cpu": "367 training images at 64x80 pixels, 60 epochs, batches of 32: 660 steps, 21,120 images; ViT of 4 blocks "
-    "of width 96, patches of 4; ResNet-10 of width 16; the head 20 epochs, supervised encoders with it 60; 233 test "
+    "cpu": "367 training images at 64x80 pixels, 40 epochs, batches of 32: 440 steps, 14,080 images; ViT of 4 blocks "
+    "of width 96, patches of 4; ResNet-10 of width 16; the head 20 epochs, supervised encoders with it 40; 233 test "
     "images.",
     "gpu": "367 training images at 160x208 pixels, 800 epochs, batches of 64; ViT-Ti/8, ResNet-18; the head 40 epochs, "
     "supervised encoders with it 200.",
@@ -34,7 +34,7 @@ def get_study(scale: str) -> Study:
     vit = {"model.patch_size": 8} if scale == "gpu" else {}
     methods = {"MAE": ("mae", vit), "ccMIM": ("ccmim", vit), "CMAE": ("cmae", vit), "MoCo v2": ("moco_v2", {})}
 
-    supervised = {"network": "random", "frozen": False, "epochs": {"cpu": 60, "gpu": 200}[scale]}
+    supervised = {"network": "random", "frozen": False, "epochs": {"cpu": 40, "gpu": 200}[scale]}
 
     def mean_iou(**fields: object) -> tuple[Evaluation, ...]:
         return (Evaluation("segment:linear", head | fields, data="folder"),)

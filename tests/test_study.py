@@ -50,7 +50,7 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(running, "PYTHON", STAND_IN)
 
 
-def run(workdir, study=TWO, *, hours=0.0, known=None):
+def run(workdir, study=TWO, *, hours=0.0, known=()):
     """(exit status, the results, the runner) of a study."""
     results = Results(workdir / "results.json", study, "two", "cpu", known)
     runner = running.Runner(workdir, data="", hours=hours, results=results)
@@ -126,13 +126,18 @@ def wait_for(condition, seconds=240.0):
         time.sleep(0.01)
 
 
-def test_finished_figures_come_from_another_machine(tmp_path, stand_in):
-    """The results that the repository keeps count as done: only what they lack is run."""
+def test_finished_figures_come_from_another_machine_or_study(tmp_path, stand_in):
+    """The results that the repository keeps count as done where the commands are the same: only what they lack runs."""
     _, results, _ = run(tmp_path / "first")
     content = results.content()
     content["figures"] = content["figures"][1:]
-    (tmp_path / "known.json").write_text(dumps(content))
-    status, results, _ = run(tmp_path / "second", known=tmp_path / "known.json")
+    of_another = Entry("first", "mae:synthetic", {"epochs": 3}), Entry("other", "mae:synthetic")
+    other = dataclasses.replace(TWO, entries=of_another, comparisons=())
+    _, others, _ = run(tmp_path / "other", other)
+    for name, known in (("known", content), ("other", others.content())):
+        (tmp_path / f"{name}.json").write_text(dumps(known))
+    known = (tmp_path / "other.json", tmp_path / "known.json")
+    status, results, _ = run(tmp_path / "second", known=known)
     assert status == 0
     assert len(results.figures) == 3
     assert starts(tmp_path / "second", "first") == ["0"]
@@ -321,7 +326,7 @@ def test_results_say_where_each_figure_is_from_and_no_machine(path):
     assert not stale, f"of these the study has other commands now: {stale}"
     figures = content["figures"]
     assert all(row["command"].startswith("python -m maskcl_jax.") and row["date"] and row["commit"] for row in figures)
-    results = Results(pathlib.Path("nowhere"), study, name, scale, path)
+    results = Results(pathlib.Path("nowhere"), study, name, scale, [path])
     again = results.content()
     assert again["summary"] == content["summary"]
     assert again["comparisons"] == content["comparisons"]

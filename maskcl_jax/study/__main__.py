@@ -1,10 +1,10 @@
 """Runs a study: `python -m maskcl_jax.study FILE.py --data=DIR [--workdir=DIR] [--hours=H] [--scale=cpu|gpu]`.
 
 Trainings and evaluations that are missing run one after the other, each in a process of its own. Finished ones are
-skipped, also those of results/STUDY-SCALE.json; a killed study goes on with the same command. DIR/results.json is
-written after every one of them; DIR/table.md, and plots where matplotlib is installed, at the end. Exit status: 0 done,
-or stopped by --hours; 1 a command failed; 2 the study cannot work as written; 143 (130) stopped by SIGTERM (Ctrl-C) and
-saved.
+skipped, also those that results/ holds of this or of another study; a killed study goes on with the same command.
+DIR/results.json is written after every one of them; DIR/table.md, and plots where matplotlib is installed, at the end.
+Exit status: 0 done, or stopped by --hours; 1 a command failed; 2 the study cannot work as written; 143 (130) stopped by
+SIGTERM (Ctrl-C) and saved.
 """
 
 import pathlib
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     queue = pieces.pieces_of(study, only=tuple(ONLY.value), seeds=tuple(map(int, SEEDS.value)))
     pieces.check(study, queue)
     workdir = pathlib.Path(WORKDIR.value or f"runs/study-{name}-{SCALE.value}")
-    known = pathlib.Path(tables.RESULTS.value) / f"{name}-{SCALE.value}.json"
+    known = sorted(pathlib.Path(tables.RESULTS.value).glob(f"*-{SCALE.value}.json"))
     results = Results(workdir / "results.json", study, name, SCALE.value, known)
     if DRY_RUN.value:
         print(f"{study.question}\nBudget: {study.budget}")

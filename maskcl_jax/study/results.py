@@ -3,6 +3,7 @@
 import json
 import pathlib
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 from maskcl_jax.errors import UserError
@@ -20,7 +21,7 @@ class Results:
         runs: One row for each training that ended: what it cost.
     """
 
-    def __init__(self, path: pathlib.Path, study: Study, name: str, scale: str, known: pathlib.Path | None = None):
+    def __init__(self, path: pathlib.Path, study: Study, name: str, scale: str, known: Sequence[pathlib.Path] = ()):
         """Reads what is there.
 
         Args:
@@ -28,7 +29,8 @@ class Results:
             study: The study.
             name: Of its file.
             scale: At which it runs.
-            known: Another results.json of the study, from an earlier machine; its finished figures are taken over.
+            known: Further results.json, from earlier machines or of other studies; of their finished figures those are
+                taken over that this study would get by the same commands.
 
         Raises:
             UserError: A file is there and is no results.json.
@@ -39,15 +41,15 @@ class Results:
         # Of the commands that the study has now: rows of others, before its file was changed, are left out.
         pieces = pieces_of(study)
         self.keys = {piece.key for evaluation in pieces for piece in (evaluation, evaluation.needs) if piece}
-        for file in (path, known):
-            if file and file.exists():
+        for file in (path, *known):
+            if file.exists():
                 self.merge(read(file))
 
     def merge(self, content: dict[str, Any]) -> None:
-        """Takes over the figures and the runs whose piece is not here."""
+        """Takes over the figures and the runs of the study's pieces that are not here."""
         for mine, theirs in ((self.figures, content["figures"]), (self.runs, content["runs"])):
-            keys = {row["key"] for row in mine}
-            mine += [row for row in theirs if row["key"] not in keys]
+            missing = self.keys - {row["key"] for row in mine}
+            mine += [row for row in theirs if row["key"] in missing]
 
     def has(self, piece: Piece) -> bool:
         """Whether a piece is finished."""
