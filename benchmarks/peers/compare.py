@@ -1,4 +1,4 @@
-"""maskcl_jax beside lightly at equal CPU time, on the same images with encoders of the same size.
+"""maskcl_jax beside lightly and stable-pretraining at equal CPU time, on the same images and encoders of one size.
 
     python benchmarks/peers/compare.py --data=PART.npz --peer_python=ENV/bin/python --minutes=3 --out=DIR
 
@@ -24,6 +24,7 @@ from maskcl_jax.evaluate import knn
 from maskcl_jax.study.results import commit
 
 METHODS = ("mae", "simclr", "moco_v2")
+PEERS = ("lightly", "stable_pretraining")
 HERE = pathlib.Path(__file__).parent
 FIELDS = {
     "data.source": "npz",
@@ -65,15 +66,15 @@ def accuracy(train: np.ndarray, test: np.ndarray, labels: dict[str, np.ndarray])
     return float(100 * np.mean(predicted == labels["test"]))
 
 
-def peer(method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> dict:
-    """One run of lightly."""
-    out = a.out / f"lightly-{method}.npz"
-    words = [a.peer_python, str(HERE / "lightly_runs.py"), method, str(a.data), str(out)]
-    wall = run([*words, f"--seed={a.seed}"], a.minutes, a.out / f"lightly-{method}.log")
+def peer(library: str, method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> dict:
+    """One run of another library."""
+    out = a.out / f"{library}-{method}.npz"
+    words = [a.peer_python, str(HERE / "peer_run.py"), library, method, str(a.data), str(out)]
+    wall = run([*words, f"--seed={a.seed}"], a.minutes, out.with_suffix(".log"))
     with np.load(out) as file:
         images, seconds = int(file["images"]), float(file["seconds"])
         value = accuracy(file["train"], file["test"], labels)
-    return {"library": "lightly", "images": images, "images_per_second": images / seconds, "knn": value, "wall": wall}
+    return {"images": images, "images_per_second": images / seconds, "knn": value, "wall": wall}
 
 
 def ours(method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> dict:
@@ -88,7 +89,7 @@ def ours(method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> d
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     speeds = sorted(row["images_per_second"] for row in rows if row.get("images_per_second"))
     values = {"images": 64 * record["step"], "images_per_second": speeds[len(speeds) // 2], "wall": wall}
-    return {"library": "maskcl_jax", **values, "knn": 100 * record["values"]["entries"][0]["accuracy"]}
+    return {**values, "knn": 100 * record["values"]["entries"][0]["accuracy"]}
 
 
 def main() -> None:
@@ -101,16 +102,17 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/peers"))
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
-    path, facts = a.out / "peers.json", {"cpu_minutes": a.minutes, "seed": a.seed, "cores": os.cpu_count()}
+    path, cores = a.out / "peers.json", len(os.sched_getaffinity(0))
+    facts = {"cpu_minutes": a.minutes, "seed": a.seed, "cores": cores}
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     with np.load(a.data) as file:
         labels = {split: file[f"{split}_labels"] for split in ("train", "test")}
     for method in METHODS:
-        for measure in (ours, peer):
-            library = "maskcl_jax" if measure is ours else "lightly"
+        for library in ("maskcl_jax", *PEERS):
             if any((row["method"], row["library"]) == (method, library) for row in rows):
                 continue
-            row = {"method": method, **measure(method, a, labels)}
+            values = peer(library, method, a, labels) if library in PEERS else ours(method, a, labels)
+            row = {"method": method, "library": library, **values}
             print(row, flush=True)
             rows.append(row)
             content = {"facts": facts | {"date": datetime.date.today().isoformat(), "commit": commit()}, "rows": rows}
