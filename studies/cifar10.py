@@ -12,10 +12,10 @@ METHODS = {  # name: config, fields, evaluations
     "ccMIM": ("ccmim", {}, VIT),
     "CMAE": ("cmae", {}, VIT),
     "MACRL": ("macrl", {}, VIT),
-    "MoCo v2": ("moco_v2", {}, RESNET),
-    "SimCLR": ("simclr", {}, RESNET),
-    "SimCLR, ViT": ("simclr_vit", {}, VIT),
     "MoCo v3": ("mocov3", {}, VIT),
+    "SimCLR, ViT": ("simclr_vit", {}, VIT),
+    "SimCLR": ("simclr", {}, RESNET),
+    "MoCo v2": ("moco_v2", {}, RESNET),
     "MaskCo": ("maskco", {}, RESNET),
     "saliency masking, high-pass": ("saliency_masking", HOST, RESNET),
     "saliency masking, blur": ("saliency_masking", HOST | {"method.strategy": "blur"}, RESNET),
@@ -23,7 +23,6 @@ METHODS = {  # name: config, fields, evaluations
     "MSCN-style": ("mscn", {}, RESNET),
 }
 RESNETS = [name for name, method in METHODS.items() if method[2] is RESNET]
-FIRST = ["MAE", "raw pixels", "untrained ViT", "ccMIM", "CMAE", "MoCo v2", "untrained ResNet", "MACRL"]
 COMPARISONS = (
     ("ccMIM", "MAE"),
     ("CMAE", "MAE"),
@@ -43,24 +42,23 @@ def get_study(scale: str) -> Study:
     """The study at a scale."""
     preset, epochs = cifar.PRESET[scale], {"cpu": 20, "gpu": 100}[scale]
     entries = [
-        Entry(name, f"{config}:{preset}", fields, evaluations=evaluations)
-        for name, (config, fields, evaluations) in METHODS.items()
-    ]
-    entries += [
         cifar.frozen_baseline("raw pixels", "MAE", feature="pixels"),
         cifar.frozen_baseline("untrained ViT", "MAE", network="random"),
         cifar.frozen_baseline("untrained ResNet", "MoCo v2", network="random"),
         cifar.supervised("supervised ViT", "MAE", "small", cifar.SCRATCH_VIT, epochs=epochs),
         cifar.supervised("supervised ResNet", "MoCo v2", "resnet", cifar.SCRATCH_RESNET, epochs=epochs),
     ]
-    by_name = {entry.name: entry for entry in entries}
+    entries += [
+        Entry(name, f"{config}:{preset}", fields, evaluations=evaluations)
+        for name, (config, fields, evaluations) in METHODS.items()
+    ]
     return Study(
         question="Does every method learn more than raw pixels and an untrained encoder hold, and is the order of the "
         "methods that of their papers?",
         budget=cifar.BUDGET[scale],
         data=cifar.DATA[scale],
         fields=cifar.FIELDS[scale],
-        entries=tuple(by_name[name] for name in dict.fromkeys([*FIRST, *by_name])),
+        entries=tuple(entries),
         seeds=cifar.SEEDS[scale],
         comparisons=COMPARISONS,
     )

@@ -7,7 +7,7 @@ VARIANTS = {
     "MAE": ("mae", {}),
     "+ contrast": ("cmae", CONTRAST),
     "+ pixel shift": ("cmae", {"method.feature_decoder.kind": "none"}),
-    "+ feature decoder (CMAE)": ("cmae", {}),
+    "CMAE": ("cmae", {}),  # + feature decoder
 }
 
 

@@ -4,7 +4,8 @@
 
 updates the tables of pages: what stands between `<!-- table: STUDY-SCALE WHAT -->` and `<!-- end -->` is made from
 results/STUDY-SCALE.json. WHAT is `facts`, `figures`, `comparisons`, `convergence`, `rows ENTRY; ENTRY` (some rows of
-the figures), or `providers` (of what `study.providers` wrote).
+the figures), `across ENTRY; ENTRY` (k-NN and linear figures of some entries, one line each), `providers` (of what
+`study.providers` wrote) or `peers` (of what `benchmarks/peers/compare.py` wrote).
 """
 
 import json
@@ -40,18 +41,32 @@ def figures_table(content: dict[str, Any]) -> str:
     return markdown(["", *names, "seeds", *COST.values()], body)
 
 
+def entries_of(content: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
+    """Entries of a study by their names. Raises UserError where it has no such entry."""
+    entries = {entry["name"]: entry for entry in content["entries"]}
+    if unknown := [name for name in names if name not in entries]:
+        raise UserError(f"table of {unknown[0]!r}: use entries of the study, {'; '.join(entries)}")
+    return [entries[name] for name in names]
+
+
+def across_table(content: dict[str, Any], names: list[str]) -> str:
+    """Entries across, k-NN and linear down: the means over seeds in percent."""
+    cells = {(row["entry"], row["figure"]): row for row in content["summary"]}
+    shown = [entry["name"] for entry in entries_of(content, names)]
+    body = [[figure, *(cell(cells.get((name, figure))) for name in shown)] for figure in ("k-NN", "linear")]
+    return markdown(["%", *shown], body)
+
+
 def rows_table(content: dict[str, Any], names: list[str]) -> str:
     """The rows of `figures_table` of some entries, in their order here; a sentence until the first of them is measured.
 
     Raises:
         UserError: The study has no such entry.
     """
-    entries = {entry["name"]: entry for entry in content["entries"]}
-    if unknown := [name for name in names if name not in entries]:
-        raise UserError(f"table rows {unknown[0]!r}: use entries of the study, {'; '.join(entries)}")
+    entries = entries_of(content, names)
     if not any(row["entry"] == names[0] and row["figure"] not in COST for row in content["summary"]):
         return f"{names[0]} has not been measured there yet."
-    return figures_table(content | {"entries": [entries[name] for name in names]})
+    return figures_table(content | {"entries": entries})
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -155,6 +170,18 @@ def providers_table(content: dict[str, Any]) -> str:
     return markdown(["provider", "IoU", "cover of the top cells", "above chance"], body)
 
 
+def peers_table(content: dict[str, Any]) -> str:
+    """Methods and libraries down: images seen in equal CPU time, images a second of the steps, k-NN."""
+    body = [
+        [row["method"], row["library"], f"{row['images']:,}", f"{row['images_per_second']:.0f}", f"{row['knn']:.1f}"]
+        for row in content["rows"]
+    ]
+    minutes = content["facts"]["cpu_minutes"]
+    return markdown(["method", "library", f"images in {minutes:g} CPU minutes", "images/s", "k-NN, %"], body)
+
+
+OTHERS = {"providers": providers_table, "peers": peers_table}  # of files that are no study's
+CHOSEN = {"rows": rows_table, "across": across_table}  # of entries that the page names
 TABLES = {
     "convergence": convergence_table,
     "figures": figures_table,
@@ -167,15 +194,18 @@ def filled(page: str, folder: pathlib.Path) -> str:
     """A page with its tables updated. Raises UserError for a table that cannot be made."""
 
     def table(found: re.Match) -> str:
-        start, name, what, rows, end = found.groups()
+        start, name, what, names, end = found.groups()
         path = folder / f"{name}.json"
-        if what == "providers":
-            return f"{start}\n{providers_table(json.loads(path.read_text()))}\n\n{end}"
-        if what == "rows":
-            return f"{start}\n{rows_table(read(path), (rows or '').split('; '))}\n\n{end}"
-        if what not in TABLES or rows:
-            raise UserError(f"table {name} {what}: use one of {', '.join(TABLES)}, rows, providers")
-        return f"{start}\n{TABLES[what](read(path))}\n\n{end}"
+        if what in CHOSEN and names:
+            text = CHOSEN[what](read(path), names.split("; "))
+        elif what in OTHERS and not names:
+            text = OTHERS[what](json.loads(path.read_text()))
+        elif what in TABLES and not names:
+            text = TABLES[what](read(path))
+        else:
+            kinds = ", ".join([*TABLES, *OTHERS, *(f"{kind} ENTRY; ENTRY" for kind in CHOSEN)])
+            raise UserError(f"table {name} {what}: use one of {kinds}")
+        return f"{start}\n{text}\n\n{end}"
 
     return BLOCK.sub(table, page)
 
