@@ -310,6 +310,7 @@ def test_plots_show_every_entry_and_every_curve(tmp_path):
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["convergence.svg", "figures.svg"]
     assert all(text in drawn[0] for text in ("trained", "raw pixels", "k-NN, %"))
     assert "CPU seconds of the steps" in drawn[1]
+    assert all(plots.digest(content) in text and plots.digest(content | {"runs": []}) not in text for text in drawn)
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

@@ -10,16 +10,39 @@ from helpers.processes import environment
 from helpers.tiny import ROOT
 
 from maskcl_jax.errors import UserError
-from maskcl_jax.study import tables
+from maskcl_jax.study import plots, tables
+from maskcl_jax.study.results import read
 
+RESULTS = sorted((ROOT / "results").glob("*.json"))
 METHOD_PAGES = sorted((ROOT / "docs/methods").glob("*.md"))
 
 
-@pytest.mark.parametrize("path", [ROOT / "docs/results.md", *METHOD_PAGES], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "docs/results.md", *METHOD_PAGES], ids=lambda path: path.name
+)
 def test_the_tables_of_the_docs_are_made_of_the_results(path):
     page = path.read_text()
     assert "<!-- table: cifar10-cpu " in page
     assert tables.filled(page, ROOT / "results") == page, "run python -m maskcl_jax.study.tables on the page"
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_the_plots_of_the_docs_are_drawn_from_the_results(path):
+    drawn = sorted((ROOT / "docs/plots").glob(f"{path.stem}-*.svg"))
+    assert drawn
+    for plot in drawn:
+        assert plots.digest(read(path)) in plot.read_text(), "run python -m maskcl_jax.study.plots docs/plots"
+
+
+def test_a_page_has_the_table_of_the_peers(tmp_path):
+    row = {"method": "mae", "library": "lightly", "images": 45440, "images_per_second": 254.3, "knn": 33.44}
+    (tmp_path / "peers.json").write_text(json.dumps({"facts": {"cpu_minutes": 3.0}, "rows": [row]}))
+    page = tables.filled("<!-- table: peers peers -->\n<!-- end -->\n", tmp_path)
+    assert "images in 3 CPU minutes" in page
+    cells = [cell.strip() for cell in page.splitlines()[4].split("|")[1:-1]]
+    assert cells == ["mae", "lightly", "45,440", "254", "33.4"]
+    with pytest.raises(UserError, match=r"table peers rows: use one of convergence, .*, peers, rows ENTRY; ENTRY"):
+        tables.filled("<!-- table: peers rows -->\n<!-- end -->\n", tmp_path)
 
 
 @pytest.mark.parametrize("path", METHOD_PAGES, ids=lambda path: path.name)
@@ -38,6 +61,8 @@ def test_a_page_has_some_rows_of_a_table(tmp_path):
     assert tables.rows_table(content, ["b, c", "a"]) == "b, c has not been measured there yet."
     with pytest.raises(UserError, match="'d': use entries of the study, a; b, c; b"):
         tables.rows_table(content, ["b", "d"])
+    across = tables.across_table(content, ["b", "a"]).splitlines()
+    assert [line.split("|")[2:4] for line in across[2:]] == [[" 41.2 ", " 50.0 "], ["      ", "      "]]
     pages = [tmp_path / name for name in ("one.md", "two.md")]
     (tmp_path / "study-cpu.json").write_text(json.dumps(content | {"runs": [], "figures": [], "comparisons": []}))
     for page in pages:
