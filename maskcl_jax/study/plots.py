@@ -89,7 +89,7 @@ def convergence_plot(content: dict[str, Any]) -> Any:
         return None
     curves = {"knn_accuracy": "k-NN, %", "linear_accuracy": "linear, %"}
     names = [name for name in curves if all(name in point for run in runs for point in run["curve"])]
-    size = {"figsize": (7, 2.6 * len(names)), "sharex": "col", "sharey": "row", "squeeze": False}
+    size: dict[str, Any] = {"figsize": (7, 2.6 * len(names)), "sharex": "col", "sharey": "row", "squeeze": False}
     figure, panels = pyplot.subplots(len(names), 2, layout="constrained", **size)
     entries = list(dict.fromkeys(run["entry"] for run in runs))
     for run in runs:
