@@ -35,7 +35,7 @@ def test_the_plots_of_the_docs_are_drawn_from_the_results(path):
 
 
 def test_a_page_has_the_table_of_the_peers(tmp_path):
-    row = {"method": "mae", "library": "lightly", "images": 45440, "images_per_second": 254.3, "knn": 33.44}
+    row = {"method": "mae", "library": "lightly", "images": 45440, "images_per_cpu_second": 254.3, "knn": 33.44}
     (tmp_path / "peers.json").write_text(json.dumps({"facts": {"cpu_minutes": 3.0}, "rows": [row]}))
     page = tables.filled("<!-- table: peers peers -->\n<!-- end -->\n", tmp_path)
     assert "images in 3 CPU minutes" in page

@@ -72,9 +72,9 @@ def peer(library: str, method: str, a: argparse.Namespace, labels: dict[str, np.
     words = [a.peer_python, str(HERE / "peer_run.py"), library, method, str(a.data), str(out)]
     wall = run([*words, f"--seed={a.seed}"], a.minutes, out.with_suffix(".log"))
     with np.load(out) as file:
-        images, seconds = int(file["images"]), float(file["seconds"])
+        images, seconds = int(file["images"]), float(file["cpu_seconds"])
         value = accuracy(file["train"], file["test"], labels)
-    return {"images": images, "images_per_second": images / seconds, "knn": value, "wall": wall}
+    return {"images": images, "images_per_cpu_second": images / seconds, "knn": value, "wall": wall}
 
 
 def ours(method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> dict:
@@ -87,8 +87,8 @@ def ours(method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> d
     subprocess.run(evaluate, check=True, stdout=subprocess.DEVNULL)
     (record,) = (json.loads(path.read_text()) for path in (workdir / "evaluate").glob("knn*.json"))
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    speeds = sorted(row["images_per_second"] for row in rows if row.get("images_per_second"))
-    values = {"images": 64 * record["step"], "images_per_second": speeds[len(speeds) // 2], "wall": wall}
+    costs = sorted(row["cpu_seconds_per_image"] for row in rows if row.get("cpu_seconds_per_image"))
+    values = {"images": 64 * record["step"], "images_per_cpu_second": 1 / costs[len(costs) // 2], "wall": wall}
     return {**values, "knn": 100 * record["values"]["entries"][0]["accuracy"]}
 
 

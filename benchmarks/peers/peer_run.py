@@ -2,7 +2,7 @@
 
 LIBRARY is lightly or stable_pretraining. Its own transforms, heads and losses, in a plain training loop; encoder,
 batch, learning rate and temperature are those of maskcl_jax's small presets. It trains until SIGTERM (`compare.py`
-sends it), then writes the features of both splits, the images that it has seen, and seconds.
+sends it), then writes the features of both splits, the images that it has seen, and CPU seconds of the steps.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def optimizer_of(name: str, model: nn.Module):
 
 
 def train(name: str, model: nn.Module, images, stop: list) -> tuple[int, float]:
-    """Trains until the signal, at a constant rate after a warm-up; (images seen, seconds of the steps)."""
+    """Trains until the signal, at a constant rate after a warm-up; (images seen, CPU seconds of the steps)."""
     loader = torch.utils.data.DataLoader(Views(images, model.transform), BATCH, shuffle=True, drop_last=True)
     optimizer, step, begin = optimizer_of(name, model), 0, 0.0
     peak = optimizer.param_groups[0]["lr"]
@@ -61,14 +61,14 @@ def train(name: str, model: nn.Module, images, stop: list) -> tuple[int, float]:
         for views in loader:
             if stop:
                 break
-            begin = begin or time.monotonic()
+            begin = begin or time.process_time()
             optimizer.param_groups[0]["lr"] = peak * min(1.0, (step + 1) / WARMUP)
             loss = model.loss(views)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             step += 1
-    return step * BATCH, time.monotonic() - begin
+    return step * BATCH, time.process_time() - begin
 
 
 @torch.no_grad()
@@ -98,9 +98,9 @@ def main() -> None:
         train_images, test_images = file["train_images"], file["test_images"]
     without_compiled_operators()
     model = importlib.import_module(f"{a.library}_methods").METHODS[a.method]()
-    seen, seconds = train(a.method, model, train_images, stop)
+    seen, cpu_seconds = train(a.method, model, train_images, stop)
     arrays = {"train": features(model, train_images), "test": features(model, test_images)}
-    np.savez(a.out, **arrays, images=seen, seconds=seconds)
+    np.savez(a.out, **arrays, images=seen, cpu_seconds=cpu_seconds)
 
 
 if __name__ == "__main__":
