@@ -172,7 +172,8 @@ def providers_table(content: dict[str, Any]) -> str:
 
 def peers_table(content: dict[str, Any]) -> str:
     """Methods and libraries down: images seen in equal CPU time, images per CPU second of the steps, k-NN."""
-    head = ["method", "library", f"images in {content['facts']['cpu_minutes']:g} CPU minutes", "per CPU second", "k-NN, %"]
+    minutes = content["facts"]["cpu_minutes"]
+    head = ["method", "library", f"images in {minutes:g} CPU minutes", "per CPU second", "k-NN, %"]
     formats = {"method": "", "library": "", "images": ",", "images_per_cpu_second": ".0f", "knn": ".1f"}
     return markdown(head, [[format(row[name], how) for name, how in formats.items()] for row in content["rows"]])
 
