@@ -6,6 +6,8 @@ import pytest
 from helpers.corners import every_single, problem_of_step, refusal, singles
 from helpers.tiny import CONFIGS
 
+from maskcl_jax.ops import losses
+
 TOGETHER = 40  # corners in one step; `tests/campaigns/corners.py` takes a step at each corner alone
 
 # Methods whose corners another one has: the same class or fields with another encoder or framework.
@@ -116,6 +118,12 @@ def test_macrl_without_a_mask_on_its_key(moved):
     assert problem_of_step("macrl", moved) == ""
 
 
+@pytest.mark.parametrize("mode", ["shared", "ema_full"])
+def test_macrl_without_a_mask_on_its_key_in_chunks_of_images(mode):
+    moved = {"method.mask_ratio_key": 0.0, "method.lambda_key": 0.0, "method.mode": mode, "image_chunks": 2}
+    assert problem_of_step("macrl", moved) == ""
+
+
 @pytest.mark.parametrize(("swapped", "kept"), [(False, "lambda_key"), (True, "lambda_query")])
 def test_macrl_has_something_to_reconstruct(swapped, kept):
     moved = {"method.mask_ratio_key": 0.0, "method.swap_roles": swapped, "method.lambda_key": 0.0}
@@ -123,8 +131,6 @@ def test_macrl_has_something_to_reconstruct(swapped, kept):
 
 
 def test_a_step_that_is_not_finite_is_seen(monkeypatch):
-    from maskcl_jax.ops import losses
-
     monkeypatch.setattr(losses, "patch_mse", lambda *a: float("nan") * a[0].sum())
     assert failures("mae", {"method.norm_pix": False}) == [
         "mae {'method.norm_pix': False}: a metric, the gradient, the loss"

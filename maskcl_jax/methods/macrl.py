@@ -126,7 +126,6 @@ class MACRL(MAE):
         # 4. Both decoders reconstruct their own view.
         loss_key = jax.lax.stop_gradient(key["loss"]) if c.mode == "ema_full" else key["loss"]
         weighted = ((c.lambda_query, query["loss"]), (c.lambda_key, loss_key))
-        # If nothing is masked, a loss over the masked patches has no value: its weight is 0, see `check`.
         reconstruction = sum(weight * loss for weight, loss in weighted if weight)
         # 5. The oldest keys leave the bank, these enter.
         if c.queue_size:
@@ -149,9 +148,12 @@ class MACRL(MAE):
         return view.find(PatchMask) is not None or self.config.method.loss_on == "all"
 
     def branch(self, params: dict[str, Any], batch: Arrays, view: View) -> dict[str, jax.Array]:
-        """Encoder and decoder on one view: {latent, loss, pooled}."""
-        images, targets = self.images_of(batch, view)
-        out = self.reconstruct(params, images, *self.masks_of_view(batch, view), targets=targets)
+        """Encoder and decoder on one view: {latent, loss, pooled}; of a view that is whole the encoder, and 0."""
+        (images, targets), (visible, masked) = self.images_of(batch, view), self.masks_of_view(batch, view)
+        if self.reconstructs(view):
+            out = self.reconstruct(params, images, visible, masked, targets=targets)
+        else:
+            out = {"latent": self.latent(params, images, visible), "loss": jnp.float32(0.0)}
         return {**out, "pooled": encoders.pooled(out["latent"], self.config.method.pool)}
 
     def key_features(self, params: dict[str, Any], batch: Arrays, view: View) -> jax.Array:
