@@ -11,6 +11,7 @@ COMMANDS = {
     "data.to_array": "write a data set into one file of decoded images: --data=PRESET --out=FILE.npz",
     "study": "run what a study lacks, and tabulate it: studies/FILE.py --data=DIR [--hours=H] [--scale=cpu|gpu]",
     "study.tables": "write the tables of pages from the results of studies: docs/results.md docs/methods/*.md",
+    "study.plots": "draw the plots of all studies of results/: docs/plots",
     "study.providers": "judge saliency providers by where objects are: --data=DIR --out=DIR",
     "verify": "compare every method with reference values of the authors' code",
     "benchmark": "measure a config's speed: --config=FILE[:PRESET] --mode=step|input|end_to_end|evaluate",

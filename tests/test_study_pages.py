@@ -34,6 +34,16 @@ def test_the_plots_of_the_docs_are_drawn_from_the_results(path):
         assert plots.digest(read(path)) in plot.read_text(), "run python -m maskcl_jax.study.plots docs/plots"
 
 
+def test_plots_of_all_results_are_drawn_by_a_command(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e '.[plots]'")
+    command, options = [sys.executable, "-m", "maskcl_jax.study.plots"], {"env": environment(1), "cwd": ROOT}
+    subprocess.run([*command, str(tmp_path)], check=True, **options)
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (ROOT / "docs/plots").iterdir()}
+    done = subprocess.run([*command, "nowhere"], capture_output=True, text=True, check=False, **options)
+    assert done.stderr.splitlines()[-1] == "error: nowhere is not a folder: make it, or give docs/plots"
+
+
 def test_a_page_has_the_table_of_the_peers(tmp_path):
     row = {"method": "mae", "library": "lightly", "images": 45440, "images_per_cpu_second": 254.3, "knn": 33.44}
     (tmp_path / "peers.json").write_text(json.dumps({"facts": {"cpu_minutes": 3.0}, "rows": [row]}))

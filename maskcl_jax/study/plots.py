@@ -22,6 +22,12 @@ def digest(content: dict[str, Any]) -> str:
     return hashlib.blake2b(dumps(content).encode(), digest_size=8).hexdigest()
 
 
+def undrawable() -> str:
+    """Why nothing can be drawn, and what to do; "" where matplotlib can be used."""
+    reason = import_problem("matplotlib", "use", "rcParams")
+    return reason and f"no plots are drawn, as {reason}: pip install 'maskcl_jax[plots]'"
+
+
 def draw(content: dict[str, Any], folder: pathlib.Path, prefix: str = "") -> list[pathlib.Path]:
     """Writes figures.svg, and convergence.svg where runs were evaluated on their way.
 
@@ -33,8 +39,8 @@ def draw(content: dict[str, Any], folder: pathlib.Path, prefix: str = "") -> lis
     Returns:
         The files; none where matplotlib cannot be used; a line says why.
     """
-    if reason := import_problem("matplotlib", "use", "rcParams"):
-        print(f"no plots are drawn, as {reason}: pip install 'maskcl_jax[plots]'", flush=True)
+    if problem := undrawable():
+        print(problem, flush=True)
         return []
     import matplotlib
 
@@ -114,6 +120,8 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(argv[1])
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: make it, or give docs/plots")
+    if problem := undrawable():
+        raise UserError(problem)
     for path in sorted(pathlib.Path(tables.RESULTS.value).glob("*.json")):
         draw(read(path), folder, f"{path.stem}-")
 

@@ -72,6 +72,7 @@ KINDS = {  # what starts a command: its row in the table
     "maskcl_jax.verify": "verify",
     "maskcl_jax.study": "study, dry run",
     "maskcl_jax.study.tables": "study.tables",
+    "maskcl_jax.study.plots": "study.plots",
     "docs/options.py": "scripts",
     "docs/figures.py": "scripts",
     "benchmarks/accelerator.py": "scripts",
