@@ -28,6 +28,14 @@ TRIED = {
     "MoCo v2": ("moco_v2", {}),
     "MoCo v2, temperature 0.2": ("moco_v2", {"method.temperature": 0.2}),
     "MoCo v2, rate x0.3": ("moco_v2", {"optimizer.base_lr": 0.08}),
+    "MaskCo": ("maskco", {}),
+    "MaskCo, head of one block": ("maskco", {"method.mask_head.blocks": 1}),
+    "MaskCo, head on both branches": ("maskco", {"method.mask_head.branch": "both"}),
+    "MaskCo, large regions": ("maskco", {"method.box_side": (0.5, 0.75)}),
+    "MaskCo, temperature 0.2": ("maskco", {"method.temperature": 0.2}),
+    "MSCN-style": ("mscn", {}),
+    "MSCN-style, blur": ("mscn", {"method.strategy": "blur"}),
+    "MSCN-style, temperature 0.2": ("mscn", {"method.temperature": 0.2}),
 }
 
 
