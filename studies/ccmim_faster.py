@@ -26,5 +26,9 @@ def get_study(scale: str) -> Study:
         entries=tuple(Entry(name, f"{config}:{preset}", fields) for name, (config, fields) in VARIANTS.items()),
         evaluations=(cifar.FROZEN,),
         seeds=(0, 1, 2),
-        comparisons=tuple((name, "MAE") for name in VARIANTS if name != "MAE"),
+        comparisons=(
+            *((name, "MAE") for name in VARIANTS if name != "MAE"),
+            ("ccMIM", "ccMIM, random masks"),
+            ("ccMIM", "ccMIM, no alignment"),
+        ),
     )

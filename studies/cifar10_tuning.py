@@ -45,7 +45,8 @@ def get_study(scale: str) -> Study:
     preset = cifar.PRESET[scale]
     return Study(
         question="Which values of the methods' own knobs are best on held-out training images?",
-        budget=f"As cifar10, on 3,000 training images; tested on 2,000 held-out training images. {cifar.BUDGET[scale]}",
+        budget=f"As cifar10, tested on 2,000 held-out training images instead: {cifar.BUDGET[scale]} Entries that name "
+        "epochs or batches have those.",
         data=data,
         fields=cifar.FIELDS[scale],
         entries=(

@@ -28,7 +28,7 @@ def get_study(scale: str) -> Study:
     preset = cifar.PRESET[scale]
     return Study(
         question="Is MACRL better than MAE and MoCo v3 at an equal budget, and does its asymmetry matter?",
-        budget=cifar.BUDGET[scale],
+        budget=f"{cifar.BUDGET[scale]} Equal numbers of images, not equal time.",
         data=cifar.DATA[scale],
         fields=cifar.FIELDS[scale],
         entries=tuple(

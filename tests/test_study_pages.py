@@ -53,6 +53,8 @@ def test_a_page_has_the_table_of_the_peers(tmp_path):
     assert cells == ["mae", "lightly", "45,440", "254", "33.4"]
     with pytest.raises(UserError, match=r"table peers rows: use one of convergence, .*, peers, rows ENTRY; ENTRY"):
         tables.filled("<!-- table: peers rows -->\n<!-- end -->\n", tmp_path)
+    with pytest.raises(UserError, match=r"table other figures: .*other.json is not a file"):
+        tables.filled("<!-- table: other figures -->\n<!-- end -->\n", tmp_path)
 
 
 @pytest.mark.parametrize("path", METHOD_PAGES, ids=lambda path: path.name)

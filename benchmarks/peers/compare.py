@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def accuracy(train: np.ndarray, test: np.ndarray, labels: dict[str, np.ndarray])
 def peer(library: str, method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> dict:
     """One run of another library."""
     out = a.out / f"{library}-{method}.npz"
+    out.unlink(missing_ok=True)
     words = [a.peer_python, str(HERE / "peer_run.py"), library, method, str(a.data), str(out)]
     wall = run([*words, f"--seed={a.seed}"], a.minutes, out.with_suffix(".log"))
     with np.load(out) as file:
@@ -80,6 +82,7 @@ def peer(library: str, method: str, a: argparse.Namespace, labels: dict[str, np.
 def ours(method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> dict:
     """One run of maskcl_jax."""
     workdir = a.out / f"ours-{method}"
+    shutil.rmtree(workdir, ignore_errors=True)  # of an attempt that was interrupted
     fields = [f"--config.{name}={value}" for name, value in {**FIELDS, "data.path": a.data, "seed": a.seed}.items()]
     words = [sys.executable, "-m", "maskcl_jax.main", f"--config={method}:embedded", *fields, f"--workdir={workdir}"]
     wall = run(words, a.minutes, a.out / f"ours-{method}.log")

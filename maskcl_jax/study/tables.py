@@ -194,6 +194,8 @@ def filled(page: str, folder: pathlib.Path) -> str:
     def table(found: re.Match) -> str:
         start, name, what, names, end = found.groups()
         path = folder / f"{name}.json"
+        if not path.is_file():
+            raise UserError(f"table {name} {what}: {path} is not a file: run the study, or remove the table")
         if what in CHOSEN and names:
             text = CHOSEN[what](read(path), names.split("; "))
         elif what in OTHERS and not names:
