@@ -18,8 +18,8 @@ def get_study(scale: str) -> Study:
     study = CIFAR10["get_study"](scale)
     part = {"train_per_class": 30, "test_per_class": 20} if scale == "cpu" else {}
     budget = {
-        "cpu": "3,000 training images (30 of each of 100 classes), 10 epochs, batches of 64: 460 steps, 29,440 images; ViT of 4 blocks of width "
-        "96, patches of 8 of 64 pixels; 2,000 test images.",
+        "cpu": "3,000 training images (30 of each of 100 classes), 10 epochs, batches of 64: 460 steps, 29,440 images; "
+        "ViT of 4 blocks of width 96, patches of 8 of 64 pixels; 2,000 test images.",
         "gpu": "50,000 training images, 200 epochs, batches of 512; ViT-Ti/8; 5,000 test images.",
     }
     return Study(
