@@ -53,7 +53,8 @@ def test_chunks_change_neither_loss_nor_gradient(name, fields):
         if where in BEFORE_BATCH_NORM:
             assert float(jnp.maximum(jnp.abs(found), jnp.abs(leaf)).max()) <= 2e-6, where
         else:
-            noise = 1e-7 + 3e-5 * float(jnp.sqrt(jnp.mean(leaf**2)))
+            # Rounding differs between CPUs: up to 4.6e-5 of a leaf's root mean square was seen, on an Ice Lake Xeon.
+            noise = 1e-7 + 1e-4 * float(jnp.sqrt(jnp.mean(leaf**2)))
             assert float(jnp.abs(found - leaf).max()) <= noise, where
 
 
