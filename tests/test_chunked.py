@@ -37,10 +37,10 @@ def gradient_of(name, chunks, **method):
     params, model_state = filled(method)
     context, batch = context_of(method, params, model_state), batch_of(method)
 
-    def loss(params):
+    def loss(params, batch):  # an argument, as in training: folded as a constant it made one sum noisier
         return method.loss(params, batch, context).loss
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    return jax.jit(jax.value_and_grad(loss))(params, batch)
 
 
 @pytest.mark.parametrize(("name", "fields"), CASES)
@@ -53,8 +53,7 @@ def test_chunks_change_neither_loss_nor_gradient(name, fields):
         if where in BEFORE_BATCH_NORM:
             assert float(jnp.maximum(jnp.abs(found), jnp.abs(leaf)).max()) <= 2e-6, where
         else:
-            # Rounding differs between CPUs: up to 4.6e-5 of a leaf's root mean square was seen, on an Ice Lake Xeon.
-            noise = 1e-7 + 1e-4 * float(jnp.sqrt(jnp.mean(leaf**2)))
+            noise = 1e-7 + 3e-5 * float(jnp.sqrt(jnp.mean(leaf**2)))
             assert float(jnp.abs(found - leaf).max()) <= noise, where
 
 
