@@ -22,7 +22,7 @@ VARIANTS = {
     "MaskCo, scenes, 64 pixels": ("maskco", SCENES),
     "MaskCo without head, scenes, 64 pixels": ("maskco", SCENES | NO_HEAD),
     "MaskCo without head": ("maskco", NO_HEAD),
-    "MaskCo, queue of 4096, scenes": ("maskco", SCENES | {"method.queue_size": 4096}),
+    "MaskCo, queue of 2048, scenes": ("maskco", SCENES | {"method.queue_size": 2048}),
 }
 LARGE = {  # of the entries `, 64 pixels`: four times the cost of a step
     "cpu": {"data.image_size": (64, 64), "epochs": 10},
@@ -42,7 +42,7 @@ COMPARISONS = (
     ("MaskCo, head of one block, scenes", "MaskCo, scenes"),
     ("MaskCo, small regions, scenes", "MaskCo, scenes"),
     ("MaskCo, large regions, scenes", "MaskCo, scenes"),
-    ("MaskCo, queue of 4096, scenes", "MaskCo, scenes"),
+    ("MaskCo, queue of 2048, scenes", "MaskCo, scenes"),
 )
 
 

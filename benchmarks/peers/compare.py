@@ -91,8 +91,9 @@ def ours(method: str, a: argparse.Namespace, labels: dict[str, np.ndarray]) -> d
     (record,) = (json.loads(path.read_text()) for path in (workdir / "evaluate").glob("knn*.json"))
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     costs = sorted(row["cpu_seconds_per_image"] for row in rows if row.get("cpu_seconds_per_image"))
-    values = {"images": 64 * record["step"], "images_per_cpu_second": 1 / costs[len(costs) // 2], "wall": wall}
-    return {**values, "knn": 100 * record["values"]["entries"][0]["accuracy"]}
+    images, speed = FIELDS["batch_size"] * record["step"], 1 / costs[len(costs) // 2]
+    value = 100 * record["values"]["entries"][0]["accuracy"]
+    return {"images": images, "images_per_cpu_second": speed, "knn": value, "wall": wall}
 
 
 def main() -> None:
@@ -115,11 +116,10 @@ def main() -> None:
             if any((row["method"], row["library"]) == (method, library) for row in rows):
                 continue
             values = peer(library, method, a, labels) if library in PEERS else ours(method, a, labels)
-            row = {"method": method, "library": library, **values}
-            print(row, flush=True)
-            rows.append(row)
-            content = {"facts": facts | {"date": datetime.date.today().isoformat(), "commit": commit()}, "rows": rows}
-            path.write_text(json.dumps(content, indent=1) + "\n")
+            origin = {"date": datetime.date.today().isoformat(), "commit": commit()}
+            rows.append({"method": method, "library": library, **values, **origin})
+            print(rows[-1], flush=True)
+            path.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,10 @@ class Piece(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Changes with everything that the figures depend on: the commands of the training and of the evaluation."""
+        """Of the commands of the training and of the evaluation. A preset's values and the code are not in it.
+
+        Which those were, a row says by its commit.
+        """
         parts = [self.entry, self.command, *([self.needs.command] if self.needs else [])]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()
 

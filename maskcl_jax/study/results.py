@@ -70,8 +70,9 @@ class Results:
         """What the file holds."""
         order = {entry.name: number for number, entry in enumerate(self.study.entries)}
         known = [row for row in self.figures if row["key"] in self.keys]
-        known.sort(key=lambda row: (order[row["entry"]], row["seed"]))
+        known.sort(key=lambda row: (order[row["entry"]], row["seed"], row["figure"]))
         runs = [row for row in self.runs if row["key"] in self.keys]
+        runs.sort(key=lambda row: (order[row["entry"]], row["seed"]))
         return {
             "study": self.name,
             "scale": self.scale,
