@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.models import vit
+from helpers.models import noise, vit
 from helpers.tiny import tiny
 
 from maskcl_jax.errors import UserError
@@ -15,12 +15,6 @@ from maskcl_jax.methods import create
 from maskcl_jax.models.vit import ViT
 from maskcl_jax.training import sharding
 from maskcl_jax.training.step import Program
-
-
-def noise(shapes):
-    """Arrays of these shapes: no compilation."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def test_cudnn_is_the_same_attention(monkeypatch):

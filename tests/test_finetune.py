@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.models import noise
 from helpers.untrained import made, run_of
 from helpers.views import host_batch, view_of
 from PIL import Image
@@ -26,12 +27,6 @@ from maskcl_jax.views import randaugment
 from maskcl_jax.views.randaugment import RandAugment
 
 TIMM = RandAugment(fill=(124, 116, 104))
-
-
-def noise(shapes):
-    """Arrays of these shapes: no compilation."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
 def failures(name):
@@ -102,7 +97,7 @@ def test_drop_path_drops_the_deeper_the_more_and_keeps_the_mean():
 def test_a_dropped_branch_adds_nothing():
     vit = ViT(image_size=(8, 8), channels=1, patch_size=4, width=8, depth=2, heads=2)
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
-    variables = noise(jax.eval_shape(vit.init, jax.random.key(0), images))
+    variables = noise(jax.eval_shape(vit.init, jax.random.key(0), images), scale=1.0)
     branches = np.ones((2, 2, 3), np.float32)
     branches[1, :, 2] = 0.0
 
@@ -270,7 +265,7 @@ def test_it_begins_with_the_runs_weights_or_with_new_ones(small, tmp_path, monke
         s = opened(small, "finetune", tmp_path, f"init={init}")
         tuning = finetune.Tuning(s, batches.Budget(16, 16, 3, 1))
         images = np.zeros((2, 8, 8, 1), np.float32)
-        new = noise(jax.eval_shape(lambda: tuning.model.init(jax.random.key(0), images, train=True)))
+        new = noise(jax.eval_shape(lambda: tuning.model.init(jax.random.key(0), images, train=True)), scale=1.0)
         monkeypatch.setattr(ViTClassifier, "init", lambda *arguments, **options: new)
         monkeypatch.setattr(tuning, "tx", optax.identity())
         return tuning.new_state(jax.random.key(0), s.encoder.variables)["params"]["encoder"], s, new

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.models import vit
+from helpers.models import noise, vit
 from helpers.tiny import tiny
 
 from maskcl_jax import config as config_lib
@@ -123,7 +123,7 @@ def of_transformer(name: str, **fields):
     model = make(**fields)
     options = {"train": True} if name == "classifier" else {}
     shapes = jax.eval_shape(functools.partial(model.init, **options), jax.random.key(0), *given)["params"]
-    return noise(shapes), lambda params: model.apply({"params": params}, *given, method=method)
+    return noise(shapes, center=0.1), lambda params: model.apply({"params": params}, *given, method=method)
 
 
 def of_convnet(name: str):
@@ -137,13 +137,7 @@ def of_convnet(name: str):
         variables = {"params": params, "batch_stats": stats}
         return model.apply(variables, *given, train=True, mutable=["batch_stats"])[0]
 
-    return noise(shapes["params"]), apply
-
-
-def noise(shapes, seed: int = 0, offset: float = 0.1):
-    """A tree of random numbers: no zeros or ones, which hide mistakes."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda s: jnp.asarray(offset + 0.2 * rng.standard_normal(s.shape), s.dtype), shapes)
+    return noise(shapes["params"], center=0.1), apply
 
 
 def inner(a, b):
@@ -154,13 +148,13 @@ def inner(a, b):
 def check_forward_mode(params, apply, reverse):
     """jvp of `apply`: beside a difference quotient, and beside the vjp of `reverse`."""
     apply = jax.jit(apply)
-    towards, step = noise(jax.eval_shape(apply, params), 2, 0.0), 1e-2
+    towards, step = noise(jax.eval_shape(apply, params), seed=2), 1e-2
 
     @jax.jit
     def compare(params):
         (gradient,) = jax.vjp(reverse, params)[1](towards)
         # Half along the gradient: a random direction in so many dimensions is across it.
-        direction = jax.tree.map(jnp.add, unit(gradient), unit(noise(params, 1, 0.0)))
+        direction = jax.tree.map(jnp.add, unit(gradient), unit(noise(params, seed=1)))
         _, tangent = jax.jvp(apply, (params,), (direction,))
         scale = jnp.sqrt(inner(gradient, gradient))
         return inner(towards, tangent) / scale, inner(gradient, direction) / scale, direction, scale
@@ -199,7 +193,7 @@ def test_convnets_and_heads_have_forward_mode(name):
 def test_plain_and_fused_are_the_same_network(name, dtype, bound):
     (params, plain), (others, fused) = (of_transformer(name, kernels=k, dtype=dtype) for k in ("plain", "fused"))
     jax.tree.map(np.testing.assert_array_equal, params, others)  # the same names and shapes
-    towards = noise(jax.eval_shape(plain, params), 2, 0.0)
+    towards = noise(jax.eval_shape(plain, params), seed=2)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(apply, params):

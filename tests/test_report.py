@@ -1,7 +1,6 @@
 """The page of a report: what it says, that it holds all it shows, and that it works in a browser."""
 
 import html.parser
-import itertools
 import json
 import os
 import pathlib
@@ -14,18 +13,17 @@ import types
 
 import numpy as np
 import pytest
-from helpers import browser
 from helpers.processes import environment
+from helpers.reports import looked, write_embeddings, write_example, write_pages
 from helpers.tiny import tiny
 from helpers.untrained import write_run
-from stand_ins import umap_like
 
 from maskcl_jax import config as config_lib
 from maskcl_jax.errors import UserError
 from maskcl_jax.evaluate import settings
 from maskcl_jax.evaluate.encoder import default_feature, open_encoder
 from maskcl_jax.export import export
-from maskcl_jax.report import charts, commands, embed, film, findings, maps, page, record
+from maskcl_jax.report import commands, embed, findings, maps, page, record
 from maskcl_jax.report import look as look_lib
 from maskcl_jax.training import visualize
 from maskcl_jax.training.run import restore_run
@@ -33,73 +31,20 @@ from maskcl_jax.training.run import restore_run
 RNG = np.random.default_rng(0)
 
 
-def write_history(folder: pathlib.Path, *, losses=(3.0, 2.0, 1.5), knn=(20.0, 30.0)) -> None:
-    """What a run leaves besides checkpoints: metrics, figures, an evaluation, the closing table."""
-    rows = [{"step": 0, "knn_accuracy": knn[0]}]
-    rows += [
-        {"step": i + 1, "loss": loss, "learning_rate": rate, "images_per_second": 9.0}
-        for i, (loss, rate) in enumerate(zip(losses, (0.1, 0.2, 6.5e-10), strict=True))
-    ]
-    rows += [{"step": len(losses), "knn_accuracy": knn[1]}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9, "lo')
-    for step in (0, 7):
-        columns = {name: RNG.random((2, 32, 32, 3)) for name in ("input", "importance", "masked", "reconstruction")}
-        visualize.save_png(folder / "pictures" / f"step_{step:08d}.png", visualize.grid(columns))
-    entry = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n_test": 100, "k": 20}
-    content = {
-        "protocol": "knn",
-        "recipe": "",
-        "workdir": str(folder),
-        "step": 7,
-        "network": "online",
-        "feature": "mean",
-        "labels": "all",
-        "data": "synthetic, 64 images",
-        "values": {"entries": [entry]},
-        "date": "2026-01-01T00:00:00",
-        "command": "python -m maskcl_jax.evaluate --protocol=knn",
-    }
-    (folder / "evaluate").mkdir()
-    (folder / "evaluate" / "knn-step7.json").write_text(json.dumps(content))
-    (folder / "summary.json").write_text(json.dumps({"data wait": "2.5% of the time of the steps"}))
-
-
-def write_embeddings(folder: pathlib.Path, name: str, **origin) -> None:
-    """What `evaluate --protocol=features` leaves, as far as a report reads it."""
-    (folder / "evaluate").mkdir(exist_ok=True)
-    text = json.dumps({"step": 7, "network": "online", "split": "train"} | origin)
-    np.savez(folder / "evaluate" / f"features-step7-{name}.npz", origin=text)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A tiny run with a history; its name has a space and a bracket, as a folder may."""
-    folder = tmp_path_factory.mktemp("runs") / "a <run>"
-    write_run(folder, "ccmim")
-    write_history(folder)
-    (folder / "events.out.tfevents.1.host").touch()
-    return folder
+    """Its name has a space and a bracket, as a folder may."""
+    return write_example(tmp_path_factory.mktemp("runs") / "a <run>")
 
 
 @pytest.fixture(scope="module")
 def look(run):
-    """A look at it, with a second map whether or not umap-learn is there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "umap", umap_like([]))
-        return look_lib.look(str(run))
+    return looked(run)
 
 
 @pytest.fixture(scope="module")
 def pages(run, look, tmp_path_factory):
-    """The pages of one run and of three."""
-    folder = tmp_path_factory.mktemp("pages")
-    one = record.read(str(run), run.name)
-    other = one._replace(name="other", config=one.config | {"seed": 5}, not_finite={"loss": 1})
-    bare = one._replace(name="bare", curves={}, figures=[], evaluations=[])
-    for name, records, looks in (("one", [one], [look]), ("three", [one, other, bare], [look, look, None])):
-        text = page.render(page.context(records, looks, ["UMAP"], quick=False, out="x.html"))
-        (folder / f"{name}.html").write_text(text, encoding="utf-8")
-    return folder
+    return write_pages(tmp_path_factory.mktemp("pages"), run, look)
 
 
 class Tags(html.parser.HTMLParser):
@@ -263,101 +208,10 @@ def test_a_look_compares_the_encoder_with_raw_pixels(look):
     assert all(points.min() >= 0 and points.max() <= 1 for points in look.maps.values())
 
 
-def images(features, labels=None) -> embed.Images:
-    """Images of which only the features matter."""
-    features = np.asarray(features, np.float32)
-    labels = np.zeros(len(features), int) if labels is None else np.asarray(labels)
-    blank = np.zeros((len(features), 4, 4, 3), np.uint8)
-    return embed.Images(blank, features, labels, np.arange(len(features)))
-
-
-def test_neighbors_are_sorted_by_cosine_and_not_the_image_itself():
-    held = images([[1, 0], [0, 2], [3, 1], [1, 1]])
-    nearest, cosines = embed.neighbors(held, held, np.array([0]))
-    assert nearest.tolist() == [[2, 3, 1]]
-    np.testing.assert_allclose(cosines, [[3 / np.sqrt(10), 1 / np.sqrt(2), 0]], atol=1e-6)
-    nearest, cosines = embed.neighbors(held, images([[2, 0], [0, -1]]), np.array([1]))
-    assert nearest.tolist() == [[0, 1]]
-    np.testing.assert_allclose(cosines, [[0, -1]], atol=1e-6)
-
-
-def test_queries_are_of_different_classes():
-    chosen = embed.spread_over_classes(np.repeat(np.arange(10), 7), 5)
-    assert (chosen // 7).tolist() == [0, 2, 4, 6, 8]
-    assert embed.spread_over_classes(np.full(6, -1), 3).tolist() == [0, 2, 4]
-
-
-def test_pca_is_that_of_scikit_learn():
-    from sklearn.decomposition import PCA
-
-    values = RNG.standard_normal((30, 5)) * [5, 3, 1, 1, 1]
-    ours, explained = maps.pca(values.astype(np.float32))
-    theirs = PCA(2).fit(values)
-    np.testing.assert_allclose(explained, theirs.explained_variance_ratio_, rtol=1e-4)
-    for mine, other in zip(ours.T, maps.unit_square(theirs.transform(values)).T, strict=True):
-        assert min(abs(mine - other).max(), abs(mine - (1 - other)).max()) < 1e-4
-
-
-def test_umap_compares_by_the_cosine_and_knows_few_images(monkeypatch):
-    """With the real umap-learn: `pip install umap-learn`; it compiles for a minute, so a stand-in takes the call."""
-    made = []
-    monkeypatch.setitem(sys.modules, "umap", umap_like(made))
-    values = RNG.standard_normal((30, 5)).astype(np.float32)
-    assert maps.umap_problem() == ""
-    np.testing.assert_array_equal(maps.umap(values), maps.unit_square(values[:, ::-1][:, :2]))
-    maps.umap(values[:9])
-    options = {"metric": "cosine", "random_state": 0, "n_jobs": 1}
-    assert made == [options | {"n_neighbors": 15}, options | {"n_neighbors": 8}]
-
-
 def test_a_look_has_the_map_of_umap_where_it_is_installed(look):
     points = look.held_out.features[:, ::-1][:, :2]
     np.testing.assert_array_equal(look.maps["UMAP"], maps.unit_square(points))
     assert look.left_out == []
-
-
-def test_a_long_curve_keeps_its_means():
-    points = [(i, float(i % 4)) for i in range(4000)]
-    thinned = charts.thin(points)
-    assert len(thinned) == charts.MOST
-    assert {value for _, value in thinned} == {1.5}
-    assert thinned[-1][0] == 3999
-    assert charts.thin([]) == []
-
-
-def test_runs_of_other_steps_share_an_axis():
-    chart = charts.chart("Loss", "", [("a", 0, [(1, 1.0), (3, 2.0)]), ("b", 1, [(2, 5.0)])])
-    assert chart["x"] == [1, 2, 3]
-    assert [series["values"] for series in chart["series"]] == [[1.0, None, 2.0], [None, 5.0, None]]
-
-
-def test_frames_are_the_first_the_last_and_some_between():
-    assert list(film.spaced(3, 12)) == [0, 1, 2]
-    assert film.spaced(100, 4) == [0, 33, 66, 99]
-
-
-@pytest.mark.parametrize(
-    ("path", "preset", "named"),
-    [
-        ("DIR/cats/", "tiny_imagenet", "cats"),
-        ("/data/birds/train", "folder", "birds"),
-        ("/data/birds/**/train-*.tar", "folder", "birds"),
-        ("../..", "folder", "folder"),
-        ("/runs/mine/data.npz", "npz", "npz"),
-        (None, "imagenet", "imagenet"),
-        ("", "", "folder"),
-    ],
-)
-def test_a_page_names_the_folder_of_the_images_and_not_the_preset_of_another_data_set(path, preset, named):
-    config = {"data.path": path, "preset": preset, "data.source": "folder"}
-    assert page.data_name(types.SimpleNamespace(config=config, workdir="/runs/mine")) == named
-
-
-def test_names_are_as_short_as_they_can_be():
-    assert record.names_of(["runs/a", "runs/b"]) == ["a", "b"]
-    assert record.names_of(["x/run", "y/run"]) == ["x/run", "y/run"]
-    with pytest.raises(UserError, match=r"runs/\.\./runs/a is given twice"):
-        record.names_of(["runs/a", "runs/../runs/a"])
 
 
 def test_findings(run, look):
@@ -456,118 +310,3 @@ def test_a_run_that_was_finished_before_keeps_its_page(run, look, tmp_path, monk
     os.utime(folder / "report.html", (0, 0))  # before the closing table: steps were trained since
     assert "MB" in page.after_training(config, str(folder))
     assert "</html>" in (folder / "report.html").read_text()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """Headless Chromium."""
-    pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
-    with browser.driver() as play:
-        path = browser.executable(play)
-        if not path:
-            pytest.skip(f"no Chromium ({', '.join(browser.BROWSERS)}, playwright's own): apt-get install chromium")
-        opened = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def opened(chromium, pages):
-    """Opens a page without a network: `opened("one", width, scheme)`. Any script error or request fails the test."""
-    contexts, problems = [], []
-
-    def open_page(name: str, width: int = 1400, scheme: str = "light"):
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        tab.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(r.url))
-        tab.goto((pages / f"{name}.html").as_uri())
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not problems
-
-
-@pytest.mark.parametrize("name", ["one", "three"])
-def test_a_browser_shows_everything(opened, name):
-    """On a phone and on a screen, in light and in dark: all of the page, large enough and with enough contrast."""
-    tab = opened(name)
-    tab.wait_for_function("[...document.images].every((image) => image.complete)")
-    assert tab.evaluate("[...document.images].filter((image) => !image.naturalWidth).length") == 0
-    assert tab.locator("#training > .charts canvas").count() == 4
-    tab.evaluate("document.querySelectorAll('details').forEach((fold) => (fold.open = true))")
-    tab.add_style_tag(content="* { transition: none !important }")  # colors are those of the end
-    for width, scheme in itertools.product((1400, 400), ("light", "dark")):
-        tab.set_viewport_size({"width": width, "height": 900})
-        tab.emulate_media(color_scheme=scheme)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == (
-            "rgb(19, 20, 23)" if scheme == "dark" else "rgb(247, 247, 245)"
-        )
-        texts = tab.evaluate(browser.TEXTS)
-        assert {text["tag"] for text in texts} >= {"p", "td", "dd", "th", "h1", "h2", "h3", "h4", "code", "button"}
-        assert not [text for text in texts if text["size"] < 11 or text["contrast"] < 4.5], (width, scheme)
-
-
-def test_hovering_tabs_slider_and_folds_work(opened):
-    tab = opened("one")
-    circle = tab.locator(".map circle").nth(3)
-    circle.scroll_into_view_if_needed()
-    before = circle.get_attribute("cx")
-    tab.get_by_role("tab", name="UMAP").click()
-    assert circle.get_attribute("cx") != before
-    tab.get_by_role("tab", name="PCA").click()
-    assert circle.get_attribute("cx") == before
-    tab.wait_for_timeout(400)  # circles move
-    circle.dispatch_event("pointermove", {"clientX": 300, "clientY": 300, "bubbles": True})
-    assert tab.locator("#hover").is_visible()
-    assert "data:image/webp" in tab.locator("#hover div").evaluate("(image) => image.style.backgroundImage")
-    assert "example 3" in tab.locator("#hover p").text_content()
-    tab.locator(".player input").fill("0")
-    assert tab.locator(".film .step b").text_content() == "0"
-    assert tab.locator(".film img:visible").get_attribute("data-step") == "0"
-    tab.locator("#config summary").click()
-    assert tab.locator("#config .groups").is_visible()
-    rate = tab.locator(".chart").filter(has_text="Learning rate")
-    assert rate.locator("output").text_content() == "peak0.2"
-    loss = tab.locator(".chart").first
-    loss.locator(".u-over").hover(position={"x": 2, "y": 50})
-    assert loss.locator("output").text_content().startswith("step 1")
-
-
-def test_play_legend_and_copy_work(opened):
-    tab = opened("one")
-    step, play = tab.locator(".film .step b"), tab.locator(".play")
-    assert step.text_content() == "7"
-    play.click()
-    assert step.text_content() == "0" and play.get_attribute("aria-label") == "Pause"
-    tab.wait_for_function("document.querySelector('.film .step b').textContent === '7'")
-    assert play.get_attribute("aria-label") == "Play"  # it stops at the last figure
-    play.click()
-    play.click()
-    tab.wait_for_timeout(700)  # longer than a figure is shown
-    assert step.text_content() == "0"
-
-    entry, faded = tab.locator(".legend button").nth(1), tab.locator(".map circle.faded")
-    of_class = tab.evaluate("data.maps[0].labels.filter((label) => label === 1).length")
-    entry.click()
-    assert entry.get_attribute("aria-pressed") == "true"
-    assert faded.count() == tab.locator(".map circle").count() - of_class > 0
-    entry.click()
-    tab.mouse.move(0, 0)
-    assert entry.get_attribute("aria-pressed") == "false" and faded.count() == 0
-
-    command = tab.locator(".commands li").nth(2)
-    code = command.locator("code").text_content()
-    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    command.locator(".copy").click()
-    command.get_by_text("Copied").wait_for()
-    assert tab.evaluate("navigator.clipboard.readText()") == code
-    tab.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject() }")
-    tab.locator(".copy").first.click()
-    tab.get_by_text("Selected").wait_for()
-    assert tab.evaluate("getSelection().toString()") == tab.locator(".commands code").first.text_content()

@@ -191,7 +191,7 @@ AROUND = [
         "maskcl_jax/models/resnet.py",
         'fused.pointwise if size == 1 and kernels == "fused" else None',
         "None",
-        "tests/test_models.py::test_a_resnet_has_the_kernels_that_are_asked_for",
+        "tests/test_resnets.py::test_a_resnet_has_the_kernels_that_are_asked_for",
     ),
     Mutant(
         "every-device-computes-all-keys",

@@ -179,14 +179,14 @@ MODELS = [
         "maskcl_jax/models/batch_norm.py",
         "mean.value += self.momentum * (group_mean",
         "mean.value += 0.0 * (group_mean",
-        "tests/test_models.py::test_batch_norm_of_feature_maps_is_torchs",
+        "tests/test_resnets.py::test_batch_norm_of_feature_maps_is_torchs",
     ),
     Mutant(
         "BatchNorms-groups-are-ignored",
         "maskcl_jax/models/batch_norm.py",
         "self.group_size or x.shape[0]",
         "x.shape[0]",
-        "tests/test_models.py::test_batch_norm_normalizes_within_groups",
+        "tests/test_resnets.py::test_batch_norm_normalizes_within_groups",
     ),
     Mutant(
         "position-tables-take-the-nearest-row",
