@@ -161,6 +161,34 @@ def test_figures_of_commands_that_the_study_no_longer_has_are_left_out(tmp_path,
     assert len(results.content()["figures"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("preset", "field", "change", "left"),
+    [
+        ("mae:synthetic", "optimizer.base_lr", "mae:synthetic: optimizer.base_lr was 7, is ", ["second"]),
+        ("knn", "k", "knn: k was 7, is [20]", []),
+        ("mae:synthetic", "epochs", "", ["first", "second", "again"]),  # the study sets it
+        ("mae:synthetic", "a_field_that_went", "", ["first", "second", "again"]),
+    ],
+)
+def test_figures_of_other_presets_are_not_those_of_todays(tmp_path, stand_in, capsys, preset, field, change, left):
+    study = dataclasses.replace(TWO, fields={"epochs": 3})
+    _, results, _ = run(tmp_path, study)
+    content = results.content()
+    assert {row["name"] for row in content["presets"]} == {"mae:synthetic", "ccmim:synthetic", "knn"}
+    next(row for row in content["presets"] if row["name"] == preset)["values"][field] = 7
+    before = tmp_path / "before.json"
+    before.write_text(dumps(content))
+    capsys.readouterr()
+    taken = Results(tmp_path / "none.json", study, "two", "cpu", [before])
+    assert [row["entry"] for row in taken.figures] == left
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == bool(change)
+    assert change in printed
+    if change:
+        with pytest.raises(UserError, match=r"before\.json: since its runs began, .*: give another --workdir"):
+            Results(before, study, "two", "cpu")
+
+
 def test_what_fails_is_told_and_the_rest_runs(tmp_path, stand_in, capsys):
     entries = (Entry("bad", "mae:synthetic", {"fails": 1}), *TWO.entries)
     study = Study("?", "none", entries=entries, evaluations=TWO.evaluations)

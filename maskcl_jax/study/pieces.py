@@ -40,9 +40,10 @@ class Piece(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Of the commands of the training and of the evaluation. A preset's values and the code are not in it.
+        """Of the commands of the training and of the evaluation.
 
-        Which those were, a row says by its commit.
+        The values of presets are not in it: results.json has them beside the figures. Which code ran, a row says by its
+        commit.
         """
         parts = [self.entry, self.command, *([self.needs.command] if self.needs else [])]
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=6).hexdigest()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskcl_jax.errors import UserError
+from maskcl_jax.study import presets
 from maskcl_jax.study.definition import Study
 from maskcl_jax.study.pieces import Piece, pieces_of
 from maskcl_jax.study.summary import comparisons, summary
@@ -30,25 +31,39 @@ class Results:
             name: Of its file.
             scale: At which it runs.
             known: Further results.json, from earlier machines or of other studies; of their finished figures those are
-                taken over that this study would get by the same commands.
+                taken over that this study would get by the same commands with the same presets.
 
         Raises:
-            UserError: A file is there and is no results.json.
+            UserError: A file is there and is no results.json, or the study's own has figures of other presets.
         """
         self.path, self.study, self.name, self.scale = path, study, name, scale
         self.figures: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
         # Of the commands that the study has now: rows of others, before its file was changed, are left out.
-        pieces = pieces_of(study)
-        self.keys = {piece.key for evaluation in pieces for piece in (evaluation, evaluation.needs) if piece}
+        self.presets = presets.of_study(study)
+        evaluations = pieces_of(study)
+        self.pieces = {part.key: part for piece in evaluations for part in (piece, piece.needs) if part}
         for file in (path, *known):
             if file.exists():
-                self.merge(read(file))
+                self.merge(file)
 
-    def merge(self, content: dict[str, Any]) -> None:
-        """Takes over the figures and the runs of the study's pieces that are not here."""
+    def merge(self, file: pathlib.Path) -> None:
+        """Takes over the figures and the runs of the study's pieces that are not here.
+
+        Those that were measured with other presets are left out with a line, or refused in the study's own file: its
+        folder has their runs.
+        """
+        content = read(file)
+        old = {row["name"]: row["values"] for row in content.get("presets", [])}
+        rows = [row for row in content["figures"] + content["runs"] if row["key"] in self.pieces]
+        changes = {row["key"]: presets.changes(self.study, self.pieces[row["key"]], old) for row in rows}
+        differing = {key: lines for key, lines in changes.items() if lines}
+        for line in dict.fromkeys(line for lines in differing.values() for line in lines):
+            if file == self.path:
+                raise UserError(f"{file}: since its runs began, {line}: give another --workdir, or change it back")
+            print(f"{file}: {line}: what was measured before is not taken over")
         for mine, theirs in ((self.figures, content["figures"]), (self.runs, content["runs"])):
-            missing = self.keys - {row["key"] for row in mine}
+            missing = self.pieces.keys() - {row["key"] for row in mine} - differing.keys()
             mine += [row for row in theirs if row["key"] in missing]
 
     def has(self, piece: Piece) -> bool:
@@ -69,9 +84,9 @@ class Results:
     def content(self) -> dict[str, Any]:
         """What the file holds."""
         order = {entry.name: number for number, entry in enumerate(self.study.entries)}
-        known = [row for row in self.figures if row["key"] in self.keys]
+        known = [row for row in self.figures if row["key"] in self.pieces]
         known.sort(key=lambda row: (order[row["entry"]], row["seed"], row["figure"]))
-        runs = [row for row in self.runs if row["key"] in self.keys]
+        runs = [row for row in self.runs if row["key"] in self.pieces]
         runs.sort(key=lambda row: (order[row["entry"]], row["seed"]))
         return {
             "study": self.name,
@@ -81,6 +96,7 @@ class Results:
             "entries": [{"name": entry.name, "note": entry.note} for entry in self.study.entries],
             "summary": summary(known, runs),
             "comparisons": comparisons(known, self.study.comparisons),
+            "presets": [{"name": name, "values": values} for name, values in self.presets.items()],
             "figures": known,
             "runs": runs,
         }

@@ -159,6 +159,13 @@ AROUND = [
         "tests/test_study.py::test_a_study_runs_what_is_missing_and_nothing_twice",
     ),
     Mutant(
+        "figures-of-other-presets-are-taken-over",
+        "maskcl_jax/study/presets.py",
+        "old.get(name, {}).get(field, value) != value",
+        "False",
+        "tests/test_study.py::test_figures_of_other_presets_are_not_those_of_todays",
+    ),
+    Mutant(
         "a-worse-encoder-is-no-finding",
         "maskcl_jax/report/findings.py",
         'if theirs["accuracy"] <= mine["accuracy"]:',
