@@ -31,7 +31,9 @@ LONGER = {
     "CMAE, 60 epochs": ("cmae", {"epochs": 60}, (cifar.FROZEN,)),
     "MaskCo, 60 epochs": ("maskco", {"epochs": 60}, (cifar.FROZEN,)),
 }
+SEEDS = {"MAE": (0, 1, 2), "CMAE": (0, 1, 2)}  # those of cmae_parts
 RESNETS = [name for name, method in METHODS.items() if method[2] is RESNET]
+FILTERED = ("saliency masking, high-pass", "MSCN-style")
 COMPARISONS = (
     ("ccMIM", "MAE"),
     ("CMAE", "MAE"),
@@ -48,6 +50,7 @@ COMPARISONS = (
     ("saliency masking, high-pass", "MSCN-style"),
     *((name, "raw pixels") for name in METHODS),
     *((name, "untrained ResNet" if name in RESNETS else "untrained ViT") for name in METHODS),
+    *((name, other) for name in FILTERED for other in ("filtered pixels", "untrained ResNet, filtered")),
 )
 COMPARISONS_LONGER = (
     ("ccMIM, 60 epochs", "MAE, 60 epochs"),
@@ -65,11 +68,14 @@ def get_study(scale: str) -> Study:
         cifar.frozen_baseline("raw pixels", "MAE", feature="pixels"),
         cifar.frozen_baseline("untrained ViT", "MAE", network="random"),
         cifar.frozen_baseline("untrained ResNet", "MoCo v2", network="random"),
+        # Saliency masking (high-pass) and MSCN-style see filtered images, also in evaluation.
+        cifar.frozen_baseline("filtered pixels", "saliency masking, high-pass", feature="pixels"),
+        cifar.frozen_baseline("untrained ResNet, filtered", "saliency masking, high-pass", network="random"),
         cifar.supervised("supervised ViT", "MAE", "small", cifar.SCRATCH_VIT, epochs=epochs),
         cifar.supervised("supervised ResNet", "MoCo v2", "resnet", cifar.SCRATCH_RESNET, epochs=epochs),
     ]
     entries += [
-        Entry(name, f"{config}:{preset}", fields, evaluations=evaluations)
+        Entry(name, f"{config}:{preset}", fields, evaluations=evaluations, seeds=SEEDS.get(name, ()))
         for name, (config, fields, evaluations) in (METHODS | longer).items()
     ]
     return Study(
