@@ -30,6 +30,8 @@ LONGER = {
     "ccMIM, 60 epochs": ("ccmim", {"epochs": 60}, (cifar.FROZEN,)),
     "CMAE, 60 epochs": ("cmae", {"epochs": 60}, (cifar.FROZEN,)),
     "MaskCo, 60 epochs": ("maskco", {"epochs": 60}, (cifar.FROZEN,)),
+    "saliency masking, high-pass, 60 epochs": ("saliency_masking", HOST | {"epochs": 60}, (cifar.FROZEN,)),
+    "MSCN-style, 60 epochs": ("mscn", {"epochs": 60}, (cifar.FROZEN,)),
 }
 SEEDS = {"MAE": (0, 1, 2), "CMAE": (0, 1, 2)}  # those of cmae_parts
 RESNETS = [name for name, method in METHODS.items() if method[2] is RESNET]
@@ -55,7 +57,7 @@ COMPARISONS = (
 COMPARISONS_LONGER = (
     ("ccMIM, 60 epochs", "MAE, 60 epochs"),
     ("CMAE, 60 epochs", "MAE, 60 epochs"),
-    *((name, name.partition(",")[0]) for name in LONGER),
+    *((name, name.removesuffix(", 60 epochs")) for name in LONGER),
     *((name, "raw pixels") for name in LONGER),
 )
 
