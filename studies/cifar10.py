@@ -52,6 +52,7 @@ COMPARISONS = (
     ("saliency masking, high-pass", "MSCN-style"),
     *((name, "raw pixels") for name in METHODS),
     *((name, "untrained ResNet" if name in RESNETS else "untrained ViT") for name in METHODS),
+    *((name, "supervised ResNet" if name in RESNETS else "supervised ViT") for name in METHODS),
     *((name, other) for name in FILTERED for other in ("filtered pixels", "untrained ResNet, filtered")),
 )
 COMPARISONS_LONGER = (
