@@ -29,6 +29,7 @@ LONGER = {
     "MAE, 60 epochs": ("mae", {"epochs": 60}, (cifar.FROZEN,)),
     "ccMIM, 60 epochs": ("ccmim", {"epochs": 60}, (cifar.FROZEN,)),
     "CMAE, 60 epochs": ("cmae", {"epochs": 60}, (cifar.FROZEN,)),
+    "MoCo v2, 60 epochs": ("moco_v2", {"epochs": 60}, (cifar.FROZEN,)),
     "MaskCo, 60 epochs": ("maskco", {"epochs": 60}, (cifar.FROZEN,)),
     "saliency masking, high-pass, 60 epochs": ("saliency_masking", HOST | {"epochs": 60}, (cifar.FROZEN,)),
     "MSCN-style, 60 epochs": ("mscn", {"epochs": 60}, (cifar.FROZEN,)),
@@ -58,6 +59,8 @@ COMPARISONS = (
 COMPARISONS_LONGER = (
     ("ccMIM, 60 epochs", "MAE, 60 epochs"),
     ("CMAE, 60 epochs", "MAE, 60 epochs"),
+    ("MaskCo, 60 epochs", "MoCo v2, 60 epochs"),
+    ("saliency masking, high-pass, 60 epochs", "MoCo v2, 60 epochs"),
     *((name, name.removesuffix(", 60 epochs")) for name in LONGER),
     *((name, "raw pixels") for name in LONGER),
 )
