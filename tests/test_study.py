@@ -22,6 +22,7 @@ from maskcl_jax.study import (
     Study,
     definition,
     pieces,
+    presets,
     running,
     subset,
 )
@@ -167,15 +168,18 @@ def test_figures_of_commands_that_the_study_no_longer_has_are_left_out(tmp_path,
         ("mae:synthetic", "optimizer.base_lr", "mae:synthetic: optimizer.base_lr was 7, is ", ["second"]),
         ("knn", "k", "knn: k was 7, is [20]", []),
         ("mae:synthetic", "epochs", "", ["first", "second", "again"]),  # the study sets it
+        ("knn", "temperature", "", ["first", "second", "again"]),  # and this
         ("mae:synthetic", "a_field_that_went", "", ["first", "second", "again"]),
     ],
 )
 def test_figures_of_other_presets_are_not_those_of_todays(tmp_path, stand_in, capsys, preset, field, change, left):
-    study = dataclasses.replace(TWO, fields={"epochs": 3})
+    study = dataclasses.replace(TWO, fields={"epochs": 3}, evaluations=(Evaluation("knn", {"temperature": 0.1}),))
     _, results, _ = run(tmp_path, study)
     content = results.content()
     assert {row["name"] for row in content["presets"]} == {"mae:synthetic", "ccmim:synthetic", "knn"}
-    next(row for row in content["presets"] if row["name"] == preset)["values"][field] = 7
+    values = next(row["values"] for row in content["presets"] if row["name"] == preset)
+    values[field] = 7
+    del values["remat" if preset == "mae:synthetic" else "step"]  # as if the field were new
     before = tmp_path / "before.json"
     before.write_text(dumps(content))
     capsys.readouterr()
@@ -187,6 +191,13 @@ def test_figures_of_other_presets_are_not_those_of_todays(tmp_path, stand_in, ca
     if change:
         with pytest.raises(UserError, match=r"before\.json: since its runs began, .*: give another --workdir"):
             Results(before, study, "two", "cpu")
+
+
+def test_the_recipes_of_an_evaluation_are_those_of_the_entrys_own_encoder():
+    wide = Entry("wide", "mae:synthetic", {"model.width": 768, "model.heads": 12})
+    for entry, recipe in ((wide, "finetune:mae_b"), (TWO.entries[0], "finetune:small")):
+        found = presets.of_run(entry, [Evaluation("lowshot:finetune"), Evaluation("all")])
+        assert list(found) == ["mae:synthetic", recipe, "logistic", "lowshot", "knn"]  # the same file every time
 
 
 def test_what_fails_is_told_and_the_rest_runs(tmp_path, stand_in, capsys):
@@ -310,10 +321,9 @@ def test_results_say_where_each_figure_is_from_and_no_machine(path):
     assert not stale, f"of these the study has other commands now: {stale}"
     figures = content["figures"]
     assert all(row["command"].startswith("python -m maskcl_jax.") and row["date"] and row["commit"] for row in figures)
-    results = Results(pathlib.Path("nowhere"), study, name, scale, [path])
-    again = results.content()
-    assert again["summary"] == content["summary"]
-    assert again["comparisons"] == content["comparisons"]
+    assert {row["name"] for row in content["presets"]} == presets.of_study(study).keys()
+    again = Results(pathlib.Path("nowhere"), study, name, scale, [path]).content() | {"presets": content["presets"]}
+    assert dumps(again) == text, "written by hand, or before the study was changed: run the study"
 
 
 def test_a_study_runs_the_real_commands(tmp_path):

@@ -4,6 +4,7 @@ A command names a preset of a config and a recipe of an evaluation. Their values
 next, so they are kept beside the figures: a figure of other values is not one of today's commands.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from maskcl_jax import config as config_lib
@@ -12,71 +13,59 @@ from maskcl_jax.study.definition import Entry, Evaluation, Study
 from maskcl_jax.study.pieces import Piece
 
 Presets = dict[str, dict[str, Any]]  # name -> field -> value
+Changes = dict[str, dict[str, str]]  # name -> field -> "was 4, is 6"
 
 
 def of_study(study: Study) -> Presets:
     """The presets of all configs and the recipes of all evaluations: {"mae:embedded": {...}, "knn": {...}, ...}."""
     found: Presets = {}
     for entry in study.entries:
-        found |= of_config(study.trained(entry))
-        for evaluation in entry.evaluations or study.evaluations:
-            found |= of_evaluation(study.trained(entry), evaluation)
+        found |= of_run(study.trained(entry), entry.evaluations or study.evaluations)
     return found
 
 
-def of_config(entry: Entry) -> Presets:
-    """The values of the preset that an entry's config names."""
-    return {entry.config: config_lib.flat(preset_of(entry))}
-
-
-def of_evaluation(entry: Entry, evaluation: Evaluation) -> Presets:
-    """The values of the recipes that an evaluation of an entry's run uses."""
-    config = preset_of(entry)
+def of_run(entry: Entry, evaluations: Iterable[Evaluation]) -> Presets:
+    """The preset of an entry's run, and the recipes of evaluations of it, before what their commands set."""
+    file, _, argument = entry.config.partition(":")
+    config = config_lib.load(file, argument or None)
+    found: Presets = {entry.config: config_lib.flat(config)}
+    # The encoder decides which recipe a protocol takes.
     config.model.update({f.removeprefix("model."): v for f, v in entry.fields.items() if f.startswith("model.")})
-    used = {(s.protocol, s.recipe) for s in settings.create(evaluation.protocol, config)}
-    tables = recipes.PROTOCOLS
+    for evaluation in evaluations:
+        for chosen in settings.create(evaluation.protocol, config):
+            recipe = recipes.PROTOCOLS[chosen.protocol][chosen.recipe]
+            name = ":".join(filter(None, (chosen.protocol, chosen.recipe)))
+            found[name] = config_lib.flat(settings.SHARED | recipe)
+    return found
+
+
+def changes(old: Presets, now: Presets) -> Changes:
+    """The fields that have another value than before.
+
+    Presets and fields that only one of the two has count as unchanged: the default of a new field is what was done
+    before.
+    """
     return {
-        ":".join(filter(None, (protocol, recipe))): config_lib.flat(settings.SHARED | tables[protocol][recipe])
-        for protocol, recipe in used
+        name: {f: f"was {old[name][f]}, is {v}" for f, v in now[name].items() if old[name].get(f, v) != v}
+        for name in old.keys() & now.keys()
     }
 
 
-def preset_of(entry: Entry) -> Any:
-    """The config of an entry before the fields that the study sets."""
-    file, _, argument = entry.config.partition(":")
-    return config_lib.load(file, argument or None)
-
-
-def changes(study: Study, piece: Piece, old: Presets) -> list[str]:
-    """Which values a piece would get that an earlier one did not.
+def concerning(study: Study, piece: Piece, changed: Changes) -> list[str]:
+    """The changes that make a piece another one: "mae:embedded: model.depth was 4, is 6", ...
 
     Args:
         study: The study of the piece.
-        piece: The command.
-        old: What its presets were then. Presets and fields that are missing there count as unchanged: the default of a
-            new field is what was done before.
-
-    Returns:
-        "mae:embedded: model.depth was 4, is 6", ... without the fields that the command sets itself.
+        piece: The command, whose own fields win over those of presets.
+        changed: The result of `changes`.
     """
+    if not any(changed.values()):
+        return []
     entry = study.trained(study.entry(piece.entry))
-    found = compared(of_config(entry), old, written(piece.needs or piece))
-    if piece.needs:
-        protocol = next(word.partition("=")[2] for word in piece.words if word.startswith("--protocol="))
-        found += compared(of_evaluation(entry, Evaluation(protocol)), old, written(piece))
-    return found
-
-
-def written(piece: Piece) -> set[str]:
-    """The fields that a command sets."""
-    return {word.removeprefix("--config.").partition("=")[0] for word in piece.words if word.startswith("--config.")}
-
-
-def compared(now: Presets, old: Presets, apart: set[str]) -> list[str]:
-    """The fields of presets that have another value than before, apart from some."""
-    return [
-        f"{name}: {field} was {old[name][field]}, is {value}"
-        for name, values in now.items()
-        for field, value in values.items()
-        if field not in apart and old.get(name, {}).get(field, value) != value
-    ]
+    protocols = [word.partition("=")[2] for word in piece.words if word.startswith("--protocol=")]
+    lines = []
+    for name in of_run(entry, map(Evaluation, protocols)):
+        command = piece.needs if piece.needs and name == entry.config else piece
+        own = {word.removeprefix("--config.").partition("=")[0] for word in command.words}
+        lines += [f"{name}: {field} {how}" for field, how in changed.get(name, {}).items() if field not in own]
+    return lines

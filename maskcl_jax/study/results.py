@@ -55,15 +55,16 @@ class Results:
         """
         content = read(file)
         old = {row["name"]: row["values"] for row in content.get("presets", [])}
-        rows = [row for row in content["figures"] + content["runs"] if row["key"] in self.pieces]
-        changes = {row["key"]: presets.changes(self.study, self.pieces[row["key"]], old) for row in rows}
-        differing = {key: lines for key, lines in changes.items() if lines}
-        for line in dict.fromkeys(line for lines in differing.values() for line in lines):
+        changed = presets.changes(old, self.presets)
+        keys = {row["key"] for row in content["figures"] + content["runs"]} & self.pieces.keys()
+        lines = {key: presets.concerning(self.study, self.pieces[key], changed) for key in keys}
+        differing = {key for key in keys if lines[key]}
+        for line in sorted({line for key in differing for line in lines[key]}):
             if file == self.path:
                 raise UserError(f"{file}: since its runs began, {line}: give another --workdir, or change it back")
             print(f"{file}: {line}: what was measured before is not taken over")
         for mine, theirs in ((self.figures, content["figures"]), (self.runs, content["runs"])):
-            missing = self.pieces.keys() - {row["key"] for row in mine} - differing.keys()
+            missing = self.pieces.keys() - {row["key"] for row in mine} - differing
             mine += [row for row in theirs if row["key"] in missing]
 
     def has(self, piece: Piece) -> bool:

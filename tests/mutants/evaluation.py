@@ -161,7 +161,7 @@ AROUND = [
     Mutant(
         "figures-of-other-presets-are-taken-over",
         "maskcl_jax/study/presets.py",
-        "old.get(name, {}).get(field, value) != value",
+        "old[name].get(f, v) != v",
         "False",
         "tests/test_study.py::test_figures_of_other_presets_are_not_those_of_todays",
     ),
