@@ -68,7 +68,7 @@ def test_a_weighted_loss_has_its_weight_in_the_gradient():
 
     chunks = weighted(lambda p, x: chunked.mean_loss(loss, 4, p, x, given))
     for found, expected in zip(chunks, weighted(lambda p, x: loss(p, x, given)), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
