@@ -38,6 +38,12 @@ TRIED = {
     "MSCN-style, temperature 0.2": ("mscn", {"method.temperature": 0.2}),
 }
 
+# Of the linear classifier: C is the inverse strength of its regularization, 1 in the recipe.
+REGULARIZED = {
+    **{f"raw pixels, C = {C}": ("MAE", {"feature": "pixels", "C": C}) for C in (1e-1, 1e-2, 1e-3, 1e-4)},
+    **{f"{name}, C = {C}": (name, {"C": C}) for name in ("MAE", "MoCo v2") for C in (1e-1, 1e-2)},
+}
+
 
 def get_study(scale: str) -> Study:
     """The study at a scale."""
@@ -51,12 +57,13 @@ def get_study(scale: str) -> Study:
         fields=cifar.FIELDS[scale],
         entries=(
             *(Entry(name, f"{config}:{preset}", fields) for name, (config, fields) in TRIED.items()),
-            Entry("raw pixels", of="MAE", evaluations=(Evaluation("knn", {"feature": "pixels"}),)),
+            cifar.frozen_baseline("raw pixels", "MAE", feature="pixels"),
+            *(cifar.frozen_baseline(name, of, **fields) for name, (of, fields) in REGULARIZED.items()),
             Entry("MAE, cls token", of="MAE", evaluations=(Evaluation("knn", {"feature": "cls"}),)),
         ),
         evaluations=(cifar.FROZEN,),
         comparisons=(
-            *((name, name.partition(",")[0]) for name in TRIED if "," in name),
+            *((name, name.partition(",")[0]) for name in (*TRIED, *REGULARIZED) if "," in name),
             *((name, "raw pixels") for name in TRIED if name.startswith("MAE")),
         ),
     )
