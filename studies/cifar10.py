@@ -75,6 +75,8 @@ def get_study(scale: str) -> Study:
         cifar.frozen_baseline("untrained ViT", "MAE", network="random"),
         cifar.frozen_baseline("untrained ResNet", "MoCo v2", network="random"),
         # Saliency masking (high-pass) and MSCN-style see filtered images, also in evaluation.
+        cifar.frozen_baseline("raw pixels, regularized", "MAE", **cifar.PIXELS),
+        cifar.frozen_baseline("filtered pixels, regularized", "saliency masking, high-pass", **cifar.PIXELS),
         cifar.frozen_baseline("filtered pixels", "saliency masking, high-pass", feature="pixels"),
         cifar.frozen_baseline("untrained ResNet, filtered", "saliency masking, high-pass", network="random"),
         cifar.supervised("supervised ViT", "MAE", "small", cifar.SCRATCH_VIT, epochs=epochs),

@@ -38,10 +38,18 @@ TRIED = {
     "MSCN-style, temperature 0.2": ("mscn", {"method.temperature": 0.2}),
 }
 
+PIXELS, UNTRAINED = {"feature": "pixels"}, {"network": "random"}
+FROZEN = {  # entry: the one whose runs it evaluates, fields
+    "raw pixels": ("MAE", PIXELS),
+    "untrained ViT": ("MAE", UNTRAINED),
+    "untrained ResNet": ("MoCo v2", UNTRAINED),
+}
 # Of the linear classifier: C is the inverse strength of its regularization, 1 in the recipe.
 REGULARIZED = {
-    **{f"raw pixels, C = {C}": ("MAE", {"feature": "pixels", "C": C}) for C in (1e-1, 1e-2, 1e-3, 1e-4)},
-    **{f"{name}, C = {C}": (name, {"C": C}) for name in ("MAE", "MoCo v2") for C in (1e-1, 1e-2)},
+    **{f"raw pixels, C = {C}": ("MAE", {**PIXELS, "C": C}) for C in (0.1, 0.01, 1e-3, 1e-4)},
+    **{f"untrained ViT, C = {C}": ("MAE", {**UNTRAINED, "C": C}) for C in (10, 0.1, 0.01)},
+    **{f"untrained ResNet, C = {C}": ("MoCo v2", {**UNTRAINED, "C": C}) for C in (10, 0.1, 0.01)},
+    **{f"{name}, C = {C}": (name, {"C": C}) for name in ("MAE", "MoCo v2") for C in (10, 0.1, 0.01)},
 }
 
 
@@ -57,8 +65,7 @@ def get_study(scale: str) -> Study:
         fields=cifar.FIELDS[scale],
         entries=(
             *(Entry(name, f"{config}:{preset}", fields) for name, (config, fields) in TRIED.items()),
-            cifar.frozen_baseline("raw pixels", "MAE", feature="pixels"),
-            *(cifar.frozen_baseline(name, of, **fields) for name, (of, fields) in REGULARIZED.items()),
+            *(cifar.frozen_baseline(name, of, **fields) for name, (of, fields) in (FROZEN | REGULARIZED).items()),
             Entry("MAE, cls token", of="MAE", evaluations=(Evaluation("knn", {"feature": "cls"}),)),
         ),
         evaluations=(cifar.FROZEN,),

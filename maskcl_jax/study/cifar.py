@@ -22,6 +22,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 SEEDS = {"cpu": (0, 1), "gpu": (0, 1, 2)}
 
+PIXELS = {"feature": "pixels", "C": 1e-3}  # the linear classifier's C is chosen on held-out images (cifar10_tuning)
 FROZEN = Evaluation("all")  # k-NN, logistic regression on all labels, 1 % and 10 % of them
 SCRATCH_VIT = {"init": "scratch", "optimizer.layer_decay": 1.0, "optimizer.base_lr": 8e-3}
 RESNET = {"batch_size": 32, "optimizer.base_lr": 0.08}  # of fine-tuning
