@@ -71,13 +71,11 @@ def get_study(scale: str) -> Study:
     preset, epochs = cifar.PRESET[scale], {"cpu": 20, "gpu": 100}[scale]
     longer = LONGER if scale == "cpu" else {}
     entries = [
-        cifar.frozen_baseline("raw pixels", "MAE", feature="pixels"),
+        cifar.pixels("raw pixels", "MAE"),
         cifar.frozen_baseline("untrained ViT", "MAE", network="random"),
         cifar.frozen_baseline("untrained ResNet", "MoCo v2", network="random"),
         # Saliency masking (high-pass) and MSCN-style see filtered images, also in evaluation.
-        cifar.frozen_baseline("raw pixels, regularized", "MAE", **cifar.PIXELS),
-        cifar.frozen_baseline("filtered pixels, regularized", "saliency masking, high-pass", **cifar.PIXELS),
-        cifar.frozen_baseline("filtered pixels", "saliency masking, high-pass", feature="pixels"),
+        cifar.pixels("filtered pixels", "saliency masking, high-pass"),
         cifar.frozen_baseline("untrained ResNet, filtered", "saliency masking, high-pass", network="random"),
         cifar.supervised("supervised ViT", "MAE", "small", cifar.SCRATCH_VIT, epochs=epochs),
         cifar.supervised("supervised ResNet", "MoCo v2", "resnet", cifar.SCRATCH_RESNET, epochs=epochs),

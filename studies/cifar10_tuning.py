@@ -71,6 +71,6 @@ def get_study(scale: str) -> Study:
         evaluations=(cifar.FROZEN,),
         comparisons=(
             *((name, name.partition(",")[0]) for name in (*TRIED, *REGULARIZED) if "," in name),
-            *((name, "raw pixels") for name in TRIED if name.startswith("MAE")),
+            *((name, "raw pixels, C = 0.001") for name in TRIED if name.startswith("MAE")),
         ),
     )

@@ -42,6 +42,7 @@ COMPARISONS = (
     ("MaskCo, head of one block, scenes", "MaskCo, scenes"),
     ("MaskCo, small regions, scenes", "MaskCo, scenes"),
     ("MaskCo, large regions, scenes", "MaskCo, scenes"),
+    ("MaskCo, small regions, scenes", "MoCo v2, scenes"),  # added after its row
     ("MaskCo, queue of 2048, scenes", "MaskCo, scenes"),
 )
 
