@@ -61,9 +61,12 @@ def test_plots_show_every_entry_and_every_curve(tmp_path):
 def test_a_difference_has_its_intervals_beside_it():
     row = {"entry": "a", "other": "b", "figure": "k-NN", "seeds": [0, 1], "difference": 0.92}
     row |= {"over_images": [-0.51, 2.3], "over_seeds": [-1.04, 2.8]}
-    text = tables.comparisons_table({"comparisons": [row, row | {"figure": "linear", "over_seeds": None}]})
-    cells = [cell.strip() for cell in text.splitlines()[-1].split("|")[1:-1]]
-    assert cells == ["a - b", "+0.9 (-0.5 to +2.3; -1.0 to +2.8)", "+0.9 (-0.5 to +2.3)", "2"]
+    summary = [{"figure": figure} for figure in ("k-NN", "linear", "linear 1%")]  # the order of the columns
+    compared = [row | {"figure": "linear", "over_seeds": None}, row]
+    text = tables.comparisons_table({"summary": summary, "comparisons": compared})
+    first, last = ([cell.strip() for cell in text.splitlines()[line].split("|")[1:-1]] for line in (0, -1))
+    assert first == ["points", "k-NN", "linear", "seeds"]
+    assert last == ["a - b", "+0.9 (-0.5 to +2.3; -1.0 to +2.8)", "+0.9 (-0.5 to +2.3)", "2"]
 
 
 def test_providers_are_judged_by_where_objects_are():

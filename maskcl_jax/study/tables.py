@@ -84,12 +84,13 @@ def cost_cell(row: dict[str, Any] | None, figure: str) -> str:
 
 
 def comparisons_table(content: dict[str, Any]) -> str:
-    """Pairs down, figures across: the difference in percent points with its 95 % interval over test images.
+    """Pairs down, figures across as in `figures_table`: the difference in percent points, with its 95 % interval.
 
-    Of several seeds the interval over seeds follows after a semicolon.
+    The interval is over test images; of several seeds that over seeds follows after a semicolon.
     """
     rows = content["comparisons"]
-    names = list(dict.fromkeys(row["figure"] for row in rows))
+    compared = {row["figure"] for row in rows}
+    names = [name for name in dict.fromkeys(row["figure"] for row in content["summary"]) if name in compared]
     body = []
     for pair in dict.fromkeys((row["entry"], row["other"]) for row in rows):
         cells = {row["figure"]: row for row in rows if (row["entry"], row["other"]) == pair}
