@@ -32,6 +32,7 @@ TRIED = {
     "MaskCo, head of one block": ("maskco", {"method.mask_head.blocks": 1}),
     "MaskCo, head on both branches": ("maskco", {"method.mask_head.branch": "both"}),
     "MaskCo, large regions": ("maskco", {"method.box_side": (0.5, 0.75)}),
+    "MaskCo, small regions": ("maskco", {"method.box_side": (0.25, 0.4)}),
     "MaskCo, temperature 0.2": ("maskco", {"method.temperature": 0.2}),
     "MSCN-style": ("mscn", {}),
     "MSCN-style, blur": ("mscn", {"method.strategy": "blur"}),
