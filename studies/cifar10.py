@@ -61,6 +61,8 @@ COMPARISONS_LONGER = (
     ("CMAE, 60 epochs", "MAE, 60 epochs"),
     ("MaskCo, 60 epochs", "MoCo v2, 60 epochs"),
     ("saliency masking, high-pass, 60 epochs", "MoCo v2, 60 epochs"),
+    ("saliency masking, high-pass, 60 epochs", "MSCN-style, 60 epochs"),
+    ("MSCN-style, 60 epochs", "MoCo v2, 60 epochs"),
     *((name, name.removesuffix(", 60 epochs")) for name in LONGER),
     *((name, "raw pixels") for name in LONGER),
 )
