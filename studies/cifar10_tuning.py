@@ -7,6 +7,8 @@ import dataclasses
 
 from maskcl_jax.study import Entry, Evaluation, Study, cifar
 
+HOST = {"data.on_device": False}  # boundaries are drawn by the host
+WIDE = {"method.high_pass.sigma": 40.0, "method.high_pass.taps": 161}  # twice the config's: larger structures stay
 # Of each method the value of its config first; then knobs that its paper or its code names.
 TRIED = {
     "MAE": ("mae", {}),
@@ -34,10 +36,16 @@ TRIED = {
     "MaskCo, large regions": ("maskco", {"method.box_side": (0.5, 0.75)}),
     "MaskCo, small regions": ("maskco", {"method.box_side": (0.25, 0.4)}),
     "MaskCo, temperature 0.2": ("maskco", {"method.temperature": 0.2}),
+    "saliency masking": ("saliency_masking", HOST),
+    "saliency masking, no hard negatives": ("saliency_masking", HOST | {"method.num_hard": 0}),
+    "saliency masking, temperature 0.2": ("saliency_masking", HOST | {"method.temperature": 0.2}),
+    "saliency masking, wide filter": ("saliency_masking", HOST | WIDE),
     "MSCN-style": ("mscn", {}),
     "MSCN-style, blur": ("mscn", {"method.strategy": "blur"}),
     "MSCN-style, temperature 0.2": ("mscn", {"method.temperature": 0.2}),
+    "MSCN-style, wide filter": ("mscn", WIDE),
 }
+BEHIND = ("MAE", "ccMIM", "CMAE", "MaskCo", "saliency masking", "MSCN-style")  # raw pixels, in some column of cifar10
 
 PIXELS, UNTRAINED = {"feature": "pixels"}, {"network": "random"}
 FROZEN = {  # entry: the one whose runs it evaluates, fields
@@ -72,6 +80,6 @@ def get_study(scale: str) -> Study:
         evaluations=(cifar.FROZEN,),
         comparisons=(
             *((name, name.partition(",")[0]) for name in (*TRIED, *REGULARIZED) if "," in name),
-            *((name, "raw pixels, C = 0.001") for name in TRIED if name.startswith("MAE")),
+            *((name, "raw pixels, C = 0.001") for name in TRIED if name.startswith(BEHIND)),
         ),
     )
