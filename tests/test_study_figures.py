@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from maskcl_jax.evaluate.results import pack_bits, unpack_bits
+from maskcl_jax.evaluate import segment
+from maskcl_jax.evaluate.results import pack_bits, pack_counts, unpack_bits, unpack_counts
 from maskcl_jax.study import plots, providers, summary, tables
 
 
@@ -33,6 +35,33 @@ def test_means_spreads_and_paired_intervals_are_those_of_the_textbook():
     each = 100 * (ours.astype(float) - theirs).mean(axis=0)
     half = 1.959964 * each.std(ddof=1) / np.sqrt(50)
     assert row["over_images"] == pytest.approx([each.mean() - half, each.mean() + half])
+
+
+def test_the_interval_of_a_difference_of_mean_ious_is_that_of_resampled_images():
+    """Against scipy's bootstrap over test images, of which every sample has a mean IoU of its own."""
+    rng = np.random.default_rng(0)
+    labeled = rng.integers(0, 50, (150, 4)) * (rng.random((150, 4)) < 0.5)  # not every image shows every class
+    labeled = np.pad(labeled, ((0, 0), (0, 1)))  # the last class is nowhere
+    pixels = []
+    for share in (0.7, 0.5):
+        both = rng.binomial(labeled, np.clip(share + rng.normal(0, 0.2, (150, 1)), 0, 1))
+        pixels.append(np.stack([labeled, both + rng.binomial(labeled - both, 0.5), both], axis=1))
+        assert (unpack_counts(pack_counts(pixels[-1]), 150) == pixels[-1]).all()
+    mious = [100 * segment.scores(counts.sum(axis=0))["miou"] for counts in pixels]
+    figures = []
+    for entry, counts, miou in zip("ab", pixels, mious, strict=True):
+        figures.append({"entry": entry, "seed": 0, "figure": "mIoU", "value": miou, "n_test": 150})
+        figures[-1]["pixels"] = pack_counts(counts)
+    (row,) = summary.comparisons(figures, (("a", "b"),))
+    low, high = row["over_images"]
+    assert (low + high) / 2 == pytest.approx(mious[0] - mious[1]) == row["difference"]
+
+    def difference(images):
+        one, other = (100 * segment.scores(counts[images].sum(axis=0))["miou"] for counts in pixels)
+        return one - other
+
+    sampled = stats.bootstrap((np.arange(150),), difference, vectorized=False, n_resamples=2000, method="percentile")
+    assert [low, high] == pytest.approx(list(sampled.confidence_interval), abs=0.15 * (high - low))
 
 
 def test_the_convergence_table_compares_at_equal_images_and_at_equal_time():

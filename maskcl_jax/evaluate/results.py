@@ -5,6 +5,7 @@ import datetime
 import json
 import pathlib
 import platform
+import zlib
 from importlib import metadata
 from typing import Any
 
@@ -45,6 +46,16 @@ def pack_bits(right: np.ndarray) -> str:
 def unpack_bits(text: str, n: int) -> np.ndarray:
     """What `pack_bits` made a text of, (n,) bool."""
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=n).astype(bool)
+
+
+def pack_counts(pixels: np.ndarray) -> str:
+    """Counts of pixels, (n, 3, C), as text: int32 in zlib and base64."""
+    return base64.b64encode(zlib.compress(pixels.astype("<i4").tobytes(), 9)).decode()
+
+
+def unpack_counts(text: str, n: int) -> np.ndarray:
+    """What `pack_counts` made a text of, (n, 3, C) int32."""
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i4").reshape(n, 3, -1)
 
 
 def record(session: Session, values: dict[str, Any], *, seconds: float, command: str) -> dict[str, Any]:
@@ -130,7 +141,7 @@ def outcome(values: dict[str, Any]) -> dict[str, str]:
         percent = [100 * values[key] for key in ("accuracy", "low", "high")]
         figure, shown = "{:.2f} % ({:.2f}-{:.2f})".format(*percent), {"accuracy", "low", "high", "n_test", "correct"}
     else:
-        figure, shown = f"mIoU {100 * values['miou']:.2f} %", {"miou", "n_test", "iou"}
+        figure, shown = f"mIoU {100 * values['miou']:.2f} %", {"miou", "n_test", "iou", "pixels"}
     details = ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in values.items()

@@ -12,11 +12,13 @@ from maskcl_jax.errors import UserError, check_choice
 from maskcl_jax.evaluate import batches, checks
 from maskcl_jax.evaluate.fit import fit
 from maskcl_jax.evaluate.knn import to_host
+from maskcl_jax.evaluate.results import pack_counts
 from maskcl_jax.evaluate.session import Session
 from maskcl_jax.models.heads import SEGMENTERS, Segmenter
 from maskcl_jax.training import sharding
 
 PARTS = ("head", "encoder")  # of the state
+PREDICTED = 1  # of the three counts of pixels
 
 
 def run_segment(session: Session) -> dict[str, Any]:
@@ -40,19 +42,20 @@ def run_segment(session: Session) -> dict[str, Any]:
         budget,
         lambda start: pairs.train_batches(batch_size=budget.batch_size, start=start, **part),
     )
-    confusion, images = head.count(state, pairs.eval_batches("test", batch_size=s.eval_batch_size, **part))
-    session.warn(checks.predictions_problem(confusion.sum(axis=0), "counted test pixels"))
-    entry = scores(confusion) | {"n_test": images, "n_train": budget.n_train, "classes": pairs.num_classes}
+    pixels = head.count(state, pairs.eval_batches("test", batch_size=s.eval_batch_size, **part))
+    total = pixels.sum(axis=0)
+    session.warn(checks.predictions_problem(total[PREDICTED], "counted test pixels"))
+    entry = scores(total) | {"n_test": len(pixels), "n_train": budget.n_train, "classes": pairs.num_classes}
     entry |= {"batch_size": budget.batch_size, "epochs": budget.epochs, "ignored": pairs.ignored("test")}
-    entry |= {"frozen": s.frozen}
+    entry |= {"frozen": s.frozen, "pixels": pack_counts(pixels)}
     return {"entries": [entry]}
 
 
-def scores(confusion: np.ndarray) -> dict[str, Any]:
-    """The figures of a confusion matrix.
+def scores(pixels: np.ndarray) -> dict[str, Any]:
+    """The figures of all test images.
 
     Args:
-        confusion: (C, C) counts of pixels, rows true and columns predicted.
+        pixels: (3, C) counts of pixels: of each class those labeled so, predicted so, and both.
 
     Returns:
         {miou, pixel_accuracy, iou}: fractions; iou is None for a class that is neither true nor predicted anywhere,
@@ -61,17 +64,16 @@ def scores(confusion: np.ndarray) -> dict[str, Any]:
     Raises:
         UserError: Where the counted pixels are of fewer than two classes.
     """
-    shown = int((confusion.sum(axis=1) > 0).sum())
+    labeled, predicted, both = pixels
+    shown = int((labeled > 0).sum())
     if shown < 2:
         raise UserError(
             f"segmentation measures nothing: the counted pixels of the test masks, at the encoder's size, are of "
             f"{shown} class{'' if shown == 1 else 'es'}; check first_label, ignore and the test images"
         )
-    correct = np.diag(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - correct
-    iou = [float(c / u) if u else None for c, u in zip(correct, union, strict=True)]
+    iou = [float(b / u) if u else None for b, u in zip(both, labeled + predicted - both, strict=True)]
     present = [value for value in iou if value is not None]
-    return {"miou": sum(present) / len(present), "pixel_accuracy": float(correct.sum() / confusion.sum()), "iou": iou}
+    return {"miou": sum(present) / len(present), "pixel_accuracy": float(both.sum() / labeled.sum()), "iou": iou}
 
 
 class Segmentation:
@@ -88,7 +90,7 @@ class Segmentation:
         self.size = tuple(s.data.image_size)
         self.classes = session.source.num_classes
         self.model = Segmenter(kind=s.head, num_classes=self.classes, width=s.width)
-        self.count_batch = jax.jit(self.confusion, out_shardings=sharding.replicated(session.mesh))
+        self.count_batch = jax.jit(self.count_pixels, out_shardings=sharding.replicated(session.mesh))
 
     def feature_map(self, variables: Any, images: jax.Array) -> jax.Array:
         """(B, h, w, D) float32, without a gradient."""
@@ -142,31 +144,31 @@ class Segmentation:
         params = optax.apply_updates(state["params"], updates)
         return {"params": params, "stats": stats, "opt_state": opt_state}, {"loss": loss}
 
-    def confusion(
+    def count_pixels(
         self, state: dict[str, Any], variables: Any, batch: dict[str, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
-        """((C, C) int32 counts of a batch's pixels, rows true and columns predicted; whether outputs are finite)."""
+        """((B, 3, C) int32 counts of each image's pixels, as `scores` takes them; whether outputs are finite)."""
         head, encoder = self.parts(state, variables)
         features = self.feature_map(encoder, batch["image"])
         logits = self.model.apply(head, features, self.size, train=False)
-        predicted = logits.argmax(axis=-1)
+        labeled, predicted = jnp.maximum(batch["mask"], 0), logits.argmax(axis=-1)
         counted = (batch["mask"] >= 0) & batch["valid"][:, None, None]
-        cell = jnp.maximum(batch["mask"], 0) * self.classes + predicted
-        counts = jnp.zeros(self.classes**2, jnp.int32).at[cell.ravel()].add(counted.ravel().astype(jnp.int32))
-        finite = (jnp.isfinite(logits).all(axis=-1) | ~counted).all()
-        return counts.reshape(self.classes, self.classes), finite
+        image = jnp.arange(len(labeled))[:, None, None]
+        counts = jnp.zeros((len(labeled), 3, self.classes), jnp.int32)
+        counts = counts.at[image, 0, labeled].add(counted).at[image, PREDICTED, predicted].add(counted)
+        counts = counts.at[image, 2, labeled].add(counted & (labeled == predicted))
+        return counts, (jnp.isfinite(logits).all(axis=-1) | ~counted).all()
 
-    def count(self, state: dict[str, Any], split_batches: Iterable[dict[str, np.ndarray]]) -> tuple[np.ndarray, int]:
-        """(confusion matrix int64, number of images) of all batches of a split.
+    def count(self, state: dict[str, Any], split_batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
+        """(n, 3, C) int64, the counts of each image of a split, in its order.
 
         Raises:
             UserError: Where an output is not finite.
         """
-        total, images = np.zeros((self.classes, self.classes), np.int64), 0
+        rows = []
         for batch in split_batches:
             placed = self.session.put(batch)
             counts, finite = map(to_host, self.count_batch(state, self.session.encoder.variables, placed))
             self.session.refuse(checks.outputs_problem(bool(finite)))
-            total += counts
-            images += int(to_host(placed["valid"]).sum())
-        return total, images
+            rows.append(counts[to_host(placed["valid"])])
+        return np.concatenate(rows).astype(np.int64)

@@ -65,7 +65,7 @@ def figure_rows(piece: Piece, run: pathlib.Path, words: list[str]) -> list[dict[
         for values in record["values"]["entries"]:
             score = values["accuracy"] if "accuracy" in values else values["miou"]
             row = shared(piece) | {"figure": figure_name(record, values), "value": round(100 * score, 3)}
-            kept = ("low", "high", "n_train", "n_test", "correct")
+            kept = ("low", "high", "n_train", "n_test", "correct", "pixels")
             rows.append(row | {name: values[name] for name in kept if name in values})
     if not rows:
         raise UserError(f"{run}/evaluate holds no record of {command}: remove the run's folder and start again")

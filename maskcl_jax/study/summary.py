@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from maskcl_jax.evaluate.results import unpack_bits
+from maskcl_jax.evaluate.results import unpack_bits, unpack_counts
 
 LEVEL = 0.95  # of the intervals
 
@@ -80,15 +80,37 @@ def over_images(
         outcomes = [outcomes_of(figures, name, figure, seed) for name in (entry, other)]
         if outcomes[0] is None or outcomes[1] is None or len(outcomes[0]) != len(outcomes[1]):
             return None
-        paired.append(outcomes[0].astype(float) - outcomes[1])
+        paired.append(outcomes[0] - outcomes[1])
     each = 100 * np.mean(paired, axis=0)
     half = float(stats.norm.ppf((1 + LEVEL) / 2)) * float(each.std(ddof=1)) / math.sqrt(len(each))
     return [float(each.mean()) - half, float(each.mean()) + half]
 
 
 def outcomes_of(figures: list[dict[str, Any]], entry: str, figure: str, seed: int) -> np.ndarray | None:
-    """(n_test,) bool, whether each test image was classified correctly; None where that was not kept."""
+    """(n_test,) float64, what each test image has in a figure, which is their mean; None where that was not kept."""
     for row in figures:
-        if (row["entry"], row["figure"], row["seed"]) == (entry, figure, seed) and "correct" in row:
-            return unpack_bits(row["correct"], row["n_test"])
+        if (row["entry"], row["figure"], row["seed"]) == (entry, figure, seed):
+            if "correct" in row:
+                return unpack_bits(row["correct"], row["n_test"]).astype(float)
+            if "pixels" in row:
+                return miou_by_image(unpack_counts(row["pixels"], row["n_test"]))
     return None
+
+
+def miou_by_image(pixels: np.ndarray) -> np.ndarray:
+    """What each image has in the mean IoU, so that two evaluations can be compared in pairs.
+
+    Mean IoU is no mean over images. Its linearization is (the delta method): these values have it as their mean, and
+    their standard deviation over sqrt(n) is its standard error over test images.
+
+    Args:
+        pixels: (n, 3, C) counts of pixels of each image: of each class those labeled so, predicted so, and both.
+
+    Returns:
+        (n,) float64 fractions.
+    """
+    both, union = pixels[:, 2].astype(float), pixels[:, 0] + pixels[:, 1] - pixels[:, 2].astype(float)
+    total = union.sum(axis=0)
+    both, union, total = both[:, total > 0], union[:, total > 0], total[total > 0]
+    iou = both.sum(axis=0) / total
+    return iou.mean() + len(pixels) * ((both - iou * union) / total).mean(axis=1)

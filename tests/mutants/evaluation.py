@@ -55,9 +55,23 @@ EVALUATION = [
     Mutant(
         "mean-IoU-divides-by-the-true-pixels",
         "maskcl_jax/evaluate/segment.py",
-        "union = confusion.sum(axis=0) + confusion.sum(axis=1) - correct",
-        "union = confusion.sum(axis=1)",
+        "zip(both, labeled + predicted - both, strict=True)",
+        "zip(both, labeled, strict=True)",
         "tests/test_segment.py::test_mean_iou_is_scikit_learns",
+    ),
+    Mutant(
+        "images-that-show-a-class-weigh-the-same-whatever-its-pixels",
+        "maskcl_jax/study/summary.py",
+        "((both - iou * union) / total)",
+        "(both / np.maximum(union, 1) - iou)",
+        "tests/test_study_figures.py::test_the_interval_of_a_difference_of_mean_ious_is_that_of_resampled_images",
+    ),
+    Mutant(
+        "predicted-pixels-are-counted-as-labeled",
+        "maskcl_jax/evaluate/segment.py",
+        ".at[image, PREDICTED, predicted].add(counted)",
+        ".at[image, PREDICTED, labeled].add(counted)",
+        "tests/test_segment.py::test_only_counted_pixels_are_counted",
     ),
     Mutant(
         "mixup-keeps-the-labels",
