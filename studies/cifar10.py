@@ -5,7 +5,6 @@ Data: CIFAR-10 as `cifar10.npz` (train_images, train_labels, test_images, test_l
 
 from maskcl_jax.study import Entry, Study, cifar
 
-HOST = {"data.on_device": False}  # boundaries are drawn by the host
 VIT, RESNET = cifar.FROZEN_AND_TUNED_VIT, cifar.FROZEN_AND_TUNED_RESNET
 METHODS = {  # name: config, fields, evaluations
     "MAE": ("mae", {}, VIT),
@@ -17,9 +16,9 @@ METHODS = {  # name: config, fields, evaluations
     "SimCLR": ("simclr", {}, RESNET),
     "MoCo v2": ("moco_v2", {}, RESNET),
     "MaskCo": ("maskco", {}, RESNET),
-    "saliency masking, high-pass": ("saliency_masking", HOST, RESNET),
-    "saliency masking, blur": ("saliency_masking", HOST | {"method.strategy": "blur"}, RESNET),
-    "saliency masking, mean": ("saliency_masking", HOST | {"method.strategy": "mean"}, RESNET),
+    "saliency masking, high-pass": ("saliency_masking", cifar.HOST, RESNET),
+    "saliency masking, blur": ("saliency_masking", cifar.HOST | {"method.strategy": "blur"}, RESNET),
+    "saliency masking, mean": ("saliency_masking", cifar.HOST | {"method.strategy": "mean"}, RESNET),
     "MSCN-style": ("mscn", {}, RESNET),
 }
 # Chosen on held-out images (cifar10_tuning): of what was tried for MAE only more epochs helped by more than half a
@@ -31,7 +30,7 @@ LONGER = {
     "CMAE, 60 epochs": ("cmae", {"epochs": 60}, (cifar.FROZEN,)),
     "MoCo v2, 60 epochs": ("moco_v2", {"epochs": 60}, (cifar.FROZEN,)),
     "MaskCo, 60 epochs": ("maskco", {"epochs": 60}, (cifar.FROZEN,)),
-    "saliency masking, high-pass, 60 epochs": ("saliency_masking", HOST | {"epochs": 60}, (cifar.FROZEN,)),
+    "saliency masking, high-pass, 60 epochs": ("saliency_masking", cifar.HOST | {"epochs": 60}, (cifar.FROZEN,)),
     "MSCN-style, 60 epochs": ("mscn", {"epochs": 60}, (cifar.FROZEN,)),
 }
 SEEDS = {"MAE": (0, 1, 2), "CMAE": (0, 1, 2)}  # those of cmae_parts

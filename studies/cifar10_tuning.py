@@ -7,7 +7,6 @@ import dataclasses
 
 from maskcl_jax.study import Entry, Evaluation, Study, cifar
 
-HOST = {"data.on_device": False}  # boundaries are drawn by the host
 WIDE = {"method.high_pass.sigma": 40.0, "method.high_pass.taps": 161}  # twice the config's: larger structures stay
 # Of each method the value of its config first; then knobs that its paper or its code names.
 TRIED = {
@@ -36,10 +35,10 @@ TRIED = {
     "MaskCo, large regions": ("maskco", {"method.box_side": (0.5, 0.75)}),
     "MaskCo, small regions": ("maskco", {"method.box_side": (0.25, 0.4)}),
     "MaskCo, temperature 0.2": ("maskco", {"method.temperature": 0.2}),
-    "saliency masking": ("saliency_masking", HOST),
-    "saliency masking, no hard negatives": ("saliency_masking", HOST | {"method.num_hard": 0}),
-    "saliency masking, temperature 0.2": ("saliency_masking", HOST | {"method.temperature": 0.2}),
-    "saliency masking, wide filter": ("saliency_masking", HOST | WIDE),
+    "saliency masking": ("saliency_masking", cifar.HOST),
+    "saliency masking, no hard negatives": ("saliency_masking", cifar.HOST | {"method.num_hard": 0}),
+    "saliency masking, temperature 0.2": ("saliency_masking", cifar.HOST | {"method.temperature": 0.2}),
+    "saliency masking, wide filter": ("saliency_masking", cifar.HOST | WIDE),
     "MSCN-style": ("mscn", {}),
     "MSCN-style, blur": ("mscn", {"method.strategy": "blur"}),
     "MSCN-style, temperature 0.2": ("mscn", {"method.temperature": 0.2}),

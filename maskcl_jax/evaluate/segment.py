@@ -18,7 +18,6 @@ from maskcl_jax.models.heads import SEGMENTERS, Segmenter
 from maskcl_jax.training import sharding
 
 PARTS = ("head", "encoder")  # of the state
-PREDICTED = 1  # of the three counts of pixels
 
 
 def run_segment(session: Session) -> dict[str, Any]:
@@ -44,7 +43,8 @@ def run_segment(session: Session) -> dict[str, Any]:
     )
     pixels = head.count(state, pairs.eval_batches("test", batch_size=s.eval_batch_size, **part))
     total = pixels.sum(axis=0)
-    session.warn(checks.predictions_problem(total[PREDICTED], "counted test pixels"))
+    _, predicted, _ = total
+    session.warn(checks.predictions_problem(predicted, "counted test pixels"))
     entry = scores(total) | {"n_test": len(pixels), "n_train": budget.n_train, "classes": pairs.num_classes}
     entry |= {"batch_size": budget.batch_size, "epochs": budget.epochs, "ignored": pairs.ignored("test")}
     entry |= {"frozen": s.frozen, "pixels": pack_counts(pixels)}
@@ -153,10 +153,9 @@ class Segmentation:
         logits = self.model.apply(head, features, self.size, train=False)
         labeled, predicted = jnp.maximum(batch["mask"], 0), logits.argmax(axis=-1)
         counted = (batch["mask"] >= 0) & batch["valid"][:, None, None]
-        image = jnp.arange(len(labeled))[:, None, None]
-        counts = jnp.zeros((len(labeled), 3, self.classes), jnp.int32)
-        counts = counts.at[image, 0, labeled].add(counted).at[image, PREDICTED, predicted].add(counted)
-        counts = counts.at[image, 2, labeled].add(counted & (labeled == predicted))
+        image, empty = jnp.arange(len(labeled))[:, None, None], jnp.zeros((len(labeled), self.classes), jnp.int32)
+        pixels = ((labeled, counted), (predicted, counted), (labeled, counted & (labeled == predicted)))
+        counts = jnp.stack([empty.at[image, classes].add(ones) for classes, ones in pixels], axis=1)
         return counts, (jnp.isfinite(logits).all(axis=-1) | ~counted).all()
 
     def count(self, state: dict[str, Any], split_batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:

@@ -20,6 +20,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "cpu": {"epochs": 20, "batch_size": 64, "data.on_device": True, "eval.every_epochs": 0, "eval.pictures": 0},
     "gpu": {"epochs": 200, "batch_size": 512, "data.on_device": True, "eval.every_epochs": 0, "eval.pictures": 0},
 }
+HOST = {"data.on_device": False}  # of saliency masking, whose boundaries are drawn by the host
 SEEDS = {"cpu": (0, 1), "gpu": (0, 1, 2)}
 
 FROZEN = Evaluation("all")  # k-NN, logistic regression on all labels, 1 % and 10 % of them

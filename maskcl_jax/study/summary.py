@@ -109,7 +109,8 @@ def miou_by_image(pixels: np.ndarray) -> np.ndarray:
     Returns:
         (n,) float64 fractions.
     """
-    both, union = pixels[:, 2].astype(float), pixels[:, 0] + pixels[:, 1] - pixels[:, 2].astype(float)
+    labeled, predicted, both = np.moveaxis(pixels.astype(float), 1, 0)
+    union = labeled + predicted - both
     total = union.sum(axis=0)
     both, union, total = both[:, total > 0], union[:, total > 0], total[total > 0]
     iou = both.sum(axis=0) / total

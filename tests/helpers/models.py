@@ -18,9 +18,9 @@ def noise(shapes, *, center=0.0, scale=0.2, seed=0):
     return jax.tree.map(lambda s: jnp.asarray(center + scale * rng.standard_normal(s.shape), s.dtype), shapes)
 
 
-def assert_equal_gradients(a, b, *, noise=1e-4):
-    """The noise of float32 sums in another order, of an array's rms; as the test of 1 and 8 devices measures it."""
-    np.testing.assert_allclose(a, b, rtol=0, atol=5e-6 + noise * np.sqrt(np.mean(np.float64(b) ** 2)))
+def assert_equal_gradients(a, b):
+    """The noise of float32 sums in another order; measured: up to 2.8e-6."""
+    np.testing.assert_allclose(a, b, rtol=0, atol=5e-6 + 1e-5 * np.sqrt(np.mean(np.float64(b) ** 2)))
 
 
 def assert_equal_but_for_rounding(a, b):

@@ -69,8 +69,8 @@ EVALUATION = [
     Mutant(
         "predicted-pixels-are-counted-as-labeled",
         "maskcl_jax/evaluate/segment.py",
-        ".at[image, PREDICTED, predicted].add(counted)",
-        ".at[image, PREDICTED, labeled].add(counted)",
+        "(predicted, counted), (labeled, counted &",
+        "(labeled, counted), (labeled, counted &",
         "tests/test_segment.py::test_only_counted_pixels_are_counted",
     ),
     Mutant(
